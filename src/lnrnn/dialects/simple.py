@@ -1,0 +1,88 @@
+"""The published layer-normalised simple cells and independently recurrent cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lnrnn.dialects.dialect import Dialect, Source
+from lnrnn.dialects.layout import Columns, Rows, Unused
+from lnrnn.variant import Norm, Variant
+
+_BOOK = Dialect(
+    name="book_lnsimplernn",
+    title="LNSimpleRNNCell of Hands-On Machine Learning",
+    source=Source(
+        "ageron/handson-ml2",
+        "15_processing_sequences_using_rnns_and_cnns.ipynb::LNSimpleRNNCell",
+        "tf.keras 2.15",
+        "Apache-2.0",
+    ),
+    variant=Variant(cell="simple", norms=(Norm("sum"),), bias_x=True, epsilon=1e-3),
+    layout={
+        "beta": Columns("sum_norm_bias"),
+        "gamma": Columns("sum_norm_gain"),
+        "bias": Columns("bias_x"),
+        "kernel": Columns("kernel"),
+        "recurrent_kernel": Columns("recurrent_kernel"),
+    },
+)
+
+_TFA = Dialect(
+    name="tfa_lnsimplernn",
+    title="TensorFlow Addons LayerNormSimpleRNNCell",
+    source=Source(
+        "tensorflow/addons",
+        "tensorflow_addons/rnn/layer_norm_simple_rnn_cell.py::LayerNormSimpleRNNCell",
+        "d208d752e98c310280938efa939117bf635a60a8",
+        "Apache-2.0",
+    ),
+    variant=Variant(cell="simple", norms=(Norm("sum", bias=False),), bias=True),
+    layout={
+        "bias": Columns("bias"),
+        "gamma": Columns("sum_norm_gain"),
+        "kernel": Columns("kernel"),
+        "recurrent_kernel": Columns("recurrent_kernel"),
+    },
+)
+
+_HASTE = Dialect(
+    name="haste_lnindrnn",
+    title="haste LayerNormIndRNN",
+    source=Source(
+        "lmnt-com/haste",
+        "frameworks/pytorch/layer_norm_indrnn.py::LayerNormIndRNN",
+        "ceba32ecd3735062f25e56b08ef3143caa086753",
+        "Apache-2.0",
+    ),
+    variant=Variant(cell="indrnn", norms=(Norm("x", bias=False),), bias=True),
+    layout={
+        "kernel": Columns("kernel"),
+        "recurrent_scale": Columns("recurrent_scale"),
+        "bias": Columns("bias"),
+        "gamma": Rows(Columns("x_norm_gain"), Unused(Columns("x_norm_gain"))),
+    },
+    initializers={
+        "recurrent_scale": {
+            "class_name": "RandomUniform",
+            "config": {"minval": -0.5, "maxval": 0.5},
+        }
+    },
+    zoneout="h",
+)
+
+TABLE: tuple[Dialect, ...] = (
+    _BOOK,
+    _TFA,
+    replace(
+        _TFA,
+        name="kerasln_simplernn",
+        title="keras-layernorm-rnn LayernormSimpleRNNCell",
+        source=Source(
+            "keras-layernorm-rnn",
+            "keras_layernorm_rnn::LayernormSimpleRNNCell",
+            "0.2.1 (PyPI)",
+            "MIT",
+        ),
+    ),
+    _HASTE,
+)

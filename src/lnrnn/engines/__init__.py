@@ -1,0 +1,1 @@
+"""Engines: who computes a sequence, and which of them can."""

@@ -1,0 +1,22 @@
+"""The portable engine: one step and one loop in a framework's own operations.
+
+`on("jax")` binds [sequence][lnrnn.engines.portable.sequence.sequence] and
+[step][lnrnn.engines.portable.sequence.step] to the operations of one framework.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from importlib import import_module
+from types import SimpleNamespace
+
+from lnrnn.engines.portable.sequence import sequence, step
+
+
+@cache
+def on(framework: str) -> SimpleNamespace:
+    """`sequence` and `step` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
+    ops = import_module(f"lnrnn.engines.portable.ops_{framework}")
+    return SimpleNamespace(
+        sequence=partial(sequence, ops), step=partial(step, ops), constants=ops.constants
+    )

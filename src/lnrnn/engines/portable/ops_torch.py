@@ -1,0 +1,109 @@
+"""The portable engine's operations on PyTorch tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lnrnn.engines.portable.ops import Body, States, unrolled
+from lnrnn.variant import Variant
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "hard_sigmoid": functional.hardsigmoid,
+    "keras2_hard_sigmoid": lambda v: torch.clamp(0.2 * v + 0.5, 0.0, 1.0),
+    "linear": lambda v: v,
+}
+
+matmul = torch.matmul
+stack = torch.stack
+
+
+def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat(tuple(parts), dim=-1)
+
+
+def fold(v: torch.Tensor, size: int) -> torch.Tensor:
+    return v.unflatten(-1, (-1, size))
+
+
+def unfold(v: torch.Tensor) -> torch.Tensor:
+    return v.flatten(-2)
+
+
+def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor | float) -> torch.Tensor:
+    return torch.where(condition, a, b)
+
+
+def clip(v: torch.Tensor, bound: float) -> torch.Tensor:
+    return torch.clamp(v, -bound, bound)
+
+
+class _ClipGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: torch.Tensor, bound: float) -> torch.Tensor:
+        return v.view_as(v)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, float], output: torch.Tensor) -> None:
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *dv: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.clamp(dv[0], -ctx.bound, ctx.bound), None
+
+
+def clip_gradient(v: torch.Tensor, bound: float) -> torch.Tensor:
+    return _ClipGradient.apply(v, bound)  # pyright: ignore[reportReturnType]
+
+
+def norm(
+    v: torch.Tensor, gain: torch.Tensor | None, bias: torch.Tensor | None, variant: Variant
+) -> torch.Tensor:
+    if variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance":
+        size = v.shape[-1:]
+        if gain is not None and gain.ndim == 1 and gain.dtype == v.dtype:
+            return functional.layer_norm(v, size, gain, bias, variant.epsilon)
+        d = functional.layer_norm(v, size, None, None, variant.epsilon)
+    else:
+        d = v.to(torch.promote_types(v.dtype, torch.float32))
+        if variant.norm == "layer":
+            d = d - d.mean(-1, keepdim=True)
+        variance = d.square().sum(-1, keepdim=True) / (d.shape[-1] - variant.ddof)
+        if variant.epsilon_at == "variance":
+            d = d * torch.rsqrt(variance + variant.epsilon)
+        else:
+            d = d / (torch.sqrt(variance) + variant.epsilon)
+    if gain is not None:
+        d = d * gain
+    if bias is not None:
+        d = d + bias
+    return d.to(v.dtype)
+
+
+def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    return _ACTIVATIONS[name]
+
+
+def constants(like: torch.Tensor, values: Any) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+
+
+def running_any(mask: torch.Tensor) -> torch.Tensor:
+    return torch.cumsum(mask, dim=0) > 0
+
+
+def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:
+    return v.unbind(0)
+
+
+def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
+    return unrolled(sys.modules[__name__], body, states, xs, emit)

@@ -1,0 +1,110 @@
+"""The loop over time, with masks, resets and zoneout, on any framework's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from lnrnn.engines.portable.ops import Array, Ops, States, unrolled
+from lnrnn.engines.portable.recurrence import Noise, Recurrence
+from lnrnn.variant import Variant
+
+MaskedOutput = Literal["repeat", "hold", "zero"]
+
+
+def sequence(
+    ops: Ops,
+    variant: Variant,
+    params: Mapping[str, Array],
+    x: Array,
+    states: States,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    masked_output: MaskedOutput = "repeat",
+    take_h: Array | float | None = None,
+    take_c: Array | float | None = None,
+    recurrent_mask: Array | None = None,
+    candidate_mask: Array | None = None,
+    recurrent_gradient_clip: float | None = None,
+    functions: Mapping[str, Callable[[Array], Array]] | None = None,
+    unroll: bool = False,
+    return_sequences: bool = True,
+) -> tuple[Array, States]:
+    """Run a cell over a sequence.
+
+    Args:
+        ops: a framework's operations.
+        variant: the cell.
+        params: canonical weights, see [lnrnn.params][].
+        x: inputs (T, B, I).
+        states: initial h (B, R), and c (B, H) of an lstm.
+        mask: (T, B), True at valid steps; a masked step holds the states.
+        reset: (T, B), True where the states are zeroed before the step.
+        masked_output: what a masked step emits: `"repeat"` the previous output, zeros
+            before the first valid step; `"hold"` the held h; `"zero"` zeros.
+        take_h: zoneout, the share of the new h: (T, B, R) in training, a number in
+            inference.
+        take_c: the same of c, (T, B, H) or a number.
+        recurrent_mask: factor on h in the recurrent projection, (B, R) or (T, B, R).
+        candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
+        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        functions: activations in place of those that the variant names, by the name of
+            the variant's field.
+        unroll: a Python loop in place of the framework's; needs a static T.
+        return_sequences: whether all outputs are returned or the last only.
+
+    Returns:
+        Outputs (T, B, R), or the last (B, R), and the final states.
+    """
+    recurrence = Recurrence(ops, variant, params, functions, recurrent_gradient_clip)
+    noise = dict(take_h=take_h, take_c=take_c, recurrent=recurrent_mask, candidate=candidate_mask)
+    fixed = {k: v for k, v in noise.items() if v is not None and not _moves(v)}
+    moving = {k: v for k, v in noise.items() if v is not None and _moves(v)}
+    moving |= {k: v[..., None] for k, v in (("mask", mask), ("reset", reset)) if v is not None}
+
+    def body(states: States, slices: tuple[Array, ...]) -> States:
+        now: dict[str, Any] = dict(zip(moving, slices[1:], strict=True))
+        valid, fresh = now.pop("mask", None), now.pop("reset", None)
+        before = states
+        if fresh is not None:
+            states = tuple(ops.where(~fresh, s, 0.0) for s in states)
+        new = recurrence.step(slices[0], states, Noise(**fixed, **now))
+        if valid is None:
+            return new
+        return tuple(ops.where(valid, n, s) for n, s in zip(new, before, strict=True))
+
+    xs = (recurrence.inputs(x), *moving.values())
+    loop = ops.scan if not unroll else lambda *a: unrolled(ops, *a)
+    final, h = loop(body, tuple(states), xs, return_sequences)
+    output = h if return_sequences else final[0]
+    if mask is None or masked_output == "hold":
+        return output, final
+    shown = ops.running_any(mask) if masked_output == "repeat" else mask
+    shown = shown if return_sequences else shown[-1]
+    return ops.where(shown[..., None], output, 0.0), final
+
+
+def step(
+    ops: Ops,
+    variant: Variant,
+    params: Mapping[str, Array],
+    x: Array,
+    states: States,
+    *,
+    take_h: Array | float | None = None,
+    take_c: Array | float | None = None,
+    recurrent_mask: Array | None = None,
+    candidate_mask: Array | None = None,
+    recurrent_gradient_clip: float | None = None,
+    functions: Mapping[str, Callable[[Array], Array]] | None = None,
+) -> States:
+    """One step of a cell: x (B, I); the other arguments as of `sequence`, without time."""
+    recurrence = Recurrence(ops, variant, params, functions, recurrent_gradient_clip)
+    noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
+    return recurrence.step(recurrence.inputs(x), tuple(states), noise)
+
+
+def _moves(value: Array | float) -> bool:
+    """Whether noise differs from step to step: (T, B, .) and not (B, .) or a number."""
+    return len(getattr(value, "shape", ())) == 3

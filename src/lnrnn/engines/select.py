@@ -1,0 +1,121 @@
+"""The ordered table of engines, and the choice among them.
+
+An engine says of a request either `Yes` or `No(reason)`.  A named engine runs or
+raises that reason; `"auto"` takes the first engine of the table that says yes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from lnrnn.variant import Variant
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a front end asks for, as far as the choice of an engine depends on it.
+
+    Args:
+        variant: the cell.
+        framework: whose tensors are computed: `"tensorflow"`, `"jax"` or `"torch"`.
+        dtype: name of the compute dtype.
+        unroll: whether the caller wants the time loop unrolled.
+        functions: fields of the variant whose activation is a function without a name.
+    """
+
+    variant: Variant
+    framework: str
+    dtype: str = "float32"
+    unroll: bool = False
+    functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Yes:
+    """The engine computes the request."""
+
+
+@dataclass(frozen=True)
+class No:
+    """The engine cannot compute the request, and why."""
+
+    reason: str
+
+
+class Engine(Protocol):
+    """One way to compute a sequence."""
+
+    @property
+    def name(self) -> str:
+        """The name that users pass as `engine=`."""
+        ...
+
+    def supports(self, request: Request) -> Yes | No:
+        """Whether this engine computes the request."""
+        ...
+
+    def load(self, request: Request) -> Callable[..., Any]:
+        """The function that computes sequences, as [lnrnn.engines.portable.sequence][]."""
+        ...
+
+
+class Portable:
+    """Framework operations, differentiated by the framework; runs everywhere."""
+
+    name = "portable"
+    _frameworks = ("tensorflow", "jax", "torch")
+
+    def supports(self, request: Request) -> Yes | No:
+        """Yes for every variant on TensorFlow, JAX and PyTorch."""
+        if request.framework in self._frameworks:
+            return Yes()
+        return No(f"it computes with {', '.join(self._frameworks)}, not {request.framework}")
+
+    def load(self, request: Request) -> Callable[..., Any]:
+        """`lnrnn.engines.portable.sequence` on the operations of one framework."""
+        return import_module("lnrnn.engines.portable").on(request.framework).sequence
+
+
+ENGINES: tuple[Engine, ...] = (Portable(),)
+
+
+def choose(engine: str, request: Request) -> Engine:
+    """The engine of that name, or for `"auto"` the first that supports the request.
+
+    Raises:
+        ValueError: there is no engine of that name, or it cannot compute the request.
+    """
+    check_name(engine)
+    refusals = []
+    for candidate in ENGINES:
+        if engine in ("auto", candidate.name):
+            answer = candidate.supports(request)
+            if isinstance(answer, Yes):
+                return candidate
+            refusals.append(f"{candidate.name}: {answer.reason}")
+    raise ValueError(
+        f"engine={engine!r} cannot compute this layer ({'; '.join(refusals)}): "
+        "use engine='auto' or change the option named."
+    )
+
+
+def step(request: Request) -> Callable[..., Any]:
+    """The function of one step, which is always the portable engine's."""
+    choose("portable", request)
+    return import_module("lnrnn.engines.portable").on(request.framework).step
+
+
+def check_name(engine: str) -> str:
+    """Return `engine` if it is `"auto"` or a name of the table, else raise ValueError."""
+    names = ("auto", *(e.name for e in ENGINES))
+    if engine not in names:
+        raise ValueError(f"engine is one of {', '.join(map(repr, names))}; got {engine!r}.")
+    return engine
+
+
+def report(request: Request) -> dict[str, Yes | No]:
+    """What every engine of the table answers to a request, in the order of choice."""
+    return {e.name: e.supports(request) for e in ENGINES}

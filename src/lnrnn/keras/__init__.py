@@ -1,0 +1,11 @@
+"""The Keras front end: layers and cells that replace Keras's own by one line.
+
+Runs on Keras 3 with TensorFlow, JAX or PyTorch.
+"""
+
+from lnrnn.keras.cells import LayerNormGRUCell as LayerNormGRUCell
+from lnrnn.keras.cells import LayerNormLSTMCell as LayerNormLSTMCell
+from lnrnn.keras.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell
+from lnrnn.keras.layers import LayerNormGRU as LayerNormGRU
+from lnrnn.keras.layers import LayerNormLSTM as LayerNormLSTM
+from lnrnn.keras.layers import LayerNormSimpleRNN as LayerNormSimpleRNN

@@ -1,0 +1,144 @@
+"""Which variant a Keras cell computes, from Keras's arguments and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import keras
+
+from lnrnn import dialects
+from lnrnn.dialects import Dialect
+from lnrnn.variant import Activation, Norm, Variant
+
+VariantArgument = str | Variant | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CellKind:
+    """What distinguishes a SimpleRNN, an LSTM and a GRU in Keras.
+
+    Args:
+        name: the class name without `Cell`.
+        scope: the name of the cell inside its layer, as in Keras.
+        cells: the values of `Variant.cell` that the class computes.
+        default: name of the dialect whose equations are the default.
+        only: arguments that this class has and the others have not.
+    """
+
+    name: str
+    scope: str
+    cells: tuple[str, ...]
+    default: str
+    only: tuple[str, ...] = ()
+
+
+SIMPLE = CellKind("LayerNormSimpleRNN", "simple_rnn_cell", ("simple", "indrnn"), "book_lnsimplernn")
+LSTM = CellKind(
+    "LayerNormLSTM",
+    "lstm_cell",
+    ("lstm",),
+    "haste_lnlstm",
+    ("unit_forget_bias", "zoneout_cell", "projection_units"),
+)
+GRU = CellKind("LayerNormGRU", "gru_cell", ("gru", "ligru"), "haste_lngru", ("reset_after",))
+KINDS = (SIMPLE, LSTM, GRU)
+
+
+def plain(kind: CellKind, reset_after: bool = True) -> Variant:
+    """Keras's own cell, without any norm."""
+    cell = kind.cells[0]
+    if kind is GRU and reset_after:
+        return Variant(cell="gru", bias_x=True, bias_h=True)
+    return Variant(cell=cell, bias=True, reset="before" if kind is GRU else "after")
+
+
+def find(kind: CellKind, given: VariantArgument) -> tuple[Variant, Dialect | None]:
+    """The variant that `variant=` means, and its dialect if it was chosen by name.
+
+    Raises:
+        ValueError: an unknown name, or a variant of another cell.
+    """
+    dialect = None
+    if given is None:
+        variant = dialects.get(kind.default).variant
+    elif given == "none":
+        variant = plain(kind)
+    elif isinstance(given, str):
+        dialect = dialects.get(given)
+        variant = dialect.variant
+    elif isinstance(given, Variant):
+        variant = given
+    elif isinstance(given, Mapping):
+        variant = Variant.from_dict(given)
+    else:
+        raise ValueError(
+            f"variant is the name of a dialect, 'none' or a Variant; got {given!r}: "
+            "use for example variant='haste_lnlstm'."
+        )
+    if variant.cell not in kind.cells:
+        other = next(k for k in KINDS if variant.cell in k.cells)
+        raise ValueError(
+            f"{kind.name} computes cells {' or '.join(map(repr, kind.cells))}; got "
+            f"variant={given!r} of cell {variant.cell!r}: use {other.name}."
+        )
+    return variant, dialect
+
+
+def with_reset(variant: Variant, reset_after: bool) -> Variant:
+    """The GRU variant with the reset gate after or before the recurrent product of n."""
+    wanted = "after" if reset_after else "before"
+    if variant.cell != "gru" or variant.reset == wanted:
+        return variant
+    if wanted == "after":
+        raise ValueError(
+            f"reset_after=True contradicts a variant with reset={variant.reset!r}: leave "
+            "reset_after out."
+        )
+    norms: list[Norm] = []
+    for norm in variant.norms:
+        # what shares statistics with r cannot hold n, which now comes after r
+        split = norm.site == "h" and "n" in norm.gates and len(norm.gates) > 1
+        groups = (norm.gates.replace("n", ""), "n") if split else (norm.gates,)
+        norms += [Norm(norm.site, g, norm.gain, norm.bias) for g in groups]
+    if variant.bias_h:
+        # one bias, as in Keras: b_h adds to b_x before any use of r
+        return variant.replace(
+            reset="before", norms=tuple(norms), bias_x=False, bias_h=False, bias=True
+        )
+    return variant.replace(reset="before", norms=tuple(norms))
+
+
+def without_bias(variant: Variant) -> Variant:
+    """The variant without any bias on its pre-activations; a cell norm keeps its own."""
+    norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
+    return variant.replace(norms=norms, bias=False, bias_x=False, bias_h=False, tied_bias=False)
+
+
+def with_activations(
+    variant: Variant, activation: Any, recurrent_activation: Any
+) -> tuple[Variant, dict[str, Callable[[Any], Any]]]:
+    """The variant with Keras activations, and those functions that have no name in it.
+
+    `"auto"` keeps the variant's own.  As in Keras, an LSTM's `activation` is that of the
+    candidate and of the output.
+    """
+    wanted: dict[str, Any] = {}
+    if activation != "auto":
+        wanted["activation"] = activation
+        if variant.cell == "lstm":
+            wanted["output_activation"] = activation
+    if recurrent_activation != "auto":
+        wanted["recurrent_activation"] = recurrent_activation
+    changes, functions = {}, {}
+    for field, given in wanted.items():
+        function = keras.activations.get(given)
+        name = keras.activations.serialize(function)
+        if given == "keras2_hard_sigmoid":
+            changes[field] = given
+        elif isinstance(name, str) and name in get_args(Activation):
+            changes[field] = name
+        else:
+            functions[field] = function
+    return variant.replace(**changes), functions

@@ -1,0 +1,479 @@
+"""Cells: the weights, options and random masks of one recurrent step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+# keras.layers.RNN draws and clears the dropout masks of a cell only through this mixin,
+# which Keras does not export
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+from lnrnn.engines import select
+from lnrnn.keras import cell_variant, initial
+from lnrnn.keras.cell_variant import CellKind, VariantArgument
+from lnrnn.dialects import Dialect
+from lnrnn.params import SITES, Sizes, affine_gates, check, shapes
+from lnrnn.variant import Variant
+
+# weights that can hold an initial forget bias, the first that a variant has
+_FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
+# arguments that are stored and saved as they are
+_PLAIN_ARGUMENTS = (
+    "units",
+    "use_bias",
+    "unit_forget_bias",
+    "dropout",
+    "recurrent_dropout",
+    "reset_after",
+    "seed",
+    "norm_epsilon",
+    "zoneout",
+    "zoneout_cell",
+    "weight_dropout",
+    "recurrent_dropout_mode",
+    "recurrent_gradient_clip",
+    "projection_units",
+    "engine",
+)
+# how the weights are grouped under Keras's `<group>_initializer`, `_regularizer`, `_constraint`
+_GROUPS = {
+    "kernel": "kernel",
+    "recurrent_kernel": "recurrent",
+    "recurrent_scale": "recurrent",
+    "bias": "bias",
+    "bias_x": "bias",
+    "bias_h": "bias",
+    "projection_bias": "bias",
+}
+GROUPS = ("kernel", "recurrent", "bias", "gain", "norm_bias")
+_HANDLERS: dict[str, Any] = {
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
+
+
+def group_of(weight: str) -> str | None:
+    """The group of arguments that a canonical weight belongs to, or None."""
+    if weight.endswith("_norm_gain"):
+        return "gain"
+    return "norm_bias" if weight.endswith("_norm_bias") else _GROUPS.get(weight)
+
+
+class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
+    """What the three cells share; see [LayerNormLSTMCell][lnrnn.keras.LayerNormLSTMCell]."""
+
+    kind: ClassVar[CellKind]
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "auto",
+        recurrent_activation: Any = "auto",
+        use_bias: bool = True,
+        kernel_initializer: Any = "auto",
+        recurrent_initializer: Any = "auto",
+        bias_initializer: Any = "auto",
+        unit_forget_bias: bool | None = None,
+        kernel_regularizer: Any = None,
+        recurrent_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        recurrent_constraint: Any = None,
+        bias_constraint: Any = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool | None = None,
+        seed: int | None = None,
+        *,
+        variant: VariantArgument = None,
+        norm_epsilon: float | None = None,
+        gain_initializer: Any = "auto",
+        norm_bias_initializer: Any = "auto",
+        gain_regularizer: Any = None,
+        norm_bias_regularizer: Any = None,
+        gain_constraint: Any = None,
+        norm_bias_constraint: Any = None,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        weight_dropout: float = 0.0,
+        recurrent_dropout_mode: str = "sequence",
+        recurrent_gradient_clip: float | None = None,
+        projection_units: int | None = None,
+        engine: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("implementation", None)
+        super().__init__(**kwargs)
+        self.units = units
+        self.use_bias = use_bias
+        self.unit_forget_bias = unit_forget_bias
+        self.reset_after = reset_after
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.recurrent_dropout_mode = recurrent_dropout_mode
+        self.zoneout = zoneout
+        self.zoneout_cell = zoneout_cell
+        self.weight_dropout = weight_dropout
+        self.recurrent_gradient_clip = recurrent_gradient_clip
+        self.norm_epsilon = norm_epsilon
+        self.projection_units = projection_units
+        self.engine = select.check_name(engine)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.activation = _get(keras.activations, activation)
+        self.recurrent_activation = _get(keras.activations, recurrent_activation)
+        for group, *roles in (
+            ("kernel", kernel_initializer, kernel_regularizer, kernel_constraint),
+            ("recurrent", recurrent_initializer, recurrent_regularizer, recurrent_constraint),
+            ("bias", bias_initializer, bias_regularizer, bias_constraint),
+            ("gain", gain_initializer, gain_regularizer, gain_constraint),
+            ("norm_bias", norm_bias_initializer, norm_bias_regularizer, norm_bias_constraint),
+        ):
+            for (role, handler), given in zip(_HANDLERS.items(), roles, strict=True):
+                setattr(self, f"{group}_{role}", _get(handler, given))
+        self._given_variant = variant
+        self._check_options()
+        self.variant, self._dialect, self.functions = self._resolve()
+        width = projection_units or units
+        self.state_size = [width, units] if self.kind is cell_variant.LSTM else [width]
+        self.output_size = width
+        self._weight_mask = None
+        self._inside_rnn = False
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights, named and ordered as [lnrnn.params][] says."""
+        inputs = input_shape[-1]
+        if inputs is None:
+            raise ValueError(
+                f"{self.kind.name} needs the number of features; got input shape {input_shape}: "
+                "give the last axis a size."
+            )
+        if inputs == 1 and self.variant.norms_at("x"):
+            warnings.warn(
+                "A norm of the input projection keeps little more than the sign of a single "
+                "feature; use a variant that norms the sum, such as 'magenta_lnlstm', "
+                "'dreamerv2_gru' or 'book_lnsimplernn'.",
+                stacklevel=2,
+            )
+        sizes = Sizes(inputs, self.units, self.output_size)
+        self.weight_names = tuple(shapes(self.variant, sizes))
+        self.bias = None
+        for name, shape in shapes(self.variant, sizes).items():
+            group = group_of(name)
+            weight = self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=self._initializer(name),
+                regularizer=getattr(self, f"{group}_regularizer", None),
+                constraint=getattr(self, f"{group}_constraint", None),
+            )
+            setattr(self, name, weight)
+        self.built = True
+
+    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
+        """One step: inputs (B, I), states [h] or [h, c]; returns h and the new states."""
+        states = list(states) if isinstance(states, (list, tuple)) else [states]
+        noise: dict[str, Any] = {}
+        if training:
+            mask = self.get_dropout_mask(inputs)
+            inputs = inputs if mask is None else inputs * mask
+            self._refuse_moving_noise()
+            noise["recurrent_mask"] = self.get_recurrent_dropout_mask(states[0])
+        noise |= self.noise((ops.shape(inputs)[0],), training)
+        new = select.step(self.request())(
+            self.variant,
+            self.tensors(training),
+            inputs,
+            states,
+            functions=self.functions,
+            recurrent_gradient_clip=self.recurrent_gradient_clip,
+            **noise,
+        )
+        return new[0], list(new)
+
+    def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
+        """Zero states: h (B, R), and c (B, H) of an LSTM."""
+        return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.state_size]
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *_: Any
+    ) -> tuple[tuple[int | None, int], list[tuple[int | None, int]]]:
+        """Shapes of what `call` returns."""
+        states = [(input_shape[0], size) for size in self.state_size]
+        return states[0], states
+
+    def request(self, unroll: bool = False) -> select.Request:
+        """What is asked of an engine."""
+        return select.Request(
+            self.variant,
+            framework=keras.backend.backend(),
+            dtype=self.compute_dtype,
+            unroll=unroll,
+            functions=tuple(self.functions),
+        )
+
+    def tensors(self, training: bool = False) -> dict[str, Any]:
+        """The weights as tensors of the compute dtype, DropConnect applied in training."""
+        found = {
+            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), self.compute_dtype)
+            for name in self.weight_names
+        }
+        if training and self.weight_dropout:
+            name = "recurrent_scale" if self.variant.cell == "indrnn" else "recurrent_kernel"
+            found[name] = found[name] * self._get_weight_mask(name)
+        return found
+
+    def noise(self, leading: tuple[Any, ...], training: bool) -> dict[str, Any]:
+        """Zoneout and the dropout masks that differ from step to step.
+
+        Args:
+            leading: (B,) for one step, (T, B) for a sequence.
+            training: whether masks are drawn; in inference zoneout is its expectation.
+        """
+        found: dict[str, Any] = {}
+        widths = {"take_h": self.output_size, "take_c": self.units}
+        for name, rate in (("take_h", self.zoneout), ("take_c", self.zoneout_cell)):
+            if rate and training:
+                found[name] = self._bernoulli((*leading, widths[name]), 1 - rate)
+            elif rate:
+                found[name] = 1 - rate
+        if training and self.recurrent_dropout and self.recurrent_dropout_mode != "sequence":
+            name, width = {
+                "step": ("recurrent_mask", self.output_size),
+                "candidate": ("candidate_mask", self.units),
+            }[self.recurrent_dropout_mode]
+            keep = 1 - self.recurrent_dropout
+            found[name] = self._bernoulli((*leading, width), keep) / keep
+        return found
+
+    def get_recurrent_dropout_mask(self, step_input: Any) -> Any:
+        """The factor on h that is fixed over a sequence; None in the other modes.
+
+        `keras.layers.RNN` calls this before its loop, so the mask of DropConnect is drawn
+        here too: nothing may be drawn inside the loop on JAX.
+        """
+        self._inside_rnn = True
+        if self.weight_dropout:
+            self._get_weight_mask(self.weight_names[1])
+        if self.recurrent_dropout_mode != "sequence":
+            return None
+        return super().get_recurrent_dropout_mask(step_input)
+
+    def reset_recurrent_dropout_mask(self) -> None:
+        """Forget the masks of the last sequence that concern h."""
+        super().reset_recurrent_dropout_mask()
+        self._weight_mask = None
+        self._inside_rnn = False
+
+    def reset_masks(self) -> None:
+        """Forget all masks of the last sequence."""
+        self.reset_dropout_mask()
+        self.reset_recurrent_dropout_mask()
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The weights under their canonical names, see [lnrnn.params][]."""
+        return {n: ops.convert_to_numpy(getattr(self, n)) for n in self.weight_names}
+
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Set the weights from canonical ones.
+
+        Raises:
+            ValueError: other names or shapes than this cell has; nothing is set then.
+        """
+        check(self.variant, params, Sizes(self.kernel.shape[0], self.units, self.output_size))
+        for name in self.weight_names:
+            getattr(self, name).assign(params[name])
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments, as `from_config` takes them."""
+        config = {name: getattr(self, name) for name in _PLAIN_ARGUMENTS}
+        for name in ("activation", "recurrent_activation"):
+            config[name] = _serialize(keras.activations, getattr(self, name))
+        for group in GROUPS:
+            for role, handler in _HANDLERS.items():
+                name = f"{group}_{role}"
+                config[name] = _serialize(handler, getattr(self, name))
+        given = self._given_variant
+        config["variant"] = given.to_dict() if isinstance(given, Variant) else given
+        # arguments of the other cells are not of this one
+        others = {a for kind in cell_variant.KINDS for a in kind.only} - set(self.kind.only)
+        return {**super().get_config(), **{k: v for k, v in config.items() if k not in others}}
+
+    def _resolve(self) -> tuple[Variant, Dialect | None, dict[str, Any]]:
+        """The variant after Keras's arguments, its dialect if named, unnamed activations."""
+        variant, dialect = cell_variant.find(self.kind, self._given_variant)
+        if self.reset_after is not None:
+            variant = cell_variant.with_reset(variant, self.reset_after)
+        if not self.use_bias:
+            variant = cell_variant.without_bias(variant)
+        if self.norm_epsilon is not None:
+            variant = variant.replace(epsilon=self.norm_epsilon)
+        if self.projection_units is not None and not variant.projection:
+            variant = variant.replace(projection=True)
+        if variant.projection and self.projection_units is None:
+            raise ValueError(
+                "A variant with a projection needs its size; got projection_units=None: "
+                "pass projection_units."
+            )
+        variant, functions = cell_variant.with_activations(
+            variant, self.activation, self.recurrent_activation
+        )
+        if self.recurrent_dropout_mode == "candidate" and variant.cell in ("simple", "indrnn"):
+            raise ValueError(
+                "recurrent_dropout_mode='candidate' drops the update of a gated cell; got cell "
+                f"{variant.cell!r}: use 'sequence' or 'step'."
+            )
+        return variant, dialect, functions
+
+    def _initializer(self, name: str) -> Any:
+        """The initialiser of a weight: the user's, the dialect's, or ours."""
+        variant, dialect = self.variant, self._dialect
+        given = getattr(self, f"{group_of(name)}_initializer", "auto")
+        if _is_auto(given):
+            # a weight that Keras's arguments added is not in the dialect's table
+            if dialect is not None and name in dialect.initializers:
+                given = initial.of_dialect(name, dialect)
+                if name in dialect.per_gate:
+                    given = initial.gate_by_gate(given, variant.gates)
+            else:
+                given = initial.default(name, variant)
+        forget = self._forget_bias(name)
+        if forget is None:
+            return given
+        return initial.with_forget(given, bias_gates(variant, name), forget)
+
+    def _forget_bias(self, name: str) -> float | None:
+        """The initial value of the forget columns of a bias, if it has one of its own."""
+        wanted, variant = self.unit_forget_bias, self.variant
+        if self.kind is not cell_variant.LSTM or "f" not in bias_gates(variant, name):
+            return None
+        if wanted is None and self._dialect is not None:
+            return self._dialect.forget_bias_init.get(name)
+        if wanted is None:
+            wanted = variant.forget_bias == 0
+        biases = (n for n in _FORGET_BIASES if "f" in bias_gates(variant, n))
+        return 1.0 if wanted and name == next(biases) else None
+
+    def _get_weight_mask(self, name: str) -> Any:
+        """The mask of DropConnect, one for a whole sequence."""
+        if self._weight_mask is None:
+            keep = 1 - self.weight_dropout
+            self._weight_mask = self._bernoulli(getattr(self, name).shape, keep) / keep
+        return self._weight_mask
+
+    def _bernoulli(self, shape: tuple[Any, ...], keep: float) -> Any:
+        drawn = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        return ops.cast(drawn < keep, self.compute_dtype)
+
+    def _refuse_moving_noise(self) -> None:
+        """Inside keras.layers.RNN on JAX nothing random can be drawn step by step."""
+        moving = self.zoneout or self.zoneout_cell
+        moving = moving or (self.recurrent_dropout and self.recurrent_dropout_mode != "sequence")
+        if moving and self._inside_rnn and keras.backend.backend() == "jax":
+            raise ValueError(
+                "keras.layers.RNN on JAX cannot draw a mask for each step; got a cell with "
+                f"zoneout={self.zoneout}, zoneout_cell={self.zoneout_cell}, recurrent_dropout="
+                f"{self.recurrent_dropout} ({self.recurrent_dropout_mode}): use the layer "
+                f"{self.kind.name}, which draws them before its loop."
+            )
+
+    def _check_options(self) -> None:
+        if not isinstance(self.units, int) or self.units <= 0:
+            raise ValueError(
+                f"units is a positive integer; got {self.units!r}: use for example 64."
+            )
+        for name in ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}: "
+                    "use 0 to switch it off."
+                )
+        if self.recurrent_dropout_mode not in RECURRENT_DROPOUT_MODES:
+            raise ValueError(
+                f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
+                f"{self.recurrent_dropout_mode!r}."
+            )
+        clip = self.recurrent_gradient_clip
+        if clip is not None and not clip > 0:
+            raise ValueError(
+                f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
+            )
+        for kind in cell_variant.KINDS:
+            for name in kind.only:
+                if kind is not self.kind and getattr(self, name):
+                    raise ValueError(
+                        f"{name} is an argument of {kind.name}; got it for {self.kind.name}: "
+                        "leave it out."
+                    )
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormSimpleRNNCell(LayerNormCell):
+    r"""Cell of a fully connected RNN with layer normalisation.
+
+    $$h_t = \phi(\mathrm{LN}(x_t W + h_{t-1} U + b))$$
+
+    in the default variant.  Runs in `keras.layers.RNN`; the arguments are those of
+    [LayerNormSimpleRNN][lnrnn.keras.LayerNormSimpleRNN] that concern one step.
+
+    Example:
+        >>> layer = keras.layers.RNN(LayerNormSimpleRNNCell(20), return_sequences=True)
+    """
+
+    kind = cell_variant.SIMPLE
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormLSTMCell(LayerNormCell):
+    """Cell of an LSTM with layer normalisation.
+
+    Runs in `keras.layers.RNN`; the equations and arguments are those of
+    [LayerNormLSTM][lnrnn.keras.LayerNormLSTM] that concern one step.
+
+    Example:
+        >>> layer = keras.layers.RNN(LayerNormLSTMCell(20), return_sequences=True)
+    """
+
+    kind = cell_variant.LSTM
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormGRUCell(LayerNormCell):
+    """Cell of a GRU with layer normalisation.
+
+    Runs in `keras.layers.RNN`; the equations and arguments are those of
+    [LayerNormGRU][lnrnn.keras.LayerNormGRU] that concern one step.
+
+    Example:
+        >>> layer = keras.layers.RNN(LayerNormGRUCell(20), return_sequences=True)
+    """
+
+    kind = cell_variant.GRU
+
+
+def bias_gates(variant: Variant, name: str) -> str:
+    """The gates whose columns stand in a bias; empty if the variant has no such weight."""
+    if name in ("bias", "bias_x", "bias_h"):
+        return variant.gates if getattr(variant, name) else ""
+    site, _, which = name.partition("_norm_")
+    return affine_gates(variant, site, which) if which == "bias" and site in SITES else ""
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _get(handler: Any, value: Any) -> Any:
+    return value if _is_auto(value) else handler.get(value)
+
+
+def _serialize(handler: Any, value: Any) -> Any:
+    return value if _is_auto(value) or value is None else handler.serialize(value)

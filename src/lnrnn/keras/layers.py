@@ -1,0 +1,329 @@
+"""Layers: a cell over a whole sequence, with Keras's conventions around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from lnrnn.engines import select
+from lnrnn.keras.cells import (
+    LayerNormCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LayerNormSimpleRNNCell,
+)
+
+
+class LayerNormRNN(keras.layers.RNN):
+    """What the three layers share: the sequence, masks, states and random masks."""
+
+    cell_class: ClassVar[type[LayerNormCell]]
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "auto",
+        recurrent_activation: Any = "auto",
+        use_bias: bool = True,
+        *,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        activity_regularizer: Any = None,
+        use_cudnn: bool | str = "auto",
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        **cell_options: Any,
+    ) -> None:
+        if use_cudnn not in ("auto", False):
+            raise ValueError(
+                f"cuDNN has no layer-normalised cell; got use_cudnn={use_cudnn!r}: use 'auto'."
+            )
+        of_layer = {k: cell_options.pop(k) for k in _LAYER_OPTIONS & set(cell_options)}
+        cell = self.cell_class(
+            units,
+            activation,
+            recurrent_activation,
+            use_bias,
+            dtype=dtype,
+            trainable=trainable,
+            name=self.cell_class.kind.scope,
+            **cell_options,
+        )
+        super().__init__(
+            cell,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            go_backwards=go_backwards,
+            stateful=stateful,
+            unroll=unroll,
+            zero_output_for_mask=zero_output_for_mask,
+            activity_regularizer=activity_regularizer,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+            **of_layer,
+        )
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def call(
+        self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
+    ) -> Any:
+        """Run the layer over sequences (B, T, I).
+
+        Args:
+            sequences: inputs (B, T, I).
+            initial_state: list of the states, h (B, R) and for an LSTM c (B, H); zeros if
+                None.
+            mask: (B, T), False at steps to skip: a skipped step holds the states, and
+                repeats the previous output (zeros before the first valid step), or emits
+                zeros with `zero_output_for_mask`.
+            training: whether dropout masks are drawn.
+
+        Returns:
+            Outputs (B, T, R) with `return_sequences`, else the last (B, R); with
+            `return_state` followed by the final states.
+        """
+        if sequences.shape[1] == 0:
+            raise ValueError(
+                f"A sequence has one step or more; got sequences of shape {sequences.shape}: "
+                "leave empty sequences out."
+            )
+        return super().call(sequences, initial_state, mask=mask, training=training)
+
+    def inner_loop(
+        self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+    ) -> tuple[Any, Any, list[Any]]:
+        """The hook of `keras.layers.RNN`: last output, outputs and final states."""
+        cell = self.cell
+        mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
+        states = tree.flatten(initial_state)
+        if self.stateful:
+            # the state variables are assigned later, while autograd may still need these values
+            states = [ops.copy(s) for s in states]
+        x = ops.transpose(sequences, (1, 0, 2))
+        mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))
+        if self.go_backwards:
+            x = ops.flip(x, axis=0)
+            mask = None if mask is None else ops.flip(mask, axis=0)
+        noise = cell.noise(tuple(ops.shape(x)[:2]), training)
+        if training:
+            cell.reset_masks()
+            dropped = cell.get_dropout_mask(x[0])
+            x = x if dropped is None else x * dropped
+            noise.setdefault("recurrent_mask", cell.get_recurrent_dropout_mask(states[0]))
+        request = cell.request(unroll=self.unroll)
+        outputs, states = select.choose(cell.engine, request).load(request)(
+            cell.variant,
+            cell.tensors(training),
+            x,
+            tuple(states),
+            mask=mask,
+            masked_output="zero" if self.zero_output_for_mask else "repeat",
+            functions=cell.functions,
+            recurrent_gradient_clip=cell.recurrent_gradient_clip,
+            unroll=self.unroll,
+            return_sequences=self.return_sequences,
+            **noise,
+        )
+        if not self.return_sequences:
+            return outputs, outputs, list(states)
+        return outputs[-1], ops.transpose(outputs, (1, 0, 2)), list(states)
+
+    def engine_report(self) -> dict[str, select.Yes | select.No]:
+        """What each engine answers to this layer, in the order in which `"auto"` asks."""
+        return select.report(self.cell.request(unroll=self.unroll))
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The weights under their canonical names, see [lnrnn.params][]."""
+        return self.cell.params()
+
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Set the weights from canonical ones; see `params`."""
+        self.cell.load_params(params)
+
+    def get_config(self) -> dict[str, Any]:
+        """All constructor arguments, as `from_config` takes them."""
+        config = super().get_config()
+        del config["cell"]
+        of_cell = self.cell.get_config()
+        for name in ("name", "dtype", "trainable"):
+            del of_cell[name]
+        regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        return {**config, **of_cell, "activity_regularizer": regularizer}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerNormRNN:
+        """The layer that `get_config` described."""
+        return cls(**config)
+
+    def _maybe_config_dropout_masks(self, *_: Any) -> None:
+        """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
+
+
+_LAYER_OPTIONS = {"batch_input_shape", "batch_shape", "input_shape", "autocast"}
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormLSTM(LayerNormRNN):
+    r"""LSTM with layer normalisation inside the recurrence; replaces `keras.layers.LSTM`.
+
+    By default haste's equations, those of Ba, Kiros and Hinton without the redundant
+    biases: with gates i, f, g, o side by side,
+
+    $$(i, f, g, o) = \mathrm{LN}(x_t W; \gamma_x) + \mathrm{LN}(h_{t-1} U; \gamma_h) + b$$
+    $$c_t = \sigma(f) \odot c_{t-1} + \sigma(i) \odot \tanh(g)$$
+    $$h_t = \sigma(o) \odot \tanh(\mathrm{LN}(c_t; \gamma_c, \beta_c))$$
+
+    Args:
+        units: H, the size of c and (without projection) of h.
+        activation: of candidate and output; `"auto"` is the variant's own (tanh), None
+            is linear.
+        recurrent_activation: of the gates; `"auto"` is the variant's own (sigmoid).
+        use_bias: False removes every bias of the pre-activations; a cell norm keeps its own.
+        kernel_initializer: of `kernel` (I, 4 H).  Every initialiser's `"auto"` is that of
+            a dialect chosen by name, otherwise Keras's own with two exceptions that let
+            gradients through leading zero inputs: gains of recurrent and sum norms start
+            at 0.25 and biases at normal noise of deviation 0.1.
+        recurrent_initializer: of `recurrent_kernel` (R, 4 H).
+        bias_initializer: of the biases (4 H,).
+        unit_forget_bias: start the forget columns of the bias at one; None does so unless
+            the variant adds a constant or its dialect has other initial values.
+        kernel_regularizer: of `kernel`; likewise `recurrent_`, `bias_`, `gain_` and
+            `norm_bias_regularizer`.
+        kernel_constraint: of `kernel`; likewise `recurrent_`, `bias_`, `gain_` and
+            `norm_bias_constraint`.
+        activity_regularizer: of the output.
+        dropout: probability of dropping each input feature, one mask for all steps of a
+            sequence, inverted scaling (Gal and Ghahramani 2016).  All rates are in [0, 1)
+            and act in training only, if not said otherwise.
+        recurrent_dropout: rate of the dropout that `recurrent_dropout_mode` describes.
+        recurrent_dropout_mode: `"sequence"`: one mask on h for the whole sequence where it
+            enters the recurrent product (Gal and Ghahramani 2016); `"step"`: a fresh mask
+            on h at each step; `"candidate"`: a fresh mask at each step on the activated
+            candidate only, so that the cell keeps its memory (Semeniuta et al. 2016).
+            Inverted scaling in all three.
+        weight_dropout: DropConnect, inverted dropout of the recurrent matrix, one mask
+            for a call (Wan et al. 2013; Merity et al. 2018).
+        zoneout: probability that a unit of h keeps its previous value at a step; in
+            inference h is the expectation $p h_{t-1} + (1 - p) h_t$ (Krueger et al. 2017).
+            The zoned-out h is what is emitted.
+        zoneout_cell: the same of c.
+        seed: of all random masks.
+        return_sequences: return all outputs, not only the last.
+        return_state: return the final states as well.
+        go_backwards: process the sequence in reverse and return it reversed.
+        stateful: carry the final states over to the next batch.
+        unroll: a Python loop over time in place of the backend's.
+        zero_output_for_mask: emit zeros at masked steps, not the previous output.
+        use_cudnn: `"auto"` or False, as no cuDNN kernel normalises.
+        variant: the mathematics: a dialect's name (see [lnrnn.dialects][]), `"none"` for
+            Keras's own cell, a [Variant][lnrnn.Variant], or None for the default.
+        norm_epsilon: in place of the variant's epsilon.
+        gain_initializer: of the gains of all norms.
+        norm_bias_initializer: of the biases of all norms.
+        recurrent_gradient_clip: bound on each element of the derivative of the loss with
+            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        projection_units: R, the size of a projected h, for variants with a projection.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
+        name: of the layer.
+        dtype: dtype or dtype policy.
+        trainable: whether the weights are trained.
+
+    Returns:
+        The call on sequences (B, T, I) returns (B, T, R), or (B, R) without
+        `return_sequences`; with `return_state` also h (B, R) and c (B, H).
+
+    Raises:
+        ValueError: an argument out of range, or one that contradicts the variant.
+
+    Example:
+        >>> layer = LayerNormLSTM(64, return_sequences=True)
+        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        (8, 20, 64)
+
+    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450; lmnt-com/haste @ceba32ec.
+    Initial gains and biases depart from haste's; `variant="haste_lnlstm"` keeps them.
+    """
+
+    cell_class = LayerNormLSTMCell
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormGRU(LayerNormRNN):
+    r"""GRU with layer normalisation inside the recurrence; replaces `keras.layers.GRU`.
+
+    By default haste's equations: with gates r, z, n side by side,
+    $X = \mathrm{LN}(x_t W; \gamma_x, \beta_x)$ and
+    $H = \mathrm{LN}(h_{t-1} U; \gamma_h, \beta_h)$,
+
+    $$r = \sigma(X_r + H_r), \quad z = \sigma(X_z + H_z), \quad n = \tanh(X_n + r \odot H_n)$$
+    $$h_t = z \odot h_{t-1} + (1 - z) \odot n$$
+
+    Args:
+        units: H, the size of h.
+        reset_after: False applies r before the recurrent product of n, whose norm then has
+            statistics of its own; None (as True, for the default) keeps the variant's form.
+
+    The other arguments are those of [LayerNormLSTM][lnrnn.keras.LayerNormLSTM], without
+    `unit_forget_bias`, `zoneout_cell` and `projection_units`.
+
+    Returns:
+        The call on sequences (B, T, I) returns (B, T, H), or (B, H) without
+        `return_sequences`; with `return_state` also h (B, H).
+
+    Raises:
+        ValueError: an argument out of range, or one that contradicts the variant.
+
+    Example:
+        >>> layer = LayerNormGRU(64)
+        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        (8, 64)
+
+    Source: lmnt-com/haste @ceba32ec.  Initial gains and biases depart from haste's;
+    `variant="haste_lngru"` keeps them.
+    """
+
+    cell_class = LayerNormGRUCell
+
+
+@keras.saving.register_keras_serializable(package="lnrnn")
+class LayerNormSimpleRNN(LayerNormRNN):
+    r"""Fully connected RNN with layer normalisation; replaces `keras.layers.SimpleRNN`.
+
+    By default the norm of the sum, as in the main text of Ba, Kiros and Hinton:
+
+    $$h_t = \tanh(\mathrm{LN}(x_t W + h_{t-1} U + b; \gamma, \beta))$$
+
+    Args:
+        units: H, the size of h.
+
+    The other arguments are those of [LayerNormLSTM][lnrnn.keras.LayerNormLSTM], without
+    `unit_forget_bias`, `zoneout_cell` and `projection_units`; there is no
+    `recurrent_dropout_mode="candidate"`.
+
+    Returns:
+        The call on sequences (B, T, I) returns (B, T, H), or (B, H) without
+        `return_sequences`; with `return_state` also h (B, H).
+
+    Raises:
+        ValueError: an argument out of range, or one that contradicts the variant.
+
+    Example:
+        >>> layer = LayerNormSimpleRNN(64)
+        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        (8, 64)
+
+    Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4.  Initial gains and
+    biases depart from ones and zeros; `variant="book_lnsimplernn"` keeps those.
+    """
+
+    cell_class = LayerNormSimpleRNNCell

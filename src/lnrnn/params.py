@@ -1,0 +1,142 @@
+"""The canonical weights of a variant: names, shapes and the one gate order.
+
+Every dialect, front end and engine speaks of weights as a dict of these names.
+Matrices are (in, out); the gates stand side by side in the order of
+[Variant.gates][lnrnn.Variant]; gains are plain (never stored minus one).
+
+| name | shape | present when |
+|---|---|---|
+| `kernel` | (I, G H) | always |
+| `recurrent_kernel` | (R, G H) | not an indrnn |
+| `recurrent_scale` | (H,) | an indrnn |
+| `bias_x`, `bias_h`, `bias` | (G H,) | the variant's flag of that name |
+| `x_norm_gain`, `h_norm_gain`, `sum_norm_gain` | (g H,) | a norm at that site has a gain |
+| `x_norm_bias`, `h_norm_bias`, `sum_norm_bias` | (g H,) | a norm at that site has a bias |
+| `pre_norm_gain`, `pre_norm_bias` | (I + R,) | a norm of the concatenated input [x, h] |
+| `peephole` | (3 H,) or (2 H,) | peepholes; i f o, or f o when coupled |
+| `cell_norm_gain`, `cell_norm_bias` | (H,) | a cell norm |
+| `hidden_norm_gain`, `hidden_norm_bias` | (R,) | `hidden_norm` |
+| `projection_kernel`, `projection_bias` | (H, P), (P,) | `projection` |
+
+I is the input size, H the units, G the number of gates, R the size of h (P with a
+projection, H otherwise), and g the number of gates whose norm at the site has a gain
+(or bias); those gates stand in canonical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lnrnn.variant import Site, Variant
+
+SITES: tuple[Site, ...] = ("x", "h", "sum", "pre")
+
+
+class Sizes(NamedTuple):
+    """Sizes of a layer: inputs I, units H, and R, the width of h."""
+
+    inputs: int
+    units: int
+    hidden: int
+
+
+def columns(gates: str, gate: str, units: int) -> slice:
+    """The columns of one gate where `gates` stand side by side, `units` wide each."""
+    start = gates.index(gate) * units
+    return slice(start, start + units)
+
+
+def affine_gates(variant: Variant, site: Site, which: str) -> str:
+    """The gates at `site` whose norm has a `"gain"` or `"bias"`, in canonical order."""
+    having = {g for n in variant.norms_at(site) if getattr(n, which) for g in n.gates}
+    return "".join(g for g in variant.gates if g in having)
+
+
+def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of a variant, in canonical order.
+
+    Args:
+        variant: the cell.
+        sizes: I, H and R; R equals H unless the variant has a projection.
+
+    Returns:
+        A dict from name to shape.
+
+    Raises:
+        ValueError: R differs from H without a projection, or a size is below 1.
+
+    Example:
+        >>> shapes(Variant(cell="lstm", bias=True), Sizes(3, 8, 8))
+        {'kernel': (3, 32), 'recurrent_kernel': (8, 32), 'bias': (32,)}
+    """
+    inputs, units, hidden = sizes
+    if min(sizes) < 1:
+        raise ValueError(f"Sizes are 1 or more; got {sizes}.")
+    if hidden != units and not variant.projection:
+        raise ValueError(
+            f"h is as wide as the units unless projected; got units={units}, hidden={hidden}: "
+            "use equal sizes or a variant with projection=True."
+        )
+    wide = len(variant.gates) * units
+    found: dict[str, tuple[int, ...]] = {"kernel": (inputs, wide)}
+    if variant.cell == "indrnn":
+        found["recurrent_scale"] = (units,)
+    else:
+        found["recurrent_kernel"] = (hidden, wide)
+    for name in ("bias_x", "bias_h", "bias"):
+        if getattr(variant, name):
+            found[name] = (wide,)
+    for site in SITES:
+        for which in ("gain", "bias"):
+            gates = affine_gates(variant, site, which)
+            if gates:
+                size = inputs + hidden if site == "pre" else len(gates) * units
+                found[f"{site}_norm_{which}"] = (size,)
+    if variant.peephole_gates:
+        found["peephole"] = (len(variant.peephole_gates) * units,)
+    if variant.cell_norm != "none":
+        for which in ("gain", "bias"):
+            if getattr(variant, f"cell_norm_{which}"):
+                found[f"cell_norm_{which}"] = (units,)
+    if variant.hidden_norm:
+        found["hidden_norm_gain"] = found["hidden_norm_bias"] = (hidden,)
+    if variant.projection:
+        found["projection_kernel"] = (units, hidden)
+        if variant.projection_bias:
+            found["projection_bias"] = (hidden,)
+    return found
+
+
+def sizes_of(variant: Variant, params: Mapping[str, Any]) -> Sizes:
+    """Read I, H and R off the shapes of `kernel` and the recurrent weights.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or of another shape than the
+            variant gives it.
+    """
+    recurrent = "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"
+    for name in ("kernel", recurrent):
+        if name not in params:
+            raise ValueError(f"A {variant.cell} has the weight {name!r}; got {sorted(params)}.")
+    inputs, wide = params["kernel"].shape
+    sizes = Sizes(inputs, wide // len(variant.gates), params[recurrent].shape[0])
+    check(variant, params, sizes)
+    return sizes
+
+
+def check(variant: Variant, params: Mapping[str, Any], sizes: Sizes) -> None:
+    """Raise ValueError unless `params` has the names and shapes of `shapes(variant, sizes)`."""
+    expected = shapes(variant, sizes)
+    if set(expected) != set(params):
+        raise ValueError(
+            f"This variant has the weights {sorted(expected)}; got {sorted(params)}: "
+            f"missing {sorted(set(expected) - set(params))}, "
+            f"unknown {sorted(set(params) - set(expected))}."
+        )
+    for name, shape in expected.items():
+        if tuple(params[name].shape) != shape:
+            raise ValueError(
+                f"{name} has the shape {shape} at I={sizes.inputs}, H={sizes.units}, "
+                f"R={sizes.hidden}; got {tuple(params[name].shape)}."
+            )

@@ -1,0 +1,19 @@
+"""What the tests of lnrnn share: tolerances, cases and gradient checks, no framework."""
+
+from __future__ import annotations
+
+from lnrnn.testing.cases import VARIANTS, Inputs, random_inputs, random_params, sizes_for
+from lnrnn.testing.gradients import check_gradients
+from lnrnn.testing.tolerances import CENTRAL_DIFFERENCE, TOLERANCES, assert_close
+
+__all__ = [
+    "CENTRAL_DIFFERENCE",
+    "TOLERANCES",
+    "VARIANTS",
+    "Inputs",
+    "assert_close",
+    "check_gradients",
+    "random_inputs",
+    "random_params",
+    "sizes_for",
+]

@@ -1,0 +1,1 @@
+"""The program behind `lnrnn train`: a character language model on a text."""

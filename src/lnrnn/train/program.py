@@ -1,0 +1,262 @@
+"""The runs behind the commands: from options to files."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lnrnn import dialects
+from lnrnn.train import checkpoint, corpus, report
+from lnrnn.train.files import replacing
+from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
+
+if TYPE_CHECKING:
+    from lnrnn.train.loop import Run
+
+_FAMILY = {"ligru": "gru", "indrnn": "simple"}  # cells computed by the layer of another
+_FILES = {
+    "bpc.png": "bits per character against steps and against seconds",
+    "metrics.csv": "every validation",
+    "sample.txt": "text by the layer-normalised model",
+    "run.json": "settings and results",
+    "checkpoint.npz": "the run, for --resume and lnrnn sample",
+}
+_DEFAULT_STEPS = 1000
+_SAMPLE_CHARACTERS = 600
+_SAMPLE_TEMPERATURE = 0.8
+
+
+def train(folder: Path | None, options: Mapping[str, Any]) -> int:
+    """Begin a run and train.
+
+    Args:
+        folder: new or empty; None for one named by the time, in `runs`.
+        options: fields of Settings that are not at their defaults.
+
+    Returns:
+        0 when the run is finished, 128 + the signal's number when it was interrupted.
+
+    Raises:
+        UserError: an option, the text or the folder cannot be used.
+    """
+    settings = _settings(options)
+    folder = folder or Path("runs", time.strftime("%Y%m%d-%H%M%S"))
+    _check_new(folder)
+    text = corpus.load(settings.text)
+    text.check_length(settings.length)
+    _load_keras(settings.backend)
+
+    from lnrnn.train import loop
+
+    plain = CELLS[settings.cell]
+    names = [f"LayerNorm{plain}", plain] if settings.compare else [f"LayerNorm{plain}"]
+    return _train(loop.begin(folder, settings, text, names))
+
+
+def resume(folder: Path, options: Mapping[str, Any]) -> int:
+    """Go on with a run; see `train`.
+
+    Args:
+        folder: of the run.
+        options: `steps` or `seconds`, if they are to change.
+
+    Raises:
+        UserError: other options, a damaged or foreign folder, another text, or a
+            finished run.
+    """
+    other = sorted(set(options) - {"steps", "seconds"})
+    if other:
+        raise UserError(
+            f"--resume keeps the settings of the run, apart from --steps and --seconds: drop "
+            f"--{other[0].replace('_', '-')}."
+        )
+    saved = checkpoint.read(folder)
+    settings = dataclasses.replace(saved.settings, **options)
+    text = corpus.load(settings.text)
+    if text.digest != saved.digest:
+        raise UserError(
+            f"The run in {folder} was begun on another text ({saved.text}): restore that text, or "
+            "begin a new run."
+        )
+    _load_keras(settings.backend)
+
+    from lnrnn.train import loop
+
+    run = loop.resume(folder, saved, settings, text)
+    if run.finished:
+        raise UserError(
+            f"The run in {folder} is finished: give a larger --steps or --seconds to go on."
+        )
+    return _train(run)
+
+
+def sample(
+    folder: Path, model: str | None, prompt: str, length: int, temperature: float, seed: int
+) -> Iterator[str]:
+    """Text from a model of a run, piece by piece, the prompt first.
+
+    Args:
+        folder: of the run.
+        model: its name; None for the layer-normalised one.
+        prompt: the beginning of the text.
+        length: characters to write.
+        temperature: divides the logits; 0 takes the likeliest character.
+        seed: of the draws.
+
+    Raises:
+        UserError: a damaged or foreign folder, an unknown model, or a character of the
+            prompt that the text of the run has not.
+    """
+    saved = checkpoint.read(folder)
+    name = model or next(iter(saved.progress))
+    if name not in saved.progress:
+        raise UserError(
+            f"The run in {folder} has no model {name!r}: use {' or '.join(saved.progress)}."
+        )
+    _load_keras(saved.settings.backend)
+
+    from lnrnn.train.model import build, generate, set_state, stateful_copy
+
+    trained = build(name, saved.settings, len(saved.vocabulary))
+    set_state(trained, saved.arrays[name])
+    reader = stateful_copy(trained, saved.settings)
+    text = generate(reader, saved.vocabulary, prompt, length, temperature, seed)
+    first = next(text)  # an error comes before anything is written
+    yield prompt + first
+    yield from text
+
+
+def _train(run: Run) -> int:
+    from lnrnn.train import loop
+    from lnrnn.train.display import Display
+
+    print(f"Training on {run.corpus.name}: {len(run.corpus.text):,} characters,", end=" ")
+    print(f"{len(run.corpus.vocabulary)} distinct; Keras on {run.settings.backend}.", flush=True)
+    with loop.Interruption() as interruption:
+        with Display(run.settings, run.progress) as display:
+            loop.train(run, interruption, display)
+        _finish(run, interrupted=bool(interruption))
+    return 128 + interruption.signal if interruption else 0
+
+
+def _finish(run: Run, *, interrupted: bool) -> None:
+    """Write models, plot, sample and summary, and say what the run came to."""
+    from lnrnn.train.model import generate, stateful_copy
+
+    settings, vocabulary = run.settings, run.corpus.vocabulary
+    names = list(run.models)
+    validated = all(p.rows for p in run.progress.values())
+    for name, trained in run.models.items():
+        with replacing(run.folder / f"{name}.keras") as path:
+            trained.save(path)
+    if validated:
+        report.plot(run.folder / "bpc.png", run.progress, run.corpus.name)
+    reader = stateful_copy(run.models[names[0]], settings)
+    text = generate(reader, vocabulary, "", _SAMPLE_CHARACTERS, _SAMPLE_TEMPERATURE, settings.seed)
+    with replacing(run.folder / "sample.txt") as path:
+        path.write_text("".join(text), encoding="utf-8")
+
+    results = {
+        name: report.Result.of(run.progress[name], settings, run.models[name].count_params())
+        for name in names
+    }
+    report.write_summary(
+        run.folder / "run.json",
+        settings,
+        {
+            "finished": not interrupted,
+            "text": {
+                "name": run.corpus.name,
+                "characters": len(run.corpus.text),
+                "vocabulary": len(vocabulary),
+                "sha256": run.corpus.digest,
+            },
+            "models": {name: result._asdict() for name, result in results.items()},
+        },
+    )
+    print("\n" + report.table(results))
+    if validated and settings.compare:
+        print(report.comparison(run.progress))
+    print()
+    for name in names:
+        print(f"{run.folder / name}.keras   {name}, for keras.saving.load_model")
+    for name, content in _FILES.items():
+        if (run.folder / name).exists():
+            print(f"{run.folder / name}   {content}")
+    if interrupted:
+        print(f"\nInterrupted; all is saved. To go on: lnrnn train --resume {run.folder}")
+    else:
+        print(f"\nFor more text: lnrnn sample {run.folder} --prompt 'My lord, '")
+
+
+def _settings(options: Mapping[str, Any]) -> Settings:
+    """Settings from options, with cell and backend resolved."""
+    resolved = dict(options)
+    if resolved.get("variant") is not None:
+        try:
+            cell = dialects.get(resolved["variant"]).variant.cell
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        fitting = _FAMILY.get(cell, cell)
+        if resolved.setdefault("cell", fitting) != fitting:
+            raise UserError(
+                f"The variant {resolved['variant']} is a form of --cell {fitting}; got --cell "
+                f"{resolved['cell']}: drop --cell, or choose another --variant."
+            )
+    if resolved.get("text") is not None:
+        resolved["text"] = str(Path(resolved["text"]).absolute())
+    resolved.setdefault("backend", os.environ.get("KERAS_BACKEND") or _first_installed())
+    if "steps" not in resolved and "seconds" not in resolved:
+        resolved["steps"] = _DEFAULT_STEPS
+    return Settings(**resolved)
+
+
+def _first_installed() -> str:
+    return next((b for b in BACKENDS if find_spec(b)), BACKENDS[0])
+
+
+def _check_new(folder: Path) -> None:
+    """Raise UserError unless a run can begin in `folder`; make nothing."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"The directory {folder} is not empty: name a new one, or go on with the run in it "
+            f"by --resume {folder}."
+        )
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"Cannot write into {folder}, as {there} is no directory that you may write to: "
+            "name another --out."
+        )
+
+
+def _load_keras(backend: str) -> None:
+    """Import Keras on a backend, or say what is missing."""
+    if backend not in BACKENDS:
+        raise UserError(f"--backend is one of {', '.join(BACKENDS)}; got {backend!r}.")
+    for package, extra in (
+        (backend, backend),
+        ("keras", backend),
+        ("rich", "cli"),
+        ("matplotlib", "cli"),
+    ):
+        if find_spec(package) is None:
+            raise UserError(
+                f"{package} is not installed: install it with pip install 'lnrnn[{extra}]'"
+                + (", or choose another --backend." if package == backend else ".")
+            )
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    import keras
+
+    if keras.backend.backend() != backend:
+        raise UserError(
+            f"Keras already runs on {keras.backend.backend()} in this process, not on {backend}: "
+            "start a new process, or choose that --backend."
+        )

@@ -1,0 +1,568 @@
+"""The reference against central differences, textbooks and its own symmetries."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from lnrnn import Norm, Variant
+from lnrnn.params import Sizes
+from lnrnn.reference import Gradients, backward, forward
+from lnrnn.testing import (
+    VARIANTS,
+    Inputs,
+    assert_close,
+    check_gradients,
+    random_inputs,
+    random_params,
+    sizes_for,
+)
+from lnrnn.variant import Site
+
+EXTRAS = ("mask", "reset", "zoneout", "recurrent_mask", "candidate_mask")
+SPAN = pytest.mark.parametrize("name", VARIANTS)
+# one of each cell, and the LSTM with every state clipped, projected and normalised
+FEW = pytest.mark.parametrize(
+    "name",
+    [
+        "simple_x_h",
+        "indrnn_x",
+        "ligru_x",
+        "gru_before_sum_each_clip",
+        "lstm_x_h_hidden",
+        "lstm_peephole_in_cell_incoming_clips",
+    ],
+)
+
+
+def _case(name, extras=(), steps=5, batch=3):
+    variant = VARIANTS[name]
+    rng = np.random.default_rng(list(VARIANTS).index(name))
+    sizes = sizes_for(variant)
+    params = random_params(variant, sizes, rng)
+    return variant, params, random_inputs(variant, sizes, rng, steps, batch, extras), rng
+
+
+def _named(gradients: Gradients) -> dict[str, np.ndarray]:
+    """All gradients in one dict."""
+    states = {"x": gradients.x, "h0": gradients.h0, "c0": gradients.c0}
+    return gradients.params | {k: v for k, v in states.items() if v is not None}
+
+
+def _check_gradients(variant: Variant, params, inputs: Inputs, rng, **options) -> None:
+    """Every weight, x and both states against central differences."""
+
+    def run(arrays):
+        weights = {name: arrays[name] for name in params}
+        states = arrays["h0"], arrays.get("c0")
+        return forward(variant, weights, arrays["x"], *states, **inputs.extras, **options)
+
+    def loss(arrays) -> float:
+        result = run(arrays)
+        total = (result.y * inputs.dy).sum() + (result.h * inputs.dh).sum()
+        return total if result.c is None else total + (result.c * inputs.dc).sum()
+
+    arrays = params | {"x": inputs.x, "h0": inputs.h0}
+    if inputs.c0 is not None:
+        arrays["c0"] = inputs.c0
+    gradients = backward(run(arrays), inputs.dy, inputs.dh, inputs.dc)
+    check_gradients(loss, arrays, _named(gradients), rng)
+
+
+@SPAN
+@pytest.mark.parametrize("extras", [(), EXTRAS], ids=["plain", "masked"])
+def test_gradients(name, extras):
+    variant, params, inputs, rng = _case(name, extras)
+    _check_gradients(variant, params, inputs, rng)
+
+
+@FEW
+@pytest.mark.parametrize("masked_output", ["repeat", "hold", "zero"])
+def test_gradients_of_masked_outputs(name, masked_output):
+    variant, params, inputs, rng = _case(name, ("mask", "reset"))
+    _check_gradients(variant, params, inputs, rng, masked_output=masked_output)
+
+
+@FEW
+def test_gradients_of_fractional_zoneout(name):
+    variant, params, inputs, rng = _case(name)
+    shares = {"take_h": 0.7} | ({"take_c": 0.4} if variant.cell == "lstm" else {})
+    _check_gradients(variant, params, inputs._replace(extras=shares), rng)
+
+
+def test_gradients_without_epsilon():
+    variant = VARIANTS["lstm_x_h_cell_carry"].replace(epsilon=0.0)
+    rng = np.random.default_rng(0)
+    params = random_params(variant, sizes_for(variant), rng)
+    _check_gradients(variant, params, random_inputs(variant, sizes_for(variant), rng), rng)
+
+
+@SPAN
+def test_every_weight_counts(name):
+    variant, params, inputs, _ = _case(name)
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    for weight, gradient in _named(backward(run, inputs.dy, inputs.dh, inputs.dc)).items():
+        assert np.abs(gradient).max() > 1e-3, f"{weight} of {name} has no effect"
+
+
+BOUNDS = ("cell_clip", "hidden_clip", "projection_clip")
+
+
+@pytest.mark.parametrize(
+    "name, bound",
+    [(name, bound) for name, v in VARIANTS.items() for bound in BOUNDS if getattr(v, bound)],
+)
+def test_clips_bind_some_values_and_not_others(name, bound):
+    variant, params, inputs, _ = _case(name)
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    free = variant.replace(**{bound: None})
+    unbound = forward(free, params, inputs.x, inputs.h0, inputs.c0)
+    tight = variant.replace(**{bound: 0.01})
+    bound_all = forward(tight, params, inputs.x, inputs.h0, inputs.c0)
+    assert np.abs(run.y - unbound.y).max() > 1e-2, "binds nothing"
+    assert np.abs(run.y - bound_all.y).max() > 1e-2, "binds everything"
+
+
+def test_variants_span_every_choice():
+    hints = typing.get_type_hints(Variant)
+    activations = set()
+    for field in dataclasses.fields(Variant):
+        used = {getattr(v, field.name) for v in VARIANTS.values()}
+        if field.name.endswith("activation"):
+            activations |= used
+        elif typing.get_origin(hints[field.name]) is typing.Literal:
+            assert used == set(typing.get_args(hints[field.name])), field.name
+        else:
+            assert len(used) > 1, field.name
+    assert activations == set(typing.get_args(hints["activation"]))
+    norms = [norm for v in VARIANTS.values() for norm in v.norms]
+    assert {n.site for n in norms} == {"x", "h", "sum", "pre"}
+    assert len({(n.gain, n.bias) for n in norms}) == 4
+
+
+@SPAN
+def test_whole_is_chunks_with_carried_state(name):
+    variant, params, inputs, _ = _case(name, steps=7)
+    whole = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    first = forward(variant, params, inputs.x[:3], inputs.h0, inputs.c0)
+    second = forward(variant, params, inputs.x[3:], first.h, first.c)
+    assert_close("y", np.concatenate([first.y, second.y]), whole.y, "float64")
+    assert_close("h", second.h, whole.h, "float64")
+
+    expected = _named(backward(whole, inputs.dy, inputs.dh, inputs.dc))
+    late = backward(second, inputs.dy[3:], inputs.dh, inputs.dc)
+    early = backward(first, inputs.dy[:3], late.h0, late.c0)
+    actual = _named(early) | {
+        "x": np.concatenate([early.x, late.x]),
+        **{k: early.params[k] + late.params[k] for k in params},
+    }
+    for key, gradient in expected.items():
+        assert_close(key, actual[key], gradient, "float64", gradient=True)
+
+
+@SPAN
+def test_masked_tail_is_a_shorter_sequence(name):
+    variant, params, inputs, _ = _case(name, steps=6)
+    mask = np.arange(6)[:, None] < np.array([6, 4, 1])
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, mask=mask, masked_output="zero")
+    gradients = backward(run, inputs.dy, inputs.dh, inputs.dc)
+    for b, length in enumerate([6, 4, 1]):
+        one = slice(b, b + 1)
+        c0, dc = (None if a is None else a[one] for a in (inputs.c0, inputs.dc))
+        short = forward(variant, params, inputs.x[:length, one], inputs.h0[one], c0)
+        assert_close("y", run.y[:length, one], short.y, "float64")
+        assert_close("h", run.h[one], short.h, "float64")
+        assert not run.y[length:, b].any()
+        expected = backward(short, inputs.dy[:length, one], inputs.dh[one], dc)
+        assert_close("x", gradients.x[:length, one], expected.x, "float64", gradient=True)
+        assert_close("h0", gradients.h0[one], expected.h0, "float64", gradient=True)
+        assert not gradients.x[length:, b].any()
+
+
+def test_masked_outputs():
+    variant, params, inputs, _ = _case("gru_x_h", steps=4, batch=1)
+    mask = np.array([[False], [True], [False], [True]])
+    y = {
+        kind: forward(variant, params, inputs.x, inputs.h0, mask=mask, masked_output=kind).y
+        for kind in ("repeat", "hold", "zero")
+    }
+    valid = forward(variant, params, inputs.x[[1, 3]], inputs.h0).y
+    nothing = np.zeros_like(valid[0])
+    assert_close("repeat", y["repeat"], [nothing, valid[0], valid[0], valid[1]], "float64")
+    assert_close("hold", y["hold"], [inputs.h0, valid[0], valid[0], valid[1]], "float64")
+    assert_close("zero", y["zero"], [nothing, valid[0], nothing, valid[1]], "float64")
+
+
+@FEW
+def test_reset_is_a_fresh_start(name):
+    variant, params, inputs, _ = _case(name, steps=5)
+    reset = np.zeros((5, 3), bool)
+    reset[2] = True
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, reset=reset)
+    fresh = forward(variant, params, inputs.x[2:])
+    assert_close("y", run.y[2:], fresh.y, "float64")
+    assert_close("h", run.h, fresh.h, "float64")
+    later = backward(run, inputs.dy * (np.arange(5) > 1)[:, None, None], inputs.dh, inputs.dc)
+    assert not later.h0.any() and not later.x[:2].any()
+
+
+@FEW
+def test_the_batch_is_independent(name):
+    variant, params, inputs, _ = _case(name, EXTRAS)
+    order = [2, 0, 1]
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, **inputs.extras)
+    extras = {
+        k: v[order] if k == "recurrent_mask" else v[:, order] for k, v in inputs.extras.items()
+    }
+    c0 = None if inputs.c0 is None else inputs.c0[order]
+    shuffled = forward(variant, params, inputs.x[:, order], inputs.h0[order], c0, **extras)
+    assert_close("y", shuffled.y, run.y[:, order], "float64")
+    assert_close("h", shuffled.h, run.h[order], "float64")
+
+
+@FEW
+def test_batch_of_one_and_one_step(name):
+    variant, params, inputs, rng = _case(name, steps=1, batch=1)
+    _check_gradients(variant, params, inputs, rng)
+
+
+@SPAN
+def test_empty_batch(name):
+    variant, params, inputs, _ = _case(name, steps=2, batch=0)
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    assert run.y.shape == inputs.dy.shape
+    gradients = backward(run, inputs.dy, inputs.dh, inputs.dc)
+    assert not any(g.any() for g in gradients.params.values())
+
+
+@FEW
+def test_zoneout_and_masks_at_their_limits(name):
+    variant, params, inputs, _ = _case(name)
+    plain = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    ones = {"take_h": 1.0, "recurrent_mask": np.ones_like(inputs.h0)}
+    same = forward(variant, params, inputs.x, inputs.h0, inputs.c0, **ones)
+    assert_close("y", same.y, plain.y, "float64")
+    kept = forward(variant, params, inputs.x, inputs.h0, inputs.c0, take_h=0.0)
+    assert_close("h", kept.h, inputs.h0, "float64")
+
+
+@FEW
+def test_recurrent_mask_hides_h_from_its_projection(name):
+    variant, params, inputs, _ = _case(name, steps=1)
+    unseen = np.zeros_like(inputs.h0)
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, recurrent_mask=unseen)
+    deaf = params | {k: 0 * v for k, v in params.items() if k.startswith("recurrent_")}
+    expected = forward(variant, deaf, inputs.x, inputs.h0, inputs.c0)
+    assert_close("y", run.y, expected.y, "float64")
+
+
+# ---- textbook cells, written again on purpose in another way
+
+
+def _sigmoid(v):
+    return 1 / (1 + np.exp(-v))
+
+
+def _layer_norm(v, gain, bias: Any = 0.0, epsilon=1e-5):
+    return (
+        gain * (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + epsilon) + bias
+    )
+
+
+def test_plain_lstm_is_the_textbook_one():
+    variant, w, inputs, _ = _case("lstm")
+    h, c = inputs.h0, inputs.c0
+    assert c is not None
+    for x in inputs.x:
+        i, f, g, o = np.split(x @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"], 4, 1)
+        c = _sigmoid(f + 1) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+    run = forward(variant, w, inputs.x, inputs.h0, inputs.c0)
+    assert_close("h", run.h, h, "float64")
+    assert run.c is not None
+    assert_close("c", run.c, c, "float64")
+
+
+def test_plain_gru_is_the_textbook_one():
+    variant, w, inputs, _ = _case("gru")
+    h = inputs.h0
+    for x in inputs.x:
+        xr, xz, xn = np.split(x @ w["kernel"] + w["bias_x"], 3, 1)
+        hr, hz, hn = np.split(h @ w["recurrent_kernel"] + w["bias_h"], 3, 1)
+        z = _sigmoid(xz + hz)
+        h = z * h + (1 - z) * np.tanh(xn + _sigmoid(xr + hr) * hn)
+    assert_close("h", forward(variant, w, inputs.x, inputs.h0).h, h, "float64")
+
+
+def test_layer_norm_lstm_of_the_paper():
+    variant, w, inputs, _ = _case("lstm_x_h_cell_output")
+    h, c = inputs.h0, inputs.c0
+    assert c is not None
+    for x in inputs.x:
+        total = _layer_norm(x @ w["kernel"], w["x_norm_gain"])
+        total = total + _layer_norm(h @ w["recurrent_kernel"], w["h_norm_gain"]) + w["bias"]
+        i, f, g, o = np.split(total, 4, 1)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(_layer_norm(c, w["cell_norm_gain"], w["cell_norm_bias"]))
+    run = forward(variant, w, inputs.x, inputs.h0, inputs.c0)
+    assert_close("h", run.h, h, "float64")
+    assert run.c is not None
+    assert_close("c", run.c, c, "float64")
+
+
+@pytest.mark.parametrize(
+    "norm, epsilon_at, ddof, expected",
+    [
+        # of v = (1, 2, 6): mean 3, squared deviations 4 + 1 + 9 = 14, squares 41
+        ("layer", "variance", 0, np.array([-2, -1, 3]) / np.sqrt(14 / 3 + 0.5)),
+        ("layer", "variance", 1, np.array([-2, -1, 3]) / np.sqrt(14 / 2 + 0.5)),
+        ("layer", "deviation", 0, np.array([-2, -1, 3]) / (np.sqrt(14 / 3) + 0.5)),
+        ("layer", "deviation", 1, np.array([-2, -1, 3]) / (np.sqrt(14 / 2) + 0.5)),
+        ("rms", "variance", 0, np.array([1, 2, 6]) / np.sqrt(41 / 3 + 0.5)),
+        ("rms", "deviation", 0, np.array([1, 2, 6]) / (np.sqrt(41 / 3) + 0.5)),
+    ],
+)
+def test_norm_by_hand(norm, epsilon_at, ddof, expected):
+    variant = Variant(
+        cell="simple",
+        norms=(Norm("x", gain=False, bias=False),),
+        norm=norm,
+        epsilon=0.5,
+        epsilon_at=epsilon_at,
+        ddof=ddof,
+        activation="linear",
+    )
+    params = {"kernel": np.array([[1.0, 2.0, 6.0]]), "recurrent_kernel": np.zeros((3, 3))}
+    y = forward(variant, params, np.ones((1, 1, 1))).y
+    assert_close("y", y[0, 0], expected, "float64")
+
+
+@pytest.mark.parametrize(
+    "activation, expected",
+    [
+        ("tanh", np.tanh([-4.0, -1.0, 0.5, 4.0])),
+        ("sigmoid", 1 / (1 + np.exp([4.0, 1.0, -0.5, -4.0]))),
+        ("relu", [0, 0, 0.5, 4]),
+        ("hard_sigmoid", [0, 1 / 3, 7 / 12, 1]),
+        ("keras2_hard_sigmoid", [0, 0.3, 0.6, 1]),
+        ("linear", [-4, -1, 0.5, 4]),
+    ],
+)
+def test_activation_by_hand(activation, expected):
+    variant = Variant(cell="simple", activation=activation)
+    params = {"kernel": np.array([[-4, -1, 0.5, 4]]), "recurrent_kernel": np.zeros((4, 4))}
+    assert_close("y", forward(variant, params, np.ones((1, 1, 1))).y[0, 0], expected, "float64")
+
+
+# ---- the bound on recurrent gradients
+
+
+@SPAN
+def test_a_huge_recurrent_gradient_clip_changes_nothing(name):
+    variant, params, inputs, _ = _case(name, EXTRAS)
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, **inputs.extras)
+    expected = _named(backward(run, inputs.dy, inputs.dh, inputs.dc))
+    clipped = backward(run, inputs.dy, inputs.dh, inputs.dc, recurrent_gradient_clip=1e12)
+    for key, gradient in _named(clipped).items():
+        np.testing.assert_array_equal(gradient, expected[key], err_msg=key)
+
+
+@SPAN
+def test_a_small_recurrent_gradient_clip_bounds(name):
+    variant, params, inputs, _ = _case(name)
+    bound = 1e-3
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0)
+    free = backward(run, inputs.dy, inputs.dh, inputs.dc).params
+    held = backward(run, inputs.dy, inputs.dh, inputs.dc, recurrent_gradient_clip=bound).params
+    weight = "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"
+    # every step and sample adds at most bound times |what the projection sees|
+    seen = max(np.abs(run.y).max(), np.abs(inputs.h0).max())
+    if variant.norms_at("pre"):
+        seen = np.sqrt(sum(params["kernel"].shape[:1]) + inputs.h0.shape[1]) * 3 + 2
+    limit = inputs.x.shape[0] * inputs.x.shape[1] * bound * seen
+    assert np.abs(held[weight]).max() <= limit < np.abs(free[weight]).max()
+
+
+def test_recurrent_gradient_clip_of_a_simple_step_by_hand():
+    variant, w, inputs, _ = _case("simple", steps=1)
+    run = forward(variant, w, inputs.x, inputs.h0)
+    gradients = backward(run, inputs.dy, recurrent_gradient_clip=0.3)
+    dp = inputs.dy[0] * (1 - run.y[0] ** 2)
+    clipped = np.clip(dp, -0.3, 0.3)
+    assert np.abs(dp).min() < 0.3 < np.abs(dp).max()
+    assert_close(
+        "recurrent_kernel", gradients.params["recurrent_kernel"], inputs.h0.T @ clipped, "float64"
+    )
+    assert_close("h0", gradients.h0, clipped @ w["recurrent_kernel"].T, "float64")
+    assert_close("x", gradients.x[0], dp @ w["kernel"].T, "float64")
+    assert_close("bias", gradients.params["bias"], dp.sum(0), "float64")
+
+
+def test_recurrent_gradient_clip_of_an_indrnn_step_by_hand():
+    variant, w, inputs, _ = _case("indrnn", steps=1)
+    run = forward(variant, w, inputs.x, inputs.h0)
+    gradients = backward(run, inputs.dy, recurrent_gradient_clip=0.3)
+    dp = inputs.dy[0] * (1 - run.y[0] ** 2)
+    clipped = np.clip(dp, -0.3, 0.3)
+    assert_close("h0", gradients.h0, clipped * w["recurrent_scale"], "float64")
+    scale = (clipped * inputs.h0).sum(0)
+    assert_close("recurrent_scale", gradients.params["recurrent_scale"], scale, "float64")
+    assert_close("bias_h", gradients.params["bias_h"], dp.sum(0), "float64")
+
+
+def test_recurrent_gradient_clip_of_a_gru_with_reset_before_by_hand():
+    variant, w, inputs, _ = _case("gru_before", steps=1)
+    bound = 0.05
+    gradients = backward(
+        forward(variant, w, inputs.x, inputs.h0), inputs.dy, recurrent_gradient_clip=bound
+    )
+    h, u = inputs.h0, w["recurrent_kernel"]
+    units = h.shape[1]
+    u_rz, u_n = u[:, : 2 * units], u[:, 2 * units :]
+    x_part = inputs.x[0] @ w["kernel"] + w["bias_x"] + w["bias_h"] + w["bias"]
+    r, z = np.split(_sigmoid(x_part[:, : 2 * units] + h @ u_rz), 2, 1)
+    n = np.tanh(x_part[:, 2 * units :] + (r * h) @ u_n)
+    dy = inputs.dy[0]
+    dn = np.clip(dy * (1 - z) * (1 - n**2), -bound, bound)
+    drh = dn @ u_n.T
+    drz = np.concatenate([drh * h * r * (1 - r), dy * (h - n) * z * (1 - z)], 1)
+    drz = np.clip(drz, -bound, bound)
+    assert_close("h0", gradients.h0, dy * z + drh * r + drz @ u_rz.T, "float64")
+    recurrent = np.concatenate([h.T @ drz, (r * h).T @ dn], 1)
+    assert_close("recurrent_kernel", gradients.params["recurrent_kernel"], recurrent, "float64")
+
+
+def test_recurrent_gradient_clip_of_a_pre_norm_is_of_the_whole_product():
+    variant, w, inputs, _ = _case("simple_pre_linear", steps=1)
+    run = forward(variant, w, inputs.x, inputs.h0)
+    gradients = backward(run, inputs.dy, recurrent_gradient_clip=0.3)
+    joined = np.concatenate([inputs.x[0], inputs.h0], 1)
+    normed = _layer_norm(joined, w["pre_norm_gain"], w["pre_norm_bias"])
+    clipped = np.clip(inputs.dy[0], -0.3, 0.3)
+    inputs_width = inputs.x.shape[2]
+    assert_close(
+        "kernel", gradients.params["kernel"], normed[:, :inputs_width].T @ clipped, "float64"
+    )
+    assert_close("bias", gradients.params["bias"], inputs.dy[0].sum(0), "float64")
+
+
+# ---- the door
+
+
+@pytest.mark.parametrize(
+    "cell, given, message",
+    [
+        ("lstm", {"x": np.zeros((2, 3))}, r"x has the shape \(T, B, 3\).*got \(2, 3\)"),
+        ("lstm", {"x": np.zeros((2, 3, 4))}, r"x has the shape \(T, B, 3\)"),
+        ("lstm", {"h0": np.zeros((3, 4))}, r"h0 has the shape \(3, 5\) here; got \(3, 4\)"),
+        ("lstm", {"c0": np.zeros(5)}, "c0 has the shape"),
+        ("gru", {"c0": np.zeros((3, 5))}, "c0 belongs to cell='lstm'; got it for cell='gru'"),
+        ("gru", {"take_c": 0.5}, "take_c belongs to"),
+        ("simple", {"candidate_mask": np.ones((3, 5))}, "candidate_mask belongs to"),
+        ("indrnn", {"candidate_mask": np.ones((3, 5))}, "candidate_mask belongs to"),
+        ("lstm", {"mask": np.ones((3, 2), bool)}, r"mask has the shape \(2, 3\)"),
+        ("lstm", {"reset": np.ones((2, 3, 1), bool)}, "reset has the shape"),
+        ("lstm", {"take_h": np.ones((3, 5))}, r"take_h has the shape \(2, 3, 5\) or \(\)"),
+        ("lstm", {"recurrent_mask": 0.5}, r"recurrent_mask has the shape \(2, 3, 5\) or \(3, 5\)"),
+        ("lstm", {"masked_output": "skip"}, "masked_output is one of 'repeat', 'hold', 'zero'"),
+    ],
+)
+def test_forward_refuses(cell, given, message):
+    variant = Variant(cell=cell)
+    params = random_params(variant, Sizes(3, 5, 5), np.random.default_rng(0))
+    with pytest.raises(ValueError, match=message):
+        forward(variant, params, **({"x": np.zeros((2, 3, 3))} | given))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"dy": np.zeros((2, 5))}, "dy has the shape"),
+        ({"dh": np.zeros(5)}, "dh has the shape"),
+        ({"dc": np.zeros((3, 5))}, "Only an lstm has a c"),
+        ({"recurrent_gradient_clip": 0.0}, "recurrent_gradient_clip is a positive bound"),
+    ],
+)
+def test_backward_refuses(given, message):
+    variant, params, inputs, _ = _case("gru", steps=2)
+    run = forward(variant, params, inputs.x)
+    with pytest.raises(ValueError, match=message):
+        backward(run, **({"dy": inputs.dy} | given))
+
+
+# ---- any legal variant
+
+
+def _norms(gates: str) -> st.SearchStrategy[tuple[Norm, ...]]:
+    """Norms at any sites; gates with the same label share their statistics."""
+    labels = st.lists(st.integers(0, 3), min_size=len(gates), max_size=len(gates))
+
+    @st.composite
+    def draw_norms(draw) -> tuple[Norm, ...]:
+        if draw(st.integers(0, 9)) == 0:
+            return (Norm("pre", "", draw(st.booleans()), draw(st.booleans())),)
+        found: list[Norm] = []
+        summed = draw(st.sampled_from(["", "", gates, gates[-1], gates[:-1]]))
+        sites: tuple[tuple[Site, str], ...] = (("sum", summed), ("x", gates), ("h", gates))
+        for site, covered in sites:
+            label = dict(zip(gates, draw(labels), strict=True))
+            for group in range(1 if site == "sum" else 0, 3):
+                members = "".join(
+                    g
+                    for g in covered
+                    if label[g] % 3 == group and (site == "sum" or g not in summed)
+                )
+                if members and draw(st.integers(0, 3)):
+                    found.append(Norm(site, members, draw(st.booleans()), draw(st.booleans())))
+        return tuple(found)
+
+    return draw_norms()
+
+
+@st.composite
+def variants(draw) -> Variant:
+    """Variants whose fields are all drawn; illegal ones are drawn again."""
+    cell = draw(st.sampled_from(["simple", "indrnn", "ligru", "lstm", "gru"]))
+    hints = typing.get_type_hints(Variant)
+    drawn = {
+        "cell": st.just(cell),
+        "epsilon": st.sampled_from([1e-2, 1e-5]),
+        "forget_bias": st.sampled_from([0.0, 1.0]),
+        "update_bias": st.sampled_from([0.0, -1.0]),
+        "cell_clip": st.sampled_from([None, 0.7]),
+        "hidden_clip": st.sampled_from([None, 0.5]),
+        "projection_clip": st.sampled_from([None, 0.4]),
+    }
+    own = {
+        "lstm": "cell_norm cell_norm_gain cell_norm_bias hidden_norm forget_bias coupled peephole "
+        "output_peephole cell_clip cell_clip_at hidden_clip projection projection_bias "
+        "projection_clip output_activation recurrent_activation",
+        "gru": "reset update update_bias recurrent_activation cell_clip",
+        "ligru": "update update_bias recurrent_activation",
+    }
+    common = "norm epsilon epsilon_at ddof bias_x bias_h bias tied_bias activation"
+    fields = {"cell": cell}
+    for name in f"{common} {own.get(cell, '')}".split():
+        options = typing.get_args(hints[name]) or (False, True)
+        fields[name] = draw(drawn.get(name, st.sampled_from(options)))
+    gates = "fgo" if fields.get("coupled") else Variant(cell=cell).gates
+    try:
+        return Variant(**fields, norms=draw(_norms(gates)))
+    except ValueError:
+        reject()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(variant=variants(), seed=st.integers(0, 2**32 - 1), masked=st.booleans())
+def test_gradients_of_any_variant(variant, seed, masked):
+    rng = np.random.default_rng(seed)
+    sizes = sizes_for(variant, 2, 4, 3)
+    params = random_params(variant, sizes, rng)
+    inputs = random_inputs(variant, sizes, rng, 3, 2, EXTRAS if masked else ())
+    _check_gradients(variant, params, inputs, rng)
