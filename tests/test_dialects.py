@@ -65,6 +65,14 @@ def test_export_then_import_is_the_identity(dialect: Dialect) -> None:
 
 
 @ALL
+def test_sizes_are_read_off_the_shapes(dialect: Dialect) -> None:
+    for inputs, units, projected in ((1, 1, 1), (1, 9, 1), (6, 1, 2), (5, 5, 5), (4, 3, 8)):
+        sizes = Sizes(inputs, units, projected if dialect.variant.projection else units)
+        params = random_like(shapes(dialect.variant, sizes), seed=4)
+        assert_same(dialect.to_canonical(dialect.from_canonical(params)), params)
+
+
+@ALL
 def test_import_then_export_is_the_identity(dialect: Dialect) -> None:
     weights = random_weights(dialect)
     params = dialect.to_canonical(weights)

@@ -1,6 +1,18 @@
 """Layer-normalised recurrent networks for Keras, PyTorch and JAX."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 from lnrnn.variant import Norm as Norm
 from lnrnn.variant import Variant as Variant
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the table of dialects, which needs NumPy, on first use."""
+    if name == "dialects":
+        return import_module("lnrnn.dialects")
+    raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")

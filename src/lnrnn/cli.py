@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lnrnn import __version__
 from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         message = f"Cannot use {error.filename or 'a file'}: {error.strerror}."
     except KeyboardInterrupt:
+        print("lnrnn: interrupted.", file=sys.stderr)
         return 130
     print(f"lnrnn: {message}", file=sys.stderr)
     return 2
@@ -84,7 +86,7 @@ def _info() -> int:
         for d, v in ((d, d.variant) for d in dialects.DIALECTS.values())
     ]
     heading = ("dialect", "cell", "norms", "cell norm", "epsilon", "source")
-    print(f"lnrnn {version('lnrnn')}\n")
+    print(f"lnrnn {__version__}\n")
     print(columns(("framework", "version"), frameworks) + "\n")
     print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
     print(columns(heading, table))
@@ -117,7 +119,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
-    parser.add_argument("--version", action="version", version=version("lnrnn"))
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser(

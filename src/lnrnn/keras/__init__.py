@@ -9,3 +9,5 @@ from lnrnn.keras.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell
 from lnrnn.keras.layers import LayerNormGRU as LayerNormGRU
 from lnrnn.keras.layers import LayerNormLSTM as LayerNormLSTM
 from lnrnn.keras.layers import LayerNormSimpleRNN as LayerNormSimpleRNN
+from lnrnn.keras.normalize import Normalized as Normalized
+from lnrnn.keras.normalize import layer_normalize as layer_normalize

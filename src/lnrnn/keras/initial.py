@@ -15,15 +15,15 @@ from lnrnn.variant import Variant
 
 # A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
 # norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
-# variance; a small gain on the recurrent part keeps the Jacobian of a step below one.
-RECURRENT_GAIN = 0.25
+# variance; small gains on the recurrent part keep the Jacobian of a step below one.
+RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
 BIAS_DEVIATION = 0.1
 
 
 def default(name: str, variant: Variant) -> Any:
     """Our initialiser of a canonical weight."""
-    if name in ("h_norm_gain", "sum_norm_gain"):
-        return initializers.Constant(RECURRENT_GAIN)
+    if name in RECURRENT_GAINS:
+        return initializers.Constant(RECURRENT_GAINS[name])
     if name.endswith("gain"):
         return "ones"
     if name in ("bias", "bias_x", "bias_h", "x_norm_bias", "sum_norm_bias"):

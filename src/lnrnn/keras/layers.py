@@ -191,8 +191,8 @@ class LayerNormLSTM(LayerNormRNN):
         use_bias: False removes every bias of the pre-activations; a cell norm keeps its own.
         kernel_initializer: of `kernel` (I, 4 H).  Every initialiser's `"auto"` is that of
             a dialect chosen by name, otherwise Keras's own with two exceptions that let
-            gradients through leading zero inputs: gains of recurrent and sum norms start
-            at 0.25 and biases at normal noise of deviation 0.1.
+            gradients through leading zero inputs: gains of recurrent norms start at 0.1
+            (of sum norms at 0.25) and biases at normal noise of deviation 0.1.
         recurrent_initializer: of `recurrent_kernel` (R, 4 H).
         bias_initializer: of the biases (4 H,).
         unit_forget_bias: start the forget columns of the bias at one; None does so unless

@@ -1,7 +1,8 @@
 """One time step of every cell, forward and backward.
 
-A step takes x (B,I), h (B,R), c (B,H; lstm only) and returns h', c' and the function
-that takes their gradients back to those of x, h and c.
+A step takes x (B,I), h (B,R) and c (B,H), and returns h', c' and the function that takes
+their gradients back to those of x, h and c.  Cells other than the lstm pass through a
+c of width 0.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class Step(NamedTuple):
     """The new states of a step, and the way back: (dh', dc', totals) -> (dx, dh, dc)."""
 
     h: Array
-    c: Array | None
-    back: Callable[[Array, Array | None, Totals], tuple[Array, Array, Array | None]]
+    c: Array
+    back: Callable[[Array, Array, Totals], tuple[Array, Array, Array]]
 
 
 def simple_step(
-    cell: Cell, x: Array, h: Array, c: Array | None, recurrent_mask: Array, candidate_mask: Array
+    cell: Cell, x: Array, h: Array, c: Array, recurrent_mask: Array, candidate_mask: Array
 ) -> Step:
     """h' = phi(N_sum(N_x(x W + b_x) + N_h(h U + b_h)) + b), also of the indrnn."""
     gates = cell.variant.gates
@@ -47,16 +48,16 @@ def simple_step(
     p, back_p = outer_part(cell, xs + hs, gates)
     new, slope = ACTIVATIONS[cell.variant.activation](p)
 
-    def back(dh: Array, dc: Array | None, totals: Totals):
+    def back(dh: Array, dc: Array, totals: Totals):
         ds = back_p(dh * slope, totals)
         dx, dq = back_pre(back_x(ds, totals), back_h(ds, totals), totals)
-        return dx, dq * recurrent_mask, None
+        return dx, dq * recurrent_mask, dc
 
-    return Step(new, None, back)
+    return Step(new, c, back)
 
 
 def gru_step(
-    cell: Cell, x: Array, h: Array, c: Array | None, recurrent_mask: Array, candidate_mask: Array
+    cell: Cell, x: Array, h: Array, c: Array, recurrent_mask: Array, candidate_mask: Array
 ) -> Step:
     """h' = z h + (1 - z) n of the gru and the ligru, which has no reset gate."""
     variant, gates = cell.variant, cell.variant.gates
@@ -89,7 +90,7 @@ def gru_step(
     keep = z if variant.update == "keep" else 1 - z
     new, within = clip(keep * h + (1 - keep) * m, variant.cell_clip)
 
-    def back(dh: Array, dc: Array | None, totals: Totals):
+    def back(dh: Array, dc: Array, totals: Totals):
         d = dh * within
         dkeep = d * (h - m)
         dz = (dkeep if variant.update == "keep" else -dkeep) * z_slope
@@ -102,16 +103,15 @@ def gru_step(
         dx = back_x(join({"n": da} | ds, gates), totals)
         dq = back_h(join({"n": dgated} | ds, in_h), totals)
         dx, dq = back_pre(dx, dq + dgated if before else dq, totals)
-        return dx, d * keep + dq * recurrent_mask, None
+        return dx, d * keep + dq * recurrent_mask, dc
 
-    return Step(new, None, back)
+    return Step(new, c, back)
 
 
 def lstm_step(
-    cell: Cell, x: Array, h: Array, c: Array | None, recurrent_mask: Array, candidate_mask: Array
+    cell: Cell, x: Array, h: Array, c: Array, recurrent_mask: Array, candidate_mask: Array
 ) -> Step:
     """c' = f c + i g and h' = o psi(c'), with all that may stand between."""
-    assert c is not None
     variant, gates = cell.variant, cell.variant.gates
     sigma, phi = ACTIVATIONS[variant.recurrent_activation], ACTIVATIONS[variant.activation]
     psi = ACTIVATIONS[variant.output_activation]
@@ -167,8 +167,7 @@ def lstm_step(
         affine_norm(cell, projected, "hidden_norm") if variant.hidden_norm else identity(projected)
     )
 
-    def back(dh: Array, dc: Array | None, totals: Totals):
-        assert dc is not None
+    def back(dh: Array, dc: Array, totals: Totals):
         doe = back_projected(back_out(dh, totals), totals)
         dt = back_e(doe * o, totals) * t_slope
         dp = {"o": back_o(doe * e * o_slope, totals)}

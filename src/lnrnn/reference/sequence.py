@@ -30,7 +30,7 @@ class Forward:
         steps: one step per time step.
         keep: (T,B,1), 0 where the incoming states are reset.
         take_h: (T,B,R), the share of the new h; 0 where masked.
-        take_c: (T,B,H), the share of the new c; 0 where masked.
+        take_c: (T,B,H), the share of the new c; 0 where masked; of width 0 without a c.
         emit: (T,B,1), 0 where a masked step emits zeros.
     """
 
@@ -83,7 +83,8 @@ def forward(
         h0: (B,R); None is zeros.
         c0: (B,H), of an lstm; None is zeros.
         mask: (T,B), True where a step is valid; a masked step holds the states.
-        reset: (T,B), True where the incoming states are set to zero before the step.
+        reset: (T,B), True where the incoming states are set to zero before the step; it
+            has no effect on a masked step.
         masked_output: what a masked step emits: `"repeat"` the last output, and zeros
             before the first valid step; `"hold"` the held h; `"zero"` zeros.
         take_h: zoneout, the share of the new h: a number (inference) or (T,B,R) of
@@ -115,19 +116,22 @@ def forward(
             f"got {x.shape}: put time first."
         )
     steps, batch, _ = x.shape
-    lstm = variant.cell == "lstm"
     _check_options(variant, masked_output, c0=c0, take_c=take_c, candidate_mask=candidate_mask)
 
-    wide_h, wide_c = (steps, batch, sizes.hidden), (steps, batch, sizes.units)
+    wide_h = (steps, batch, sizes.hidden)
+    wide_c = (steps, batch, sizes.units if variant.cell == "lstm" else 0)
+    wide_n = (steps, batch, sizes.units)
     h = _filled("h0", h0, 0.0, [wide_h[1:]])
-    c = _filled("c0", c0, 0.0, [wide_c[1:]]) if lstm else None
+    c = _filled("c0", c0, 0.0, [wide_c[1:]])
     valid = _filled("mask", mask, True, [wide_h[:2]]).astype(bool)
-    keep = 1.0 - _filled("reset", reset, False, [wide_h[:2]]).astype(bool)[..., None]
+    # a masked step is no step: it does not reset either
+    fresh = valid & _filled("reset", reset, False, [wide_h[:2]]).astype(bool)
+    keep = 1.0 - fresh[..., None]
     share = valid[..., None].astype(np.float64)  # (T,B,1)
     shares_h = share * _filled("take_h", take_h, 1.0, [wide_h, ()])
     shares_c = share * _filled("take_c", take_c, 1.0, [wide_c, ()])
     recurrent = _filled("recurrent_mask", recurrent_mask, 1.0, [wide_h, wide_h[1:]])
-    candidate = _filled("candidate_mask", candidate_mask, 1.0, [wide_c, wide_c[1:]])
+    candidate = _filled("candidate_mask", candidate_mask, 1.0, [wide_n, wide_n[1:]])
     emit = {
         "repeat": np.maximum.accumulate(share, axis=0),  # 1 from the first valid step on
         "hold": np.ones_like(share),
@@ -138,15 +142,14 @@ def forward(
     y = np.zeros(wide_h)
     tape = []
     for t in range(steps):
-        h = keep[t] * h
-        c = keep[t] * c if c is not None else None
+        h, c = keep[t] * h, keep[t] * c
         step = STEPS[variant.cell](cell, x[t], h, c, recurrent[t], candidate[t])
         h = shares_h[t] * step.h + (1 - shares_h[t]) * h
-        if c is not None and step.c is not None:
-            c = shares_c[t] * step.c + (1 - shares_c[t]) * c
+        c = shares_c[t] * step.c + (1 - shares_c[t]) * c
         y[t] = emit[t] * h
         tape.append(step)
-    return Forward(y, h, c, cell, tuple(tape), keep, shares_h, shares_c, emit)
+    final_c = c if variant.cell == "lstm" else None
+    return Forward(y, h, final_c, cell, tuple(tape), keep, shares_h, shares_c, emit)
 
 
 def backward(
@@ -175,7 +178,7 @@ def backward(
         ValueError: a gradient of another shape, or a bound that is not positive.
     """
     cell, (steps, batch, hidden) = run.cell, run.y.shape
-    lstm = run.c is not None
+    lstm = cell.variant.cell == "lstm"
     if not lstm and dc is not None:
         raise ValueError(f"Only an lstm has a c; got dc for cell={cell.variant.cell!r}: leave it.")
     if recurrent_gradient_clip is not None and not recurrent_gradient_clip > 0:
@@ -184,18 +187,16 @@ def backward(
         )
     dy = _filled("dy", dy, 0.0, [(steps, batch, hidden)])
     gh = _filled("dh", dh, 0.0, [(batch, hidden)])
-    gc = _filled("dc", dc, 0.0, [(batch, cell.sizes.units)]) if lstm else None
+    gc = _filled("dc", dc, 0.0, [(batch, cell.sizes.units if lstm else 0)])
     dx = np.zeros((steps, batch, cell.sizes.inputs))
     totals = Totals({n: np.zeros_like(w) for n, w in cell.weights.items()}, recurrent_gradient_clip)
     for t in reversed(range(steps)):
         gh = gh + run.emit[t] * dy[t]
-        new_h = run.take_h[t] * gh
-        new_c = run.take_c[t] * gc if gc is not None else None
+        new_h, new_c = run.take_h[t] * gh, run.take_c[t] * gc
         dx[t], old_h, old_c = run.steps[t].back(new_h, new_c, totals)
         gh = run.keep[t] * (old_h + (gh - new_h))
-        if gc is not None and new_c is not None and old_c is not None:
-            gc = run.keep[t] * (old_c + (gc - new_c))
-    return Gradients(dx, gh, gc, totals.params)
+        gc = run.keep[t] * (old_c + (gc - new_c))
+    return Gradients(dx, gh, gc if lstm else None, totals.params)
 
 
 def _check_options(variant: Variant, masked_output: str, **given: Any) -> None:

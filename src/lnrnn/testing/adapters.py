@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+import os
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lnrnn import reference
+from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
 
 Array = np.ndarray
+Tensor = Any
 
 
 class Pass(NamedTuple):
@@ -18,8 +23,8 @@ class Pass(NamedTuple):
 
     Args:
         x: (T,B,I).
-        h0: (B,R) or None.
-        c0: (B,H) or None.
+        h0: (B,R); None is zeros.
+        c0: (B,H); None is zeros.
         options: `mask`, `masked_output`, `reset`, `take_h`, `take_c`, as
             [lnrnn.reference.forward][] names them.
         dy: (T,B,R), weights of y in the loss, or None.
@@ -40,7 +45,7 @@ class Pass(NamedTuple):
     @property
     def has_loss(self) -> bool:
         """Whether there is a loss to differentiate."""
-        return self.dy is not None or self.dh is not None or self.dc is not None
+        return any(d is not None for d in (self.dy, self.dh, self.dc))
 
 
 class Results(NamedTuple):
@@ -60,10 +65,9 @@ class Results(NamedTuple):
     gradients: dict[str, Array] | None
 
 
-class Adapter(Protocol):
-    """Runs a variant over a sequence."""
-
-    def __call__(self, variant: Variant, params: Mapping[str, Array], given: Pass) -> Results: ...
+Adapter = Callable[[Variant, Mapping[str, Array], Pass], Results]
+# from tensors by name, and a converter of constants, to (y, h) or (y, h, c)
+Function = Callable[[dict[str, Tensor], Callable[[Any], Tensor]], Sequence[Tensor]]
 
 
 def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
@@ -79,12 +83,230 @@ def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) ->
     return Results(run.y, run.h, run.c, gradients)
 
 
-ENGINES: dict[str, Adapter] = {"reference": run_reference}
-FRONTENDS: dict[str, Callable[[str | None], Adapter]] = {}
+def portable(framework: str) -> Adapter:
+    """The portable engine on a framework's own tensors, in the dtype of the file."""
+    engine = import_module("lnrnn.engines.portable").on(framework)
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        names = _states(variant)
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            options = {n: constant(v) for n, v in given.options.items()}
+            weights = {n: tensors[n] for n in params}
+            states = tuple(tensors[n] for n in names)
+            y, final = engine.sequence(variant, weights, tensors["x"], states, **options)
+            return y, *final
+
+        return _differentiate(framework, function, variant, params, given)
+
+    return run
+
+
+def keras_layers(engine: str) -> Adapter:
+    """The Keras layers on Keras's backend, in the dtype of the file.
+
+    A step whose states are reset, or whose masked output is the held state, is something
+    that Keras's layers have no word for: such a file is run step by step, the states
+    handed from call to call.
+    """
+    import keras
+    from keras import ops
+
+    from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
+
+    framework = keras.backend.backend()
+    classes: dict[str, Any] = {
+        "simple": LayerNormSimpleRNN,
+        "indrnn": LayerNormSimpleRNN,
+        "lstm": LayerNormLSTM,
+        "gru": LayerNormGRU,
+        "ligru": LayerNormGRU,
+    }
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        options = dict(given.options)
+        mask, reset = options.get("mask"), options.get("reset")
+        masked_output = options.get("masked_output")
+        shares = {n: options[n] for n in ("take_h", "take_c") if n in options}
+        training = any(np.ndim(share) for share in shares.values())
+        rates = {n: 1 - s for n, s in shares.items() if not np.ndim(s)}
+        sizes = sizes_of(variant, params)
+        arguments = {} if variant.cell != "lstm" else {"zoneout_cell": rates.get("take_c", 0.0)}
+        if variant.projection:
+            arguments["projection_units"] = sizes.hidden
+        layer = classes[variant.cell](
+            sizes.units,
+            variant=variant,
+            zoneout=rates.get("take_h", 0.0),
+            return_sequences=True,
+            return_state=True,
+            zero_output_for_mask=masked_output == "zero",
+            engine=engine,
+            dtype=given.dtype,
+            **arguments,
+        )
+        layer.build((given.x.shape[1], given.x.shape[0], sizes.inputs))
+        layer.load_params(params)
+        variables = {n: getattr(layer.cell, n) for n in params}
+
+        def call(x: Tensor, states: list[Tensor], mask: Any) -> tuple[Tensor, list[Tensor]]:
+            mask = None if mask is None else ops.convert_to_tensor(mask.T)
+            x = ops.transpose(x, (1, 0, 2))
+            y, *states = layer(x, initial_state=states, mask=mask, training=training)
+            return ops.transpose(y, (1, 0, 2)), states
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            if training:
+                # the file's mask in place of the one that the layer would draw
+                masks = {n: constant(s) for n, s in shares.items()}
+                layer.cell.noise = lambda *_: dict(masks)
+            states = [tensors[n] for n in _states(variant)]
+            mapping = [(variables[n], tensors[n]) for n in params]
+            with keras.StatelessScope(state_mapping=mapping):
+                if reset is None and masked_output != "hold":
+                    y, states = call(tensors["x"], states, mask)
+                    return y, *states
+                outputs = []
+                for t in range(given.x.shape[0]):
+                    step = slice(t, t + 1)
+                    if reset is not None:
+                        keep = constant(1.0 - reset[t][:, None])
+                        states = [keep * s for s in states]
+                    valid = None if mask is None else mask[step]
+                    y, states = call(tensors["x"][step], states, valid)
+                    outputs.append(states[0] if masked_output == "hold" else y[0])
+                return ops.stack(outputs), *states
+
+        return _differentiate(framework, function, variant, params, given)
+
+    return run
+
+
+ENGINES = ("reference", "portable")
+FRONTENDS = ("keras",)
+FRAMEWORKS = ("jax", "tensorflow", "torch")
 
 
 def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
-    """The adapter of a front end with an engine; the reference if neither is named."""
-    if frontend is not None:
-        return FRONTENDS[frontend](engine)
-    return ENGINES[engine or "reference"]
+    """The adapter of an engine, or of a front end with an engine.
+
+    Args:
+        engine: `"reference"` or `"portable"`; None is the reference, or what a front end
+            chooses itself.
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names; None runs the engine
+            without one, the portable engine on that same framework or on the first that
+            is installed.
+
+    Raises:
+        ValueError: a front end with the reference, or no framework is installed.
+    """
+    if frontend == "keras":
+        if engine == "reference":
+            raise ValueError("No front end computes with the reference: use --engine portable.")
+        return keras_layers(engine or "auto")
+    return run_reference if engine != "portable" else portable(_framework())
+
+
+def _framework() -> str:
+    installed = [name for name in FRAMEWORKS if find_spec(name)]
+    if not installed:
+        raise ValueError(f"The portable engine needs one of {', '.join(FRAMEWORKS)}: install one.")
+    return os.environ.get("KERAS_BACKEND") or installed[0]
+
+
+def _states(variant: Variant) -> tuple[str, ...]:
+    return tuple(f"{state}0" for state in variant.states)
+
+
+def _differentiate(
+    framework: str, function: Function, variant: Variant, params: Mapping[str, Array], given: Pass
+) -> Results:
+    """The results of a function, and the gradients of the pass's loss, by autodiff."""
+    sizes, batch = sizes_of(variant, params), given.x.shape[1]
+    h0 = np.zeros((batch, sizes.hidden)) if given.h0 is None else given.h0
+    c0 = np.zeros((batch, sizes.units)) if given.c0 is None else given.c0
+    arrays = {"x": given.x, "h0": h0, **params}
+    if variant.cell == "lstm":
+        arrays["c0"] = c0
+    arrays = {n: np.asarray(a, given.dtype) for n, a in arrays.items()}
+    nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
+    weights = [given.dy if given.has_loss else nothing, given.dh, given.dc]
+    outputs, gradients = _AUTODIFF[framework](function, arrays, weights, given.dtype)
+    c = outputs[2] if variant.cell == "lstm" else None
+    return Results(outputs[0], outputs[1], c, gradients if given.has_loss else None)
+
+
+Differentiated = tuple[list[Array], dict[str, Array]]
+
+
+def _jax(function: Function, arrays: Any, weights: Any, dtype: str) -> Differentiated:
+    import jax
+    import jax.numpy as jnp
+
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+
+    def constant(value: Any) -> Any:
+        return _constant(value, dtype, jnp.asarray)
+
+    def loss(tensors: dict[str, Any]) -> Any:
+        outputs = function(tensors, constant)
+        return _weighted(outputs, weights, constant, jnp.sum), outputs
+
+    tensors = {n: jnp.asarray(a) for n, a in arrays.items()}
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(tensors)
+    return [np.asarray(o) for o in outputs], {n: np.asarray(g) for n, g in gradients.items()}
+
+
+def _torch(function: Function, arrays: Any, weights: Any, dtype: str) -> Differentiated:
+    import torch
+
+    def constant(value: Any) -> Any:
+        return _constant(value, dtype, torch.as_tensor)
+
+    tensors = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
+    outputs = function(tensors, constant)
+    loss = _weighted(outputs, weights, constant, torch.sum)
+    gradients = torch.autograd.grad(
+        loss, list(tensors.values()), allow_unused=True, materialize_grads=True
+    )
+    return (
+        [o.detach().numpy() for o in outputs],
+        {n: g.numpy() for n, g in zip(tensors, gradients, strict=True)},
+    )
+
+
+def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Differentiated:
+    import tensorflow as tf
+
+    def constant(value: Any) -> Any:
+        return _constant(value, dtype, tf.constant)
+
+    tensors = {n: tf.constant(a) for n, a in arrays.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        outputs = function(tensors, constant)
+        loss = _weighted(outputs, weights, constant, tf.reduce_sum)
+    gradients = tape.gradient(loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return [o.numpy() for o in outputs], {n: np.asarray(g) for n, g in gradients.items()}
+
+
+_AUTODIFF = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}
+
+
+def _weighted(
+    outputs: Sequence[Tensor],
+    weights: Sequence[Array | None],
+    constant: Callable[[Any], Tensor],
+    total: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """The loss: the sum of the outputs that have weights, each times its weight."""
+    pairs = zip(outputs, weights, strict=False)
+    return sum(total(o * constant(w)) for o, w in pairs if w is not None)
+
+
+def _constant(value: Any, dtype: str, tensor: Callable[[Any], Tensor]) -> Any:
+    """An option as the engine takes it: arrays as tensors, masks boolean, others of the dtype."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return tensor(value if value.dtype == bool else value.astype(dtype))

@@ -317,8 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m lnrnn.testing.golden", description="Run golden files."
     )
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path)
-    parser.add_argument("--engine", choices=tuple(adapters.ENGINES))
-    parser.add_argument("--frontend", choices=tuple(adapters.FRONTENDS))
+    parser.add_argument("--engine", choices=adapters.ENGINES)
+    parser.add_argument("--frontend", choices=adapters.FRONTENDS)
     given = parser.parse_args(arguments)
     missing = [str(d) for d in given.directories if not d.is_dir()]
     if missing:
@@ -329,7 +329,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = ", ".join(map(str, given.directories))
         print(f"There are no golden files (.npz with .json) under {where}.", file=sys.stderr)
         return 2
-    report = run(paths, adapters.choose(given.engine, given.frontend))
+    try:
+        adapter = adapters.choose(given.engine, given.frontend)
+    except ValueError as error:
+        parser.error(str(error))
+    report = run(paths, adapter)
     print(report)
     return 1 if report.failed else 0
 

@@ -64,7 +64,7 @@ class Display:
         table.add_column("model", style="bold")
         table.add_column("", width=24)
         for heading in _HEADINGS:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", min_width=9)
         for name, progress in self._progress.items():
             bar = ProgressBar(total=1.0, completed=self._fraction(progress))
             table.add_row(name, bar, *self._figures(progress))

@@ -139,6 +139,8 @@ def train(run: Run, interruption: Interruption, display: Display) -> None:
     held_out = corpus.validation(settings)
     run.save()
     for model in run.models.values():
+        if interruption:
+            return
         _compile(model, corpus.batch(0, settings), held_out)
 
     while not (run.finished or interruption):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,19 +56,21 @@ def build(name: str, settings: Settings, characters: int, *, stateful: bool = Fa
     Raises:
         UserError: a layer refuses a setting.
     """
-    seeds = iter(np.random.SeedSequence(settings.seed).generate_state(2 + 2 * settings.layers) >> 2)
+    draws = np.random.SeedSequence(settings.seed).generate_state(3 + 2 * settings.layers) >> 2
+    seeds = map(int, draws)
+    random.seed(next(seeds))  # from here Keras takes the seeds of initialisers that have none
     shape: dict[str, Any] = {"batch_shape": (1, 1)} if stateful else {"shape": (settings.length,)}
     inputs = keras.Input(dtype="int32", **shape)
-    uniform: Any = keras.initializers.RandomUniform(-0.05, 0.05, seed=int(next(seeds)))
+    uniform: Any = keras.initializers.RandomUniform(-0.05, 0.05, seed=next(seeds))
     hidden = keras.layers.Embedding(characters, settings.units, uniform)(inputs)
     for _ in range(settings.layers):
         try:
-            layer = recurrent_layer(name, settings, seed=int(next(seeds)), stateful=stateful)
+            layer = recurrent_layer(name, settings, seed=next(seeds), stateful=stateful)
             hidden = layer(hidden)
         except ValueError as error:
             raise UserError(str(error)) from error
-        hidden = keras.layers.Dropout(settings.dropout, seed=int(next(seeds)))(hidden)
-    glorot: Any = keras.initializers.GlorotUniform(seed=int(next(seeds)))
+        hidden = keras.layers.Dropout(settings.dropout, seed=next(seeds))(hidden)
+    glorot: Any = keras.initializers.GlorotUniform(seed=next(seeds))
     logits = keras.layers.Dense(characters, kernel_initializer=glorot)(hidden)
     model = keras.Model(inputs, logits, name=name)
     model.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -155,7 +156,9 @@ def _finish(run: Run, *, interrupted: bool) -> None:
         with replacing(run.folder / f"{name}.keras") as path:
             trained.save(path)
     if validated:
-        report.plot(run.folder / "bpc.png", run.progress, run.corpus.name)
+        report.plot(
+            run.folder / "bpc.png", run.progress, f"{' and '.join(names)} on {run.corpus.name}"
+        )
     reader = stateful_copy(run.models[names[0]], settings)
     text = generate(reader, vocabulary, "", _SAMPLE_CHARACTERS, _SAMPLE_TEMPERATURE, settings.seed)
     with replacing(run.folder / "sample.txt") as path:
@@ -182,12 +185,10 @@ def _finish(run: Run, *, interrupted: bool) -> None:
     print("\n" + report.table(results))
     if validated and settings.compare:
         print(report.comparison(run.progress))
-    print()
-    for name in names:
-        print(f"{run.folder / name}.keras   {name}, for keras.saving.load_model")
-    for name, content in _FILES.items():
-        if (run.folder / name).exists():
-            print(f"{run.folder / name}   {content}")
+    files = {f"{name}.keras": f"{name}, for keras.saving.load_model" for name in names} | _FILES
+    written = {run.folder / file: content for file, content in files.items()}
+    rows = [(str(path), content) for path, content in written.items() if path.exists()]
+    print("\n" + report.columns(("file", "content"), rows))
     if interrupted:
         print(f"\nInterrupted; all is saved. To go on: lnrnn train --resume {run.folder}")
     else:
@@ -210,14 +211,18 @@ def _settings(options: Mapping[str, Any]) -> Settings:
             )
     if resolved.get("text") is not None:
         resolved["text"] = str(Path(resolved["text"]).absolute())
-    resolved.setdefault("backend", os.environ.get("KERAS_BACKEND") or _first_installed())
+    resolved.setdefault("backend", _default_backend())
     if "steps" not in resolved and "seconds" not in resolved:
         resolved["steps"] = _DEFAULT_STEPS
     return Settings(**resolved)
 
 
-def _first_installed() -> str:
-    return next((b for b in BACKENDS if find_spec(b)), BACKENDS[0])
+def _default_backend() -> str:
+    """That of Keras if it is loaded, of KERAS_BACKEND if set, or the first installed."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"].backend.backend()
+    installed = [b for b in BACKENDS if find_spec(b)]
+    return os.environ.get("KERAS_BACKEND") or (installed or BACKENDS)[0]
 
 
 def _check_new(folder: Path) -> None:

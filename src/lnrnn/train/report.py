@@ -7,10 +7,11 @@ import dataclasses
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from lnrnn import __version__
 from lnrnn.train.checkpoint import Progress, Row
 from lnrnn.train.files import replacing
 from lnrnn.train.settings import Settings
@@ -91,11 +92,12 @@ def write_metrics(file: Path, progress: Mapping[str, Progress]) -> None:
 
 def write_summary(file: Path, settings: Settings, facts: Mapping[str, object]) -> None:
     """Write settings, versions and results as JSON."""
-    versions = {p: version(p) for p in ("lnrnn", "keras", "numpy")}
+    modules = map(import_module, ("keras", settings.backend, "numpy"))
+    versions = {module.__name__: module.__version__ for module in modules}
     summary = {
         **facts,
         "settings": dataclasses.asdict(settings),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"lnrnn": __version__, "python": platform.python_version(), **versions},
         "platform": platform.platform(),
     }
     with replacing(file) as path:
@@ -122,6 +124,7 @@ def plot(file: Path, progress: Mapping[str, Progress], title: str) -> None:
                 color=colour,
             )  # fmt: skip
         axes.set_xlabel(label)
+        axes.margins(x=0.08)
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -112,4 +112,9 @@ def scan(body: Body, states: States, xs: tuple[Any, ...], emit: bool) -> Any:
         # XLA needs a static bound to differentiate a loop
         maximum_iterations=steps if xs[0].shape[0] is None else xs[0].shape[0],
     )
-    return states, emitted[0].stack() if emit else None
+    if not emit:
+        return states, None
+    outputs = emitted[0].stack()
+    # a TensorArray forgets the number of steps
+    outputs.set_shape([xs[0].shape[0], *h.shape])
+    return states, outputs

@@ -133,8 +133,7 @@ class Recurrence:
 
     def step(self, inputs: Array, states: States, noise: Noise) -> States:
         """The states after one step: `inputs` as from the method of that name."""
-        states = self._clip_incoming(states)
-        new = self.cell(inputs, states, noise)
+        new = self.cell(inputs, self._clip_incoming(states), noise)
         takes = (noise.take_h, noise.take_c)
         return tuple(
             n if take is None else old + take * (n - old)
