@@ -10,10 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-import tomllib
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,11 +23,11 @@ from lnrnn.train import checkpoint, corpus
 from lnrnn.train.checkpoint import Progress, Row
 from lnrnn.train.files import replacing
 from lnrnn.train.report import columns, comparison
-from lnrnn.train.settings import Settings, UserError
+from lnrnn.train.settings import Settings
 
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))
-SMALL = "--units 8 --length 8 --batch 4 --every 5".split()
-NOISY = "--dropout 0.2 --recurrent-dropout 0.1 --zoneout 0.1".split()
+SMALL = ["--units", "8", "--length", "8", "--batch", "4", "--every", "5"]
+NOISY = ["--cell", "simple", "--dropout", "0.2", "--zoneout", "0.1"]
 
 
 def lnrnn(*arguments: object) -> int:
@@ -68,7 +67,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 def test_train_writes_a_whole_run(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
-        "LayerNormLSTM.keras",
+        "LayerNormSimpleRNN.keras",
         "bpc.png",
         "checkpoint.npz",
         "metrics.csv",
@@ -77,7 +76,7 @@ def test_train_writes_a_whole_run(run: Path) -> None:
     }
     heading, *rows = metrics(run)
     assert heading == ["model", "step", "training_bpc", "validation_bpc"]
-    assert [row[:2] for row in rows] == [["LayerNormLSTM", step] for step in ("5", "10", "12")]
+    assert [row[:2] for row in rows] == [["LayerNormSimpleRNN", step] for step in ("5", "10", "12")]
     losses = [float(row[3]) for row in rows]
     assert losses == sorted(losses, reverse=True)
     assert len((run / "sample.txt").read_text()) == 600
@@ -85,7 +84,7 @@ def test_train_writes_a_whole_run(run: Path) -> None:
 
 def test_the_summary_agrees_with_the_metrics(run: Path) -> None:
     summary = json.loads((run / "run.json").read_text())
-    result = summary["models"]["LayerNormLSTM"]
+    result = summary["models"]["LayerNormSimpleRNN"]
     assert summary["finished"] is True
     assert result["steps"] == 12
     assert result["validation_bpc"] == float(metrics(run)[-1][3])
@@ -102,7 +101,7 @@ def test_the_plot_is_a_png_of_two_panels(run: Path) -> None:
 def test_the_saved_model_is_the_one_validated(run: Path) -> None:
     import lnrnn.keras  # noqa: F401  its layers are found by name
 
-    model = keras.saving.load_model(run / "LayerNormLSTM.keras")
+    model: Any = keras.saving.load_model(run / "LayerNormSimpleRNN.keras")
     settings = checkpoint.read(run).settings
     held_out = corpus.Corpus("", TEXT).validation(settings)
     loss = model.evaluate(*held_out, batch_size=settings.batch, verbose=0)
@@ -116,12 +115,14 @@ def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(
     interrupted = tmp_path / "interrupted"
     arguments = ("train", "--text", text, "--out", interrupted, *SMALL, *NOISY)
     assert _stop_at(7, *arguments, "--steps", 12) == 128 + signal.SIGINT
-    assert checkpoint.read(interrupted).progress["LayerNormLSTM"].step == 7
+    assert checkpoint.read(interrupted).progress["LayerNormSimpleRNN"].step == 7
     assert json.loads((interrupted / "run.json").read_text())["finished"] is False
     assert lnrnn("train", "--resume", interrupted) == 0
     assert metrics(interrupted) == metrics(run)
     whole, resumed = checkpoint.read(run), checkpoint.read(interrupted)
-    for a, b in zip(whole.arrays["LayerNormLSTM"], resumed.arrays["LayerNormLSTM"], strict=True):
+    for a, b in zip(
+        whole.arrays["LayerNormSimpleRNN"], resumed.arrays["LayerNormSimpleRNN"], strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -140,3 +141,289 @@ def _stop_at(step: int, *arguments: object) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus.Corpus, "batch", counted)
         return lnrnn(*arguments)
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    arguments = ["--text", text, "--out", out, "--compare", "--steps", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lnrnn.cli", "train", *map(str, arguments), *SMALL],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("LSTM  step 10/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert f"lnrnn train --resume {out}" in rest
+    assert rest.count("LayerNormLSTM reached") + rest.count("has not reached") == 1
+    progress = checkpoint.read(out).progress
+    assert list(progress) == ["LayerNormLSTM", "LSTM"]
+    assert all(p.step >= 10 for p in progress.values())
+    assert {p.name for p in out.iterdir()} >= {"LSTM.keras", "bpc.png", "sample.txt"}
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+BAD_TEXTS = {
+    "missing": (None, "No such file"),
+    "empty": (b" \n\n", "is empty"),
+    "binary": (bytes(range(256)), "is not UTF-8 text"),
+    "nul": (b"abc\0" * 999, "NUL"),
+    "short": (b"To be, or not to be" * 9, "has 171 characters, but --length 64 needs 1,320"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TEXTS)
+def test_a_bad_text_is_refused(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, reason = BAD_TEXTS[kind]
+    if content is not None:
+        (tmp_path / kind).write_bytes(content)
+    error = refused(capsys, "train", "--text", tmp_path / kind, "--out", tmp_path / "out")
+    assert kind in error and reason in error
+    assert not (tmp_path / "out").exists()
+
+
+BAD_OPTIONS = {
+    "--units 0": "--units: it is a whole number from 1; got '0'",
+    "--units many": "got 'many'",
+    "--layers -1": "got '-1'",
+    "--seconds 0": "--seconds: it is a number above 0",
+    "--seconds inf": "got 'inf'",
+    "--learning-rate nan": "got 'nan'",
+    "--dropout 1": "--dropout: it is a number from 0 to below 1; got '1'",
+    "--zoneout -0.1": "--zoneout",
+    "--seed -1": "--seed: it is a whole number from 0",
+    "--cell rnn": "invalid choice: 'rnn'",
+    "--backend numpy": "invalid choice: 'numpy'",
+    "--engine warp": "engine is one of 'auto'",
+    "--variant hast_lnlstm": "nearest are 'haste_lnlstm'",
+    "--cell gru --variant haste_lnlstm": "is a form of --cell lstm; got --cell gru",
+    "--length": "expected one argument",
+    "--colour blue": "unrecognized arguments: --colour blue",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_a_bad_option_is_refused(
+    options: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    error = refused(capsys, "train", "--text", text, "--out", out, *options.split())
+    assert BAD_OPTIONS[options] in error
+    assert not out.exists()
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(
+    run: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in run.iterdir()}
+    error = refused(capsys, "train", "--text", text, "--out", run)
+    assert "is not empty" in error and f"--resume {run}" in error
+    assert {p: p.read_bytes() for p in run.iterdir()} == before
+
+
+def test_a_directory_that_cannot_be_made_is_refused(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Cannot write into" in refused(capsys, "train", "--text", text, "--out", text / "out")
+
+
+def test_a_backend_that_is_not_there_is_refused(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lnrnn.train import program
+
+    monkeypatch.setattr(program, "find_spec", lambda name: None if name == "torch" else object())
+    options = ("--text", text, "--out", tmp_path / "out", "--backend", "torch")
+    assert "pip install 'lnrnn[torch]'" in refused(capsys, "train", *options)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign", "arrays"])
+def test_a_damaged_run_is_refused(
+    damage: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (run / checkpoint.FILE).read_bytes()
+    file = tmp_path / checkpoint.FILE
+    file.write_bytes(
+        {"cut": content[:-99], "noise": os.urandom(999), "empty": b""}.get(damage, b"")
+    )
+    if damage == "foreign":
+        np.savez(file, state=np.array("[]"))
+    if damage == "arrays":
+        whole = checkpoint.read(run)
+        whole.arrays["LayerNormSimpleRNN"].pop()
+        checkpoint.write(tmp_path, whole)
+    before = file.read_bytes()
+    assert "damaged" in refused(capsys, "train", "--resume", tmp_path, "--steps", 20)
+    assert "damaged" in refused(capsys, "sample", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert file.read_bytes() == before
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a run" in refused(capsys, "train", "--resume", tmp_path)
+    assert "is not a run" in refused(capsys, "sample", tmp_path / "nowhere")
+
+
+def test_resume_keeps_settings_and_text(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "drop --units" in refused(capsys, "train", "--resume", run, "--units", 9)
+    assert "drop --out" in refused(capsys, "train", "--resume", run, "--out", tmp_path)
+    assert "is finished" in refused(capsys, "train", "--resume", run)
+
+    other = shutil.copytree(run, tmp_path / "other")
+    saved = checkpoint.read(other)
+    saved.digest = "0" * 64
+    checkpoint.write(other, saved)
+    assert "another text" in refused(capsys, "train", "--resume", other, "--steps", 20)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(file) as path:
+        path.write_text("half of the n")
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    with replacing(file) as path:
+        path.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def sampled(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    capsys.readouterr()
+    assert lnrnn("sample", *arguments) == 0
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+def test_sample_is_reproducible(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (run, "--prompt", "The ", "--length", 40)
+    first = sampled(capsys, *options, "--seed", 5)
+    assert first.startswith("The ") and len(first) == 44
+    assert sampled(capsys, *options, "--seed", 5) == first
+    assert sampled(capsys, *options, "--seed", 6) != first
+
+
+def test_the_likeliest_text_goes_on_from_its_own_beginning(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    likeliest = (run, "--temperature", 0)
+    whole = sampled(capsys, *likeliest, "--prompt", "if ", "--length", 30)
+    assert sampled(capsys, *likeliest, "--prompt", whole[:20], "--length", 13) == whole
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("norm", ["LayerNorm", ""])
+def test_steps_with_carried_states_are_the_model_on_the_whole(cell: str, norm: str) -> None:
+    from lnrnn.train.model import build, single_step
+
+    model = build(norm + cell, Settings(units=8, layers=2, dropout=0.5), characters=9)
+    step = single_step(model)
+    characters = np.random.default_rng(0).integers(0, 9, (2, 5))
+    states = [np.zeros((2, 8), np.float32) for _ in step.inputs[1:]]
+    logits = []
+    for t in range(5):
+        y, *states = step.predict_on_batch([characters[:, t : t + 1], *states])
+        logits.append(y)
+    whole = model.predict_on_batch(characters)
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_sample_refuses_what_it_cannot_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the character 'ß'" in refused(capsys, "sample", run, "--prompt", "Spaß")
+    assert "has no model 'LSTM': use LayerNormSimpleRNN" in refused(
+        capsys, "sample", run, "--model", "LSTM"
+    )
+    assert "--temperature" in refused(capsys, "sample", run, "--temperature", "-1")
+
+
+def test_info_names_frameworks_engines_and_dialects(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lnrnn("info") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["keras", keras.__version__] for line in lines)
+    assert any(line.startswith(f"portable  {keras.backend.backend()}") for line in lines)
+    first_words = {line.split()[0] for line in lines if line}
+    assert set(dialects.DIALECTS) <= first_words
+    row = next(line for line in lines if line.startswith("tf1_cifg_ln "))
+    assert row.split() == [
+        *("tf1_cifg_ln", "lstm", "sum[f", "g", "o]", "carry", "1e-12"),
+        *("tensorflow/tensorflow", "@1.15.5"),
+    ]
+
+
+def test_the_program_loads_no_framework_before_it_must() -> None:
+    code = "import sys, lnrnn.cli; lnrnn.cli.main(['info'])\nprint(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(eval(out.stdout.splitlines()[-1]))
+    assert loaded.isdisjoint({"keras", "jax", "torch", "tensorflow", "matplotlib", "rich"})
+
+
+def test_markdown_is_cleaned() -> None:
+    markdown = (
+        "## ACT I\n\n_Enter A\nand B_\n\n\n\n**A &amp; B**  \nSpeak, _\\[Aside]_ \\-\\-or not\n"
+    )
+    clean = "ACT I\n\nEnter A\nand B\n\nA & B\nSpeak, [Aside] --or not\n"
+    assert corpus.clean_markdown(markdown) == clean
+
+
+def test_without_the_plays_the_text_is_pythons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "find_spec", lambda name: None)
+    assert "pydoc_data" in corpus.load(None).name
+    assert topics["lambda"] in corpus.load(None).text
+
+
+def test_windows_are_text_and_the_held_out_part_is_apart() -> None:
+    part = corpus.Corpus("", TEXT)
+    settings = Settings(length=8, batch=4)
+    x, y = part.batch(3, settings)
+    assert x.shape == y.shape == (4, 8)
+    np.testing.assert_array_equal(x[:, 1:], y[:, :-1])
+    for row in np.concatenate([x, y[:, -1:]], axis=1):
+        assert "".join(part.vocabulary[i] for i in row) in TEXT
+    again, other = part.batch(3, settings)[0], part.batch(4, settings)[0]
+    assert np.array_equal(x, again) and not np.array_equal(x, other)
+    held_out = "".join(part.vocabulary[i] for i in part.held_out)
+    assert TEXT.endswith(held_out) and len(part.training) + len(held_out) == len(TEXT)
+    for row in part.validation(settings)[0]:
+        assert "".join(part.vocabulary[i] for i in row) in held_out
+
+
+def test_comparison_finds_the_first_step_as_good() -> None:
+    def progress(*bpc: float) -> Progress:
+        rows = [Row(10 * (i + 1), 0.0, b, 0.0) for i, b in enumerate(bpc)]
+        return Progress(step=rows[-1].step, rows=rows)
+
+    sentence = comparison({"A": progress(3.0, 2.0, 1.0), "B": progress(4.0, 2.5, 2.6)})
+    assert sentence == "A reached the 2.500 of B after 20 of 30 steps."
+    assert "has not reached" in comparison({"A": progress(3.0), "B": progress(2.0)})
+
+
+def test_columns_line_up() -> None:
+    lines = columns(("model", "BPC"), [("A", "2.5"), ("LSTM", "12.5")]).splitlines()
+    assert lines == ["model   BPC", "A       2.5", "LSTM   12.5"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_display_shows_each_model(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lnrnn.train.display import Display
+
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    monkeypatch.setenv("COLUMNS", "120")
+    row = Row(step=10, training_bpc=3.5, validation_bpc=3.25, seconds=2.0)
+    progress = {"LSTM": Progress(step=10, seconds=2.0, rows=[row])}
+    with Display(Settings(steps=20, batch=2, length=50), progress) as display:
+        display.validation("LSTM")
+    out = capsys.readouterr().out
+    for figure in ("LSTM", "10/20", "3.500", "3.250", "500"):
+        assert figure in out
+    assert ("Ctrl-C" in out) == terminal

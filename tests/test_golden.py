@@ -41,6 +41,27 @@ def one_of_each(case: str = "a", gates: int = 1) -> list[Path]:
     return list(chosen.values())
 
 
+# every condition, and what is rare among the variants
+CONDITIONS = (
+    "baselines_lnlstm_done__a__f64",
+    "embodied_gru_prelayer__a__f32",
+    "haste_lngru_lengths__a__f64",
+    "haste_lnindrnn__a__f64",
+    "haste_lnlstm_zoneout_train__a__f64",
+    "kiros_lnlstm_mask__a__f64",
+    "lingvo_lnlstm_simple_padding__a__f32",
+    "lingvo_lnlstm_simple_zoneout_eval__a__f64",
+    "speechbrain_sligru_ln_tanh__a__f64",
+    "tf1_lnbasiclstm_seqlen__a__f64",
+    "tfa_lnlstm_mask__a__f64",
+    "tflite_lnlstm_peephole_proj_clip__a__f32",
+    "zero_lngru__a__f32",
+)
+ON_THE_BACKEND = pytest.mark.parametrize(
+    ("engine", "frontend"), [("portable", None), (None, "keras")]
+)
+
+
 def changed(file: golden.Golden, **arrays: np.ndarray) -> golden.Golden:
     return dataclasses.replace(file, arrays={**file.arrays, **arrays})
 
@@ -52,6 +73,23 @@ def test_every_file_passes_with_the_reference() -> None:
     assert len(report.passed) + len(report.skipped) == len(list(FILES.glob("*.npz"))) == 249
     assert {name.split("__")[0] for name in report.skipped} == set(OUTSIDE)
     assert {read(FILES / name).dialect.name for name in report.passed} == set(DIALECTS)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@ON_THE_BACKEND
+def test_files_pass_on_the_backend(name: str, engine: str | None, frontend: str | None) -> None:
+    assert golden.compare(read(FILES / name), adapters.choose(engine, frontend)) is None
+
+
+@pytest.mark.parametrize("array", ["y", "cT", "g/c0", "g/w/gamma_h"])
+@ON_THE_BACKEND
+def test_faults_are_seen_on_the_backend(
+    array: str, engine: str | None, frontend: str | None
+) -> None:
+    file = read(FILES / "haste_lnlstm_zoneout_train__a__f64")
+    wrong = changed(file, **{array: file.arrays[array] + 1e-6})
+    message = golden.compare(wrong, adapters.choose(engine, frontend))
+    assert message is not None and message.startswith(f"{array} ")
 
 
 @pytest.mark.parametrize("path", one_of_each(gates=2), ids=lambda p: p.stem)
@@ -239,6 +277,13 @@ def test_an_unknown_dialect_fails(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dialect": "mystery_lngru"}))
     assert golden.main([str(tmp_path)]) == 1
     assert "no dialect is named 'mystery_lngru'" in capsys.readouterr().out
+
+
+def test_a_front_end_has_no_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        golden.main([str(FILES), "--engine", "reference", "--frontend", "keras"])
+    assert stopped.value.code == 2
+    assert "No front end computes with the reference" in capsys.readouterr().err
 
 
 def test_nothing_to_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _train(out: Path | None = None, resume: Path | None = None, **options: Any) -> int:
+def _train(resume: Path | None = None, **options: Any) -> int:
     from lnrnn.train import program
 
-    if resume is None:
-        return program.train(out, options)
-    return program.resume(resume, options)
+    if resume is not None:
+        return program.resume(resume, options)
+    return program.train(options.pop("out", None), options)
 
 
 def _sample(**options: Any) -> int:
@@ -230,3 +230,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("engine", str, "of the layer-normalised layers"),
     ("every", _count, "steps between validations"),
 )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,13 @@ import os
 # before any framework is imported
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-# two devices on one machine, for the tests of data parallelism
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# XLA compiles each eager call of a loop anew: quickly rather than well.  Two devices on one
+# machine are for the tests of data parallelism.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_force_host_platform_device_count=2",
+)
 
 from collections.abc import Iterator
 from contextlib import nullcontext

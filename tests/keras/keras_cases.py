@@ -95,9 +95,11 @@ def initial_states(kind: Kind, batch: int = BATCH, units: int = UNITS) -> list[n
 def mixed(layer: Any, inputs: int = INPUTS, seed: int = 3) -> Any:
     """The layer (or cell), built, with random weights that have no symmetry."""
     if not layer.built:
-        layer.build((None, inputs) if isinstance(layer, keras.layers.Layer) and not hasattr(
-            layer, "cell"
-        ) else (None, None, inputs))
+        layer.build(
+            (None, inputs)
+            if isinstance(layer, keras.layers.Layer) and not hasattr(layer, "cell")
+            else (None, None, inputs)
+        )
     cell = getattr(layer, "cell", layer)
     sizes = Sizes(inputs, cell.units, cell.output_size)
     layer_params = random_params(cell.variant, sizes, np.random.default_rng(seed))

@@ -16,8 +16,14 @@ REGULARIZED = {
 }
 
 CASES = {
-    "all_noise": ({**NOISE, "zoneout": 0.2, "weight_dropout": 0.3, "return_sequences": True, "seed": 7}, (3, 2, 3)),
-    "backwards_unrolled": ({"go_backwards": True, "unroll": True, "use_bias": False, "norm_epsilon": 1e-3}, (3, 3)),
+    "all_noise": (
+        {**NOISE, "zoneout": 0.2, "weight_dropout": 0.3, "return_sequences": True, "seed": 7},
+        (3, 2, 3),
+    ),
+    "backwards_unrolled": (
+        {"go_backwards": True, "unroll": True, "use_bias": False, "norm_epsilon": 1e-3},
+        (3, 3),
+    ),
     "stateful": ({"stateful": True, **REGULARIZED}, (3, 3)),
 }
 SPECIAL = {

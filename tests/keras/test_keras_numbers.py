@@ -289,9 +289,7 @@ def test_bidirectional_output_shape(mode, return_state):
 
 def test_stacked_lstm_cells_with_mask():
     ones = {"kernel_initializer": "ones", "recurrent_initializer": "ones", "variant": "none"}
-    layer = keras.layers.RNN(
-        [LSTM.cell(1, bias_initializer="zeros", **ones) for _ in range(2)]
-    )
+    layer = keras.layers.RNN([LSTM.cell(1, bias_initializer="zeros", **ones) for _ in range(2)])
     mask = np.array([[1, 1, 1], [1, 1, 0]], bool)
     y = to_numpy(layer(np.ones((2, 3, 4), "float32"), mask=mask))
     # Keras gives four digits

@@ -61,9 +61,12 @@ class Dialect:
         ValueError: the layout misses an element of a canonical weight or has one twice.
 
     Example:
+        >>> from lnrnn.dialects import get
         >>> haste = get("haste_lnlstm")
-        >>> params = haste.to_canonical(weights)  # by haste's names
-        >>> weights = haste.from_canonical(params)
+        >>> weights = {n: np.zeros(s) for n, s in haste.shapes(Sizes(3, 8, 8)).items()}
+        >>> params = haste.to_canonical(weights)
+        >>> haste.from_canonical(params)["gamma"].shape
+        (2, 32)
     """
 
     name: str

@@ -135,7 +135,7 @@ _NEMATUS = Dialect(
 _NEMATUS_B = replace(
     _NEMATUS,
     name="nematus_lngru_biasB",
-    title="the same with the bias in the state norm",
+    title="Nematus GRUStep with layer norm, the bias in the state norm",
     variant=_NEMATUS.variant.replace(bias_x=False, bias_h=True),
     layout=_nematus("bias_h", _LAYER),
 )
@@ -150,7 +150,7 @@ _NEMATUS_RMS = replace(
 _NEMATUS_RMS_B = replace(
     _NEMATUS_RMS,
     name="nematus_rmsgru_biasB",
-    title="the same with the bias in the state norm",
+    title="Nematus GRUStep with RMS norm, the bias in the state norm",
     variant=_NEMATUS_B.variant.replace(norm="rms", norms=_RMS_NORMS),
     layout=_nematus("bias_h", _RMS),
 )
@@ -264,7 +264,7 @@ _SHEEPRL = Dialect(
 _SHEEPRL_NOBIAS = replace(
     _SHEEPRL,
     name="sheeprl_lngru_nobias",
-    title="the same without a bias",
+    title="SheepRL LayerNormGRUCell without a bias",
     variant=_DREAMER,
     layout={n: p for n, p in _SHEEPRL.layout.items() if n != "linear.bias"},
 )

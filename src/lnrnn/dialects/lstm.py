@@ -212,7 +212,7 @@ _PYTORCH = Dialect(
 _PYTORCH_DECOMPOSED = replace(
     _PYTORCH,
     name="pytorch_fastrnns_lnlstm_decomposed",
-    title="the same with decompose_layernorm: no epsilon, NaN from a zero state",
+    title="PyTorch benchmarks/fastrnns LayerNormLSTMCell, decompose_layernorm: no epsilon",
     variant=_CARRY.replace(epsilon=0.0),
 )
 
@@ -314,7 +314,7 @@ _SONNET = Dialect(
 _SONNET_PEEPHOLE = replace(
     _SONNET,
     name="sonnet1_lstm_ln_peephole_proj",
-    title="the same with peepholes, clipped states and a projection",
+    title="Sonnet 1 LSTM with use_layer_norm, peepholes, clipped states and a projection",
     variant=_SONNET.variant.replace(
         peephole="after",
         output_peephole="cell",
@@ -369,7 +369,7 @@ _TF1 = replace(
 _TF1_PEEPHOLE_CLIP = replace(
     _TF1,
     name="tf1_lnlstm_peephole_clip",
-    title="the same with peepholes and a clipped cell",
+    title="TensorFlow 1 contrib LayerNormLSTMCell with peepholes and a clipped cell",
     variant=_TF1.variant.replace(peephole="after", cell_clip=1.0, cell_clip_at="after_norm"),
     layout={
         **_TF1.layout,
@@ -381,7 +381,7 @@ _TF1_PEEPHOLE_CLIP = replace(
 _TF1_PEEPHOLE_PROJ = replace(
     _TF1_PEEPHOLE_CLIP,
     name="tf1_lnlstm_peephole_proj",
-    title="the same with peepholes and a clipped projection",
+    title="TensorFlow 1 contrib LayerNormLSTMCell with peepholes and a clipped projection",
     variant=_TF1.variant.replace(
         peephole="after", cell_clip_at="after_norm", projection=True, projection_clip=0.8
     ),
@@ -414,7 +414,7 @@ _TF1_CIFG = replace(
 _TF1_CIFG_PEEPHOLE = replace(
     _TF1_CIFG,
     name="tf1_cifg_ln_peephole",
-    title="the same with peepholes",
+    title="TensorFlow 1 contrib CoupledInputForgetGateLSTMCell with layer_norm and peepholes",
     variant=_TF1_CIFG.variant.replace(peephole="after"),
     layout={**_TF1_CIFG.layout, **per_gate("W_{}_diag", "peephole", {"f": "F", "o": "O"})},
     initializers={**_TF1_CIFG.initializers, "peephole": "glorot_uniform"},
@@ -474,7 +474,7 @@ _ICEFALL = Dialect(
 _ICEFALL_PROJ = replace(
     _ICEFALL,
     name="icefall_lnlstm_proj",
-    title="the same with a projection",
+    title="icefall LayerNormLSTMCell with a projection",
     variant=_ICEFALL.variant.replace(projection=True),
     layout={**_ICEFALL.layout, "weight_hr": Transposed(Columns("projection_kernel"))},
     # U(-1/sqrt(H), 1/sqrt(H)) on a matrix (H, P).
@@ -596,13 +596,13 @@ _LINGVO_SIMPLE = Dialect(
 _LINGVO_SIMPLE_CAP = replace(
     _LINGVO_SIMPLE,
     name="lingvo_lnlstm_simple_fb1_cap",
-    title="the same with forget_gate_bias 1 and cell_value_cap 0.8",
+    title="lingvo LayerNormalizedLSTMCellSimple, forget_gate_bias 1, cell_value_cap 0.8",
     variant=_LINGVO_SIMPLE.variant.replace(forget_bias=1.0, cell_clip=0.8),
 )
 _LINGVO_SIMPLE_CIFG = replace(
     _LINGVO_SIMPLE,
     name="lingvo_lnlstm_simple_cifg",
-    title="the same with coupled input and forget gates",
+    title="lingvo LayerNormalizedLSTMCellSimple with coupled input and forget gates",
     variant=_LINGVO_SIMPLE.variant.replace(norms=_COUPLED_EACH, coupled=True),
     layout={
         "b": Columns("sum_norm_bias", "gfo"),
@@ -613,7 +613,7 @@ _LINGVO_SIMPLE_CIFG = replace(
 _LINGVO_SIMPLE_PROJ = replace(
     _LINGVO_SIMPLE,
     name="lingvo_lnlstm_simple_proj_linear",
-    title="the same with a linear output and a projection",
+    title="lingvo LayerNormalizedLSTMCellSimple with a linear output and a projection",
     variant=_LINGVO_SIMPLE.variant.replace(output_activation="linear", projection=True),
     layout={**_LINGVO_SIMPLE.layout, "w_proj": Columns("projection_kernel")},
 )
@@ -645,7 +645,7 @@ _LINGVO_LEAN = replace(
 _LINGVO_LEAN_PROJ = replace(
     _LINGVO_LEAN,
     name="lingvo_lnlstm_lean_proj_bias",
-    title="the same with a second bias, a capped cell and a projection",
+    title="lingvo LayerNormalizedLSTMCellLean with a second bias, a cap and a projection",
     variant=_LINGVO_LEAN.variant.replace(bias=True, cell_clip=0.8, projection=True),
     layout={
         **_LINGVO_LEAN.layout,
@@ -684,21 +684,21 @@ _TFLITE = Dialect(
 _TFLITE_CIFG = replace(
     _TFLITE,
     name="tflite_lnlstm_cifg",
-    title="the same without an input gate",
+    title="TensorFlow Lite UNIDIRECTIONAL_SEQUENCE_LSTM with layer norm, no input gate",
     variant=_TFLITE.variant.replace(norms=_COUPLED_EACH, coupled=True),
     layout=_lite("fgo"),
 )
 _TFLITE_PEEPHOLE = replace(
     _TFLITE,
     name="tflite_lnlstm_peephole",
-    title="the same with peepholes, inside the norms",
+    title="TensorFlow Lite UNIDIRECTIONAL_SEQUENCE_LSTM with layer norm and peepholes",
     variant=_TFLITE.variant.replace(peephole="inside"),
     layout=_lite("ifgo", "ifo"),
 )
 _TFLITE_PEEPHOLE_PROJ = replace(
     _TFLITE_PEEPHOLE,
     name="tflite_lnlstm_peephole_proj_clip",
-    title="the same with peepholes, a clipped cell and a clipped projection",
+    title="TensorFlow Lite UNIDIRECTIONAL_SEQUENCE_LSTM with all options",
     variant=_TFLITE_PEEPHOLE.variant.replace(
         cell_clip=0.8, projection=True, projection_bias=True, projection_clip=0.5
     ),
@@ -750,7 +750,7 @@ _RETURNN = Dialect(
 _RETURNN_HIDDEN = replace(
     _RETURNN,
     name="returnn_lnlstm_hidden",
-    title="the same with hidden_norm",
+    title="RETURNN LayerNormVariantsLSTMCell, global_norm and hidden_norm",
     variant=_RETURNN.variant.replace(hidden_norm=True),
     layout={
         **_RETURNN.layout,
@@ -761,7 +761,7 @@ _RETURNN_HIDDEN = replace(
 _RETURNN_JOINED = replace(
     _RETURNN,
     name="returnn_lnlstm_joined",
-    title="the same with global_norm_joined",
+    title="RETURNN LayerNormVariantsLSTMCell, global_norm_joined",
     variant=_RETURNN.variant.replace(norms=_JOINED),
     layout={
         **_RETURNN_MATRICES,
@@ -773,27 +773,27 @@ _RETURNN_JOINED = replace(
 _RETURNN_JOINED_NOCELL = replace(
     _RETURNN_JOINED,
     name="returnn_lnlstm_joined_nocell",
-    title="the same with global_norm_joined and no cell norm",
+    title="RETURNN LayerNormVariantsLSTMCell, global_norm_joined without cell_norm",
     variant=_RETURNN_JOINED.variant.replace(cell_norm="none"),
     layout={n: p for n, p in _RETURNN_JOINED.layout.items() if n not in _RETURNN_CELL},
 )
 _RETURNN_PER_GATE = replace(
     _RETURNN,
     name="returnn_lnlstm_pergate",
-    title="the same with per_gate_norm",
+    title="RETURNN LayerNormVariantsLSTMCell, per_gate_norm",
     variant=_RETURNN.variant.replace(norms=_EACH),
     layout={**_RETURNN_MATRICES, **_RETURNN_EACH},
 )
 _RETURNN_CONCAT = replace(
     _RETURNN_PER_GATE,
     name="returnn_lnlstm_concat_pergate",
-    title="the same with per_gate_norm and one matrix",
+    title="RETURNN LayerNormVariantsLSTMCell, per_gate_norm and with_concat",
     layout={"W_ff_re": _joined_matrix("igfo"), **_RETURNN_EACH},
 )
 _RNMT_PLUS = replace(
     _RETURNN_PER_GATE,
     name="returnn_lnlstm_rnmtplus",
-    title="the same as in RNMT+: per_gate_norm, the output from the cell before its norm",
+    title="RETURNN LayerNormVariantsLSTMCell as in RNMT+: output from the cell before its norm",
     variant=_RETURNN_PER_GATE.variant.replace(cell_norm="carry_only"),
 )
 

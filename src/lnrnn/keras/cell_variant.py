@@ -21,29 +21,39 @@ class CellKind:
 
     Args:
         name: the class name without `Cell`.
-        scope: the name of the cell inside its layer, as in Keras.
+        stock: the name of the Keras layer that it replaces.
         cells: the values of `Variant.cell` that the class computes.
         default: name of the dialect whose equations are the default.
         only: arguments that this class has and the others have not.
     """
 
     name: str
-    scope: str
+    stock: str
     cells: tuple[str, ...]
     default: str
     only: tuple[str, ...] = ()
 
+    @property
+    def scope(self) -> str:
+        """The name of the cell inside its layer, as in Keras: `lstm_cell`."""
+        return {"SimpleRNN": "simple_rnn"}.get(self.stock, self.stock.lower()) + "_cell"
 
-SIMPLE = CellKind("LayerNormSimpleRNN", "simple_rnn_cell", ("simple", "indrnn"), "book_lnsimplernn")
+
+SIMPLE = CellKind("LayerNormSimpleRNN", "SimpleRNN", ("simple", "indrnn"), "book_lnsimplernn")
 LSTM = CellKind(
     "LayerNormLSTM",
-    "lstm_cell",
+    "LSTM",
     ("lstm",),
     "haste_lnlstm",
     ("unit_forget_bias", "zoneout_cell", "projection_units"),
 )
-GRU = CellKind("LayerNormGRU", "gru_cell", ("gru", "ligru"), "haste_lngru", ("reset_after",))
+GRU = CellKind("LayerNormGRU", "GRU", ("gru", "ligru"), "haste_lngru", ("reset_after",))
 KINDS = (SIMPLE, LSTM, GRU)
+
+
+def foreign(kind: CellKind) -> dict[str, str]:
+    """Arguments that a kind does not take, each with the name of the class that does."""
+    return {name: other.name for other in KINDS if other is not kind for name in other.only}
 
 
 def plain(kind: CellKind, reset_after: bool = True) -> Variant:

@@ -14,10 +14,11 @@ from keras import ops
 # which Keras does not export
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
+from lnrnn.dialects import Dialect
 from lnrnn.engines import select
 from lnrnn.keras import cell_variant, initial
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
-from lnrnn.dialects import Dialect
+from lnrnn.keras.signature import in_order_of
 from lnrnn.params import SITES, Sizes, affine_gates, check, shapes
 from lnrnn.variant import Variant
 
@@ -72,9 +73,18 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
 
     kind: ClassVar[CellKind]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in vars(cls):
+            stock = getattr(keras.layers, f"{cls.kind.stock}Cell")
+            init = LayerNormCell.__init__
+            ordered = in_order_of(stock, init, without=cell_variant.foreign(cls.kind))
+            cls.__init__ = ordered(init)
+
     def __init__(
         self,
         units: int,
+        *,
         activation: Any = "auto",
         recurrent_activation: Any = "auto",
         use_bias: bool = True,
@@ -92,7 +102,6 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         recurrent_dropout: float = 0.0,
         reset_after: bool | None = None,
         seed: int | None = None,
-        *,
         variant: VariantArgument = None,
         norm_epsilon: float | None = None,
         gain_initializer: Any = "auto",
@@ -181,12 +190,13 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
         """One step: inputs (B, I), states [h] or [h, c]; returns h and the new states."""
         states = list(states) if isinstance(states, (list, tuple)) else [states]
+        inputs = ops.cast(inputs, self.compute_dtype)
         noise: dict[str, Any] = {}
         if training:
             mask = self.get_dropout_mask(inputs)
             inputs = inputs if mask is None else inputs * mask
             self._refuse_moving_noise()
-            noise["recurrent_mask"] = self.get_recurrent_dropout_mask(states[0])
+            noise["recurrent_mask"] = self.sequence_mask(states[0])
         noise |= self.noise((ops.shape(inputs)[0],), training)
         new = select.step(self.request())(
             self.variant,
@@ -254,18 +264,18 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             found[name] = self._bernoulli((*leading, width), keep) / keep
         return found
 
-    def get_recurrent_dropout_mask(self, step_input: Any) -> Any:
-        """The factor on h that is fixed over a sequence; None in the other modes.
+    def sequence_mask(self, h: Any) -> Any:
+        """The factor on h (B, R) that is fixed over a sequence; None in the other modes."""
+        if self.recurrent_dropout_mode != "sequence":
+            return None
+        return super().get_recurrent_dropout_mask(h)
 
-        `keras.layers.RNN` calls this before its loop, so the mask of DropConnect is drawn
-        here too: nothing may be drawn inside the loop on JAX.
-        """
+    def get_recurrent_dropout_mask(self, step_input: Any) -> Any:
+        """What `keras.layers.RNN` calls before its loop, in which JAX can draw nothing."""
         self._inside_rnn = True
         if self.weight_dropout:
             self._get_weight_mask(self.weight_names[1])
-        if self.recurrent_dropout_mode != "sequence":
-            return None
-        return super().get_recurrent_dropout_mask(step_input)
+        return self.sequence_mask(step_input)
 
     def reset_recurrent_dropout_mask(self) -> None:
         """Forget the masks of the last sequence that concern h."""
@@ -279,7 +289,12 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.reset_recurrent_dropout_mask()
 
     def params(self) -> dict[str, np.ndarray]:
-        """The weights under their canonical names, see [lnrnn.params][]."""
+        """The weights under their canonical names, see [lnrnn.params][].
+
+        Raises:
+            ValueError: the cell is not built, so it has no weights.
+        """
+        self._check_built()
         return {n: ops.convert_to_numpy(getattr(self, n)) for n in self.weight_names}
 
     def load_params(self, params: Mapping[str, Any]) -> None:
@@ -288,6 +303,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         Raises:
             ValueError: other names or shapes than this cell has; nothing is set then.
         """
+        self._check_built()
         check(self.variant, params, Sizes(self.kernel.shape[0], self.units, self.output_size))
         for name in self.weight_names:
             getattr(self, name).assign(params[name])
@@ -303,9 +319,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 config[name] = _serialize(handler, getattr(self, name))
         given = self._given_variant
         config["variant"] = given.to_dict() if isinstance(given, Variant) else given
-        # arguments of the other cells are not of this one
-        others = {a for kind in cell_variant.KINDS for a in kind.only} - set(self.kind.only)
-        return {**super().get_config(), **{k: v for k, v in config.items() if k not in others}}
+        foreign = cell_variant.foreign(self.kind)
+        return {**super().get_config(), **{k: v for k, v in config.items() if k not in foreign}}
 
     def _resolve(self) -> tuple[Variant, Dialect | None, dict[str, Any]]:
         """The variant after Keras's arguments, its dialect if named, unnamed activations."""
@@ -385,6 +400,13 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 f"{self.kind.name}, which draws them before its loop."
             )
 
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError(
+                f"{self.kind.name} has weights once it is built; got one without an input shape: "
+                "call it on an input, or build((batch, steps, features))."
+            )
+
     def _check_options(self) -> None:
         if not isinstance(self.units, int) or self.units <= 0:
             raise ValueError(
@@ -406,13 +428,18 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             raise ValueError(
                 f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
             )
-        for kind in cell_variant.KINDS:
-            for name in kind.only:
-                if kind is not self.kind and getattr(self, name):
-                    raise ValueError(
-                        f"{name} is an argument of {kind.name}; got it for {self.kind.name}: "
-                        "leave it out."
-                    )
+        if self.projection_units is not None and self.projection_units <= 0:
+            raise ValueError(
+                f"projection_units is a positive integer or None; got {self.projection_units}: "
+                "use None for no projection."
+            )
+        for name, owner in cell_variant.foreign(self.kind).items():
+            given = getattr(self, name)
+            if given is not None and (given != 0 or given is False):
+                raise ValueError(
+                    f"{name} is an argument of {owner}; got {name}={given} for {self.kind.name}: "
+                    "leave it out."
+                )
 
 
 @keras.saving.register_keras_serializable(package="lnrnn")

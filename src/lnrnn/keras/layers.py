@@ -10,12 +10,14 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
+from lnrnn.keras import cell_variant
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
 )
+from lnrnn.keras.signature import in_order_of
 
 
 class LayerNormRNN(keras.layers.RNN):
@@ -23,12 +25,18 @@ class LayerNormRNN(keras.layers.RNN):
 
     cell_class: ClassVar[type[LayerNormCell]]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "cell_class" in vars(cls):
+            kind = cls.cell_class.kind
+            inits = (LayerNormRNN.__init__, LayerNormCell.__init__)
+            stock = getattr(keras.layers, kind.stock)
+            ordered = in_order_of(stock, *inits, without=cell_variant.foreign(kind))
+            cls.__init__ = ordered(LayerNormRNN.__init__)
+
     def __init__(
         self,
         units: int,
-        activation: Any = "auto",
-        recurrent_activation: Any = "auto",
-        use_bias: bool = True,
         *,
         return_sequences: bool = False,
         return_state: bool = False,
@@ -50,9 +58,6 @@ class LayerNormRNN(keras.layers.RNN):
         of_layer = {k: cell_options.pop(k) for k in _LAYER_OPTIONS & set(cell_options)}
         cell = self.cell_class(
             units,
-            activation,
-            recurrent_activation,
-            use_bias,
             dtype=dtype,
             trainable=trainable,
             name=self.cell_class.kind.scope,
@@ -73,6 +78,11 @@ class LayerNormRNN(keras.layers.RNN):
             **of_layer,
         )
         self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
+        """Create the weights, and the state variables of a stateful layer."""
+        super().build(sequences_shape, initial_state_shape)
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
 
     def call(
         self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
@@ -97,6 +107,8 @@ class LayerNormRNN(keras.layers.RNN):
                 f"A sequence has one step or more; got sequences of shape {sequences.shape}: "
                 "leave empty sequences out."
             )
+        if initial_state is not None:
+            self._check_states(sequences, initial_state)
         return super().call(sequences, initial_state, mask=mask, training=training)
 
     def inner_loop(
@@ -109,7 +121,7 @@ class LayerNormRNN(keras.layers.RNN):
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
-        x = ops.transpose(sequences, (1, 0, 2))
+        x = ops.transpose(ops.cast(sequences, self.compute_dtype), (1, 0, 2))
         mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))
         if self.go_backwards:
             x = ops.flip(x, axis=0)
@@ -119,7 +131,7 @@ class LayerNormRNN(keras.layers.RNN):
             cell.reset_masks()
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped
-            noise.setdefault("recurrent_mask", cell.get_recurrent_dropout_mask(states[0]))
+            noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
         request = cell.request(unroll=self.unroll)
         outputs, states = select.choose(cell.engine, request).load(request)(
             cell.variant,
@@ -165,6 +177,28 @@ class LayerNormRNN(keras.layers.RNN):
         """The layer that `get_config` described."""
         return cls(**config)
 
+    def _check_states(self, sequences: Any, initial_state: Any) -> None:
+        batch = sequences.shape[0]
+        expected = [(batch, size) for size in self.state_size]
+        given = [tuple(s.shape) for s in tree.flatten(initial_state)]
+        fits = len(given) == len(expected) and all(
+            len(shape) == 2
+            and all(a == b or None in (a, b) for a, b in zip(shape, want, strict=True))
+            for shape, want in zip(given, expected, strict=True)
+        )
+        if not fits:
+            names = ", ".join(self.cell.variant.states)
+            raise ValueError(
+                f"initial_state is [{names}] of the shapes {expected}; got {given}: pass those "
+                "states, or None for zeros."
+            )
+
+    def _create_state_variables(self, batch_size: int) -> None:
+        super()._create_state_variables(batch_size)
+        for state in tree.flatten(self.states):
+            # an autocast variable of the torch backend assigns to a copy of itself
+            state._autocast = False
+
     def _maybe_config_dropout_masks(self, *_: Any) -> None:
         """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
 
@@ -180,7 +214,9 @@ class LayerNormLSTM(LayerNormRNN):
     biases: with gates i, f, g, o side by side,
 
     $$(i, f, g, o) = \mathrm{LN}(x_t W; \gamma_x) + \mathrm{LN}(h_{t-1} U; \gamma_h) + b$$
+
     $$c_t = \sigma(f) \odot c_{t-1} + \sigma(i) \odot \tanh(g)$$
+
     $$h_t = \sigma(o) \odot \tanh(\mathrm{LN}(c_t; \gamma_c, \beta_c))$$
 
     Args:
@@ -247,7 +283,7 @@ class LayerNormLSTM(LayerNormRNN):
 
     Example:
         >>> layer = LayerNormLSTM(64, return_sequences=True)
-        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        >>> tuple(layer(np.zeros((8, 20, 3), "float32")).shape)
         (8, 20, 64)
 
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450; lmnt-com/haste @ceba32ec.
@@ -266,6 +302,7 @@ class LayerNormGRU(LayerNormRNN):
     $H = \mathrm{LN}(h_{t-1} U; \gamma_h, \beta_h)$,
 
     $$r = \sigma(X_r + H_r), \quad z = \sigma(X_z + H_z), \quad n = \tanh(X_n + r \odot H_n)$$
+
     $$h_t = z \odot h_{t-1} + (1 - z) \odot n$$
 
     Args:
@@ -285,7 +322,7 @@ class LayerNormGRU(LayerNormRNN):
 
     Example:
         >>> layer = LayerNormGRU(64)
-        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        >>> tuple(layer(np.zeros((8, 20, 3), "float32")).shape)
         (8, 64)
 
     Source: lmnt-com/haste @ceba32ec.  Initial gains and biases depart from haste's;
@@ -319,7 +356,7 @@ class LayerNormSimpleRNN(LayerNormRNN):
 
     Example:
         >>> layer = LayerNormSimpleRNN(64)
-        >>> layer(np.zeros((8, 20, 3), "float32")).shape
+        >>> tuple(layer(np.zeros((8, 20, 3), "float32")).shape)
         (8, 64)
 
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4.  Initial gains and

@@ -24,7 +24,9 @@ from lnrnn.keras.cells import (
 )
 from lnrnn.keras.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN, LayerNormSimpleRNN
 from lnrnn.params import columns
-from lnrnn.variant import Variant
+from lnrnn.variant import Site, Variant
+
+Weights = dict[str, np.ndarray]
 
 # arguments that our layers have and Keras's have not
 OPTIONS = (
@@ -73,6 +75,12 @@ _FAMILIES = {
     ),
 }
 _FAMILY_OF = {stock: name for name, family in _FAMILIES.items() for stock in family.forms}
+# how Keras's configs name them
+_BY_NAME: dict[tuple[Any, Any], type] = {
+    ("keras.layers", stock.__name__): stock for stock in _FAMILY_OF
+}
+# models whose graph of layers Keras can rebuild with other layers
+_GRAPHS = (Functional, keras.Sequential)
 _BIASES = ("bias", "bias_x", "sum_norm_bias", "x_norm_bias", "h_norm_bias", "bias_h")
 # where a weight of a Keras layer goes: to the first of these that the variant has
 _PLACES = {
@@ -83,7 +91,7 @@ _PLACES = {
     "bias_h": ("bias_h", "h_norm_bias", *_BIASES),
 }
 # the norms within which a bias stands
-_AROUND = {"bias_x": ("x", "sum"), "bias_h": ("h", "sum")}
+_AROUND: dict[str, tuple[Site, ...]] = {"bias_x": ("x", "sum"), "bias_h": ("h", "sum")}
 
 
 class Replacement(NamedTuple):
@@ -249,7 +257,10 @@ def from_keras(layer: Any) -> Weights:
         ValueError: a layer that is not built.
 
     Example:
-        >>> LayerNormLSTM(16, variant="none").load_params(from_keras(lstm))  # both built
+        >>> lstm, ours = keras.layers.LSTM(16), LayerNormLSTM(16, variant="none")
+        >>> lstm.build((None, None, 8))
+        >>> ours.build((None, None, 8))
+        >>> ours.load_params(from_keras(lstm))
     """
     name = next((n for stock, n in _FAMILY_OF.items() if isinstance(layer, stock)), None)
     if name is None:
@@ -260,19 +271,19 @@ def from_keras(layer: Any) -> Weights:
     if not cell.built:
         raise ValueError(f"from_keras reads weights; got {layer.name!r}, not built: build it.")
     kind, gates, _ = _FAMILIES[name]
-    found = {"kernel": cell.kernel, "recurrent_kernel": cell.recurrent_kernel}
-    if cell.bias is not None and len(cell.bias.shape) == 2:  # (2, G H)
-        found["bias_x"], found["bias_h"] = keras.ops.convert_to_numpy(cell.bias)
-    elif cell.bias is not None:
-        found["bias"] = cell.bias
-    canonical = cell_variant.plain(kind).gates
-    return {
-        name: np.concatenate(
-            [keras.ops.convert_to_numpy(w)[..., columns(gates, g, cell.units)] for g in canonical],
-            axis=-1,
-        )
-        for name, w in found.items()
-    }
+
+    def reordered(weight: Any) -> np.ndarray:
+        value = np.asarray(keras.ops.convert_to_numpy(weight))
+        blocks = [value[..., columns(gates, g, cell.units)] for g in cell_variant.plain(kind).gates]
+        return np.concatenate(blocks, axis=-1)
+
+    found = {n: reordered(getattr(cell, n)) for n in ("kernel", "recurrent_kernel")}
+    if cell.bias is None:
+        return found
+    bias = reordered(cell.bias)
+    if bias.ndim == 2:  # (2, G H) of reset_after
+        return {**found, "bias_x": bias[0], "bias_h": bias[1]}
+    return {**found, "bias": bias}
 
 
 def carry_over(
@@ -338,7 +349,7 @@ class _Copier:
     def copy(self, layer: Any) -> Any:
         """The copy of a layer, always the same one of a shared layer."""
         if id(layer) not in self._copies:
-            if type(layer) in (Functional, keras.Sequential) and layer.layers:
+            if type(layer) in _GRAPHS and layer.layers:
                 copy = keras.models.clone_model(layer, clone_function=self.copy)
             else:
                 copy = self._copy_by_config(layer)
@@ -374,19 +385,21 @@ class _Copier:
             self.load(child, its_copy, inner, listed and not reason)
 
     def _children(self, old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
-        children = old._flatten_layers(include_self=False, recursive=False)
-        if all(id(c) in self._copies or _is_input(c) for c in children):
-            return ((c, self._copies[id(c)]) for c in children if not _is_input(c))
-        copies = new._flatten_layers(include_self=False, recursive=False)
-        return zip(children, copies, strict=True)
+        """The layers directly inside one, each with its copy."""
+        if type(old) in _GRAPHS and self._copies.get(id(old)) is new:
+            return ((c, self._copies[id(c)]) for c in old.layers if id(c) in self._copies)
+        # a wrapper tracks its layers in the order in which its constructor makes them
+        layers, copies = (
+            w._flatten_layers(include_self=False, recursive=False) for w in (old, new)
+        )
+        return zip(layers, copies, strict=True)
 
     def _copy_by_config(self, layer: Any) -> Any:
-        serialize = keras.saving.serialize_keras_object
-        # the config comes from a living object, not from a file that one must distrust
-        trusted = {"safe_mode": False}
+        saving: Any = keras.saving
         try:
-            config = self._rewritten(serialize(layer))
-            copy = keras.saving.deserialize_keras_object(config, **trusted)
+            config = saving.serialize_keras_object(layer)
+            # the config is of a living object, not of a file that one must distrust
+            copy = saving.deserialize_keras_object(self._rewritten(config), safe_mode=False)
         except (NotImplementedError, TypeError) as error:
             raise ValueError(
                 f"layer_normalize copies what Keras can copy by get_config and from_config; got "
@@ -404,12 +417,12 @@ class _Copier:
             return type(config)(self._rewritten(c) for c in config)
         if not isinstance(config, dict):
             return config
-        stock = getattr(keras.layers, str(config.get("class_name")), None)
-        ours = stock in _FAMILY_OF and config.get("module") == "keras.layers"
-        if not ours or isinstance(self.chosen[_FAMILY_OF[stock]], _Left):
+        stock = _BY_NAME.get((config.get("module"), config.get("class_name")))
+        if stock is None or isinstance(self.chosen[_FAMILY_OF[stock]], _Left):
             return {k: self._rewritten(v) for k, v in config.items()}
+        saving: Any = keras.saving
         new = self._normalized(stock, config["config"])
-        return {**config, **keras.saving.serialize_keras_object(new)}
+        return {**config, **saving.serialize_keras_object(new)}
 
     def _normalized(self, stock: type, config: Mapping[str, Any]) -> Any:
         """Our layer or cell with the arguments that were set on a Keras one."""
@@ -515,10 +528,6 @@ def _vary(params: Weights, variant: Variant) -> bool:
     """Whether any bias differs between the units of a gate."""
     biases = [(params[b], len(bias_gates(variant, b))) for b in _BIASES if b in params]
     return any(np.ptp(b.reshape(gates, -1), axis=1).any() for b, gates in biases)
-
-
-def _is_input(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.InputLayer)
 
 
 def _custom_classes(model: Any) -> dict[str, type]:

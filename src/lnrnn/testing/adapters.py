@@ -99,7 +99,7 @@ def portable(framework: str) -> Adapter:
 
         return _differentiate(framework, function, variant, params, given)
 
-    return run
+    return _double(framework, run)
 
 
 def keras_layers(engine: str) -> Adapter:
@@ -131,7 +131,11 @@ def keras_layers(engine: str) -> Adapter:
         training = any(np.ndim(share) for share in shares.values())
         rates = {n: 1 - s for n, s in shares.items() if not np.ndim(s)}
         sizes = sizes_of(variant, params)
-        arguments = {} if variant.cell != "lstm" else {"zoneout_cell": rates.get("take_c", 0.0)}
+        # the weights come from the file, so nothing need be drawn
+        groups = ("kernel", "recurrent", "bias", "gain", "norm_bias")
+        arguments: dict[str, Any] = {f"{group}_initializer": "zeros" for group in groups}
+        if variant.cell == "lstm":
+            arguments["zoneout_cell"] = rates.get("take_c", 0.0)
         if variant.projection:
             arguments["projection_units"] = sizes.hidden
         layer = classes[variant.cell](
@@ -179,7 +183,7 @@ def keras_layers(engine: str) -> Adapter:
 
         return _differentiate(framework, function, variant, params, given)
 
-    return run
+    return _double(framework, run)
 
 
 ENGINES = ("reference", "portable")
@@ -214,6 +218,23 @@ def _framework() -> str:
     return os.environ.get("KERAS_BACKEND") or installed[0]
 
 
+def _double(framework: str, run: Adapter) -> Adapter:
+    """The adapter with float64 allowed where a file needs it; JAX has it only on demand."""
+    if framework != "jax":
+        return run
+    config = import_module("jax").config
+
+    def allowed(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        before = config.jax_enable_x64
+        config.update("jax_enable_x64", given.dtype == "float64")
+        try:
+            return run(variant, params, given)
+        finally:
+            config.update("jax_enable_x64", before)
+
+    return allowed
+
+
 def _states(variant: Variant) -> tuple[str, ...]:
     return tuple(f"{state}0" for state in variant.states)
 
@@ -242,9 +263,6 @@ Differentiated = tuple[list[Array], dict[str, Array]]
 def _jax(function: Function, arrays: Any, weights: Any, dtype: str) -> Differentiated:
     import jax
     import jax.numpy as jnp
-
-    if dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
 
     def constant(value: Any) -> Any:
         return _constant(value, dtype, jnp.asarray)

@@ -14,7 +14,7 @@ from lnrnn.train.settings import Settings, UserError
 CLIP_NORM = 1.0  # bound on the norm of all gradients together
 
 
-def recurrent_layer(name: str, settings: Settings, *, seed: int, stateful: bool) -> Any:
+def recurrent_layer(name: str, settings: Settings, seed: int) -> Any:
     """A recurrent layer by the name of its class, with the run's settings.
 
     The kernels depend on `seed` alone, so that a layer and its normalised form start from
@@ -26,7 +26,7 @@ def recurrent_layer(name: str, settings: Settings, *, seed: int, stateful: bool)
         "recurrent_dropout": settings.recurrent_dropout,
         "seed": seed + 2,
         "return_sequences": True,
-        "stateful": stateful,
+        "return_state": True,
     }
     if not name.startswith("LayerNorm"):
         return getattr(keras.layers, name)(settings.units, **options)
@@ -40,15 +40,13 @@ def recurrent_layer(name: str, settings: Settings, *, seed: int, stateful: bool)
     )
 
 
-def build(name: str, settings: Settings, characters: int, *, stateful: bool = False) -> Any:
+def build(name: str, settings: Settings, characters: int) -> Any:
     """A compiled language model.
 
     Args:
         name: class of its recurrent layers.
         settings: of the run.
         characters: size of the vocabulary, V.
-        stateful: for generation: one character of one text (1, 1) a call, the states kept
-            from call to call; else windows (B, T).
 
     Returns:
         A `keras.Model` from characters (B, T) to logits (B, T, V).
@@ -59,14 +57,12 @@ def build(name: str, settings: Settings, characters: int, *, stateful: bool = Fa
     draws = np.random.SeedSequence(settings.seed).generate_state(3 + 2 * settings.layers) >> 2
     seeds = map(int, draws)
     random.seed(next(seeds))  # from here Keras takes the seeds of initialisers that have none
-    shape: dict[str, Any] = {"batch_shape": (1, 1)} if stateful else {"shape": (settings.length,)}
-    inputs = keras.Input(dtype="int32", **shape)
+    inputs = keras.Input((None,), dtype="int32")
     uniform: Any = keras.initializers.RandomUniform(-0.05, 0.05, seed=next(seeds))
     hidden = keras.layers.Embedding(characters, settings.units, uniform)(inputs)
     for _ in range(settings.layers):
         try:
-            layer = recurrent_layer(name, settings, seed=next(seeds), stateful=stateful)
-            hidden = layer(hidden)
+            hidden, *_ = recurrent_layer(name, settings, next(seeds))(hidden)
         except ValueError as error:
             raise UserError(str(error)) from error
         hidden = keras.layers.Dropout(settings.dropout, seed=next(seeds))(hidden)
@@ -102,13 +98,26 @@ def set_state(model: Any, arrays: list[np.ndarray]) -> None:
         variable.assign(array)
 
 
-def stateful_copy(model: Any, settings: Settings) -> Any:
-    """The model for generation: with batch and length 1, its states kept from call to call."""
-    characters = model.output_shape[-1]
-    copy = build(model.name, settings, characters, stateful=True)
-    for variable, trained in zip(copy.trainable_variables, model.trainable_variables, strict=True):
-        variable.assign(trained)
-    return copy
+def single_step(model: Any) -> Any:
+    """The same layers as a model of one step, with the states as inputs and outputs.
+
+    Args:
+        model: of `build`.
+
+    Returns:
+        A `keras.Model` from characters (B, 1) and states (B, H) each to a list of logits
+        (B, 1, V) and new states.  It shares the weights.
+    """
+    hidden = character = keras.Input((1,), dtype="int32")
+    before, after = [], []
+    for layer in model.layers[1:]:
+        if isinstance(layer, keras.layers.RNN):
+            states = [keras.Input((n,)) for n in keras.tree.flatten(layer.cell.state_size)]
+            hidden, *new = layer(hidden, initial_state=states)
+            before, after = before + states, after + new
+        else:
+            hidden = layer(hidden)
+    return keras.Model([character, *before], [hidden, *after])
 
 
 def generate(
@@ -117,7 +126,7 @@ def generate(
     """Text that goes on from a prompt, character by character.
 
     Args:
-        model: a stateful model of `build`.
+        model: of `build`.
         vocabulary: the model's characters, V of them.
         prompt: characters read before the first is drawn; if empty, the vocabulary's
             first (a new line in most texts) is read instead.
@@ -137,16 +146,19 @@ def generate(
             f"The prompt has the character {unknown[0]!r}, which the training text has not: "
             "leave it out."
         )
+    step = single_step(model)
+    states = [np.zeros((1, *shape.shape[1:]), np.float32) for shape in step.inputs[1:]]
     draw = np.random.default_rng(seed)
-    for character in (prompt or vocabulary[0])[:-1]:
-        model.predict_on_batch(np.array([[vocabulary.index(character)]], np.int32))
-    number = vocabulary.index((prompt or vocabulary[0])[-1])
+    *read, number = (vocabulary.index(c) for c in prompt or vocabulary[0])
+    for earlier in read:
+        _, *states = step.predict_on_batch([np.array([[earlier]], np.int32), *states])
     for _ in range(length):
-        logits = model.predict_on_batch(np.array([[number]], np.int32))[0, 0].astype(np.float64)
+        logits, *states = step.predict_on_batch([np.array([[number]], np.int32), *states])
+        scores = logits[0, 0].astype(np.float64)
         if temperature:
             # the largest of logits / temperature + Gumbel noise is a draw from the softmax
-            logits = logits / temperature + draw.gumbel(size=logits.shape)
-        number = int(logits.argmax())
+            scores = scores / temperature + draw.gumbel(size=scores.shape)
+        number = int(scores.argmax())
         yield vocabulary[number]
 
 

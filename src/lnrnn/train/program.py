@@ -121,12 +121,11 @@ def sample(
         )
     _load_keras(saved.settings.backend)
 
-    from lnrnn.train.model import build, generate, set_state, stateful_copy
+    from lnrnn.train.model import build, generate, set_state
 
     trained = build(name, saved.settings, len(saved.vocabulary))
     set_state(trained, saved.arrays[name])
-    reader = stateful_copy(trained, saved.settings)
-    text = generate(reader, saved.vocabulary, prompt, length, temperature, seed)
+    text = generate(trained, saved.vocabulary, prompt, length, temperature, seed)
     first = next(text)  # an error comes before anything is written
     yield prompt + first
     yield from text
@@ -147,7 +146,7 @@ def _train(run: Run) -> int:
 
 def _finish(run: Run, *, interrupted: bool) -> None:
     """Write models, plot, sample and summary, and say what the run came to."""
-    from lnrnn.train.model import generate, stateful_copy
+    from lnrnn.train.model import generate
 
     settings, vocabulary = run.settings, run.corpus.vocabulary
     names = list(run.models)
@@ -159,8 +158,14 @@ def _finish(run: Run, *, interrupted: bool) -> None:
         report.plot(
             run.folder / "bpc.png", run.progress, f"{' and '.join(names)} on {run.corpus.name}"
         )
-    reader = stateful_copy(run.models[names[0]], settings)
-    text = generate(reader, vocabulary, "", _SAMPLE_CHARACTERS, _SAMPLE_TEMPERATURE, settings.seed)
+    text = generate(
+        run.models[names[0]],
+        vocabulary,
+        prompt="",
+        length=_SAMPLE_CHARACTERS,
+        temperature=_SAMPLE_TEMPERATURE,
+        seed=settings.seed,
+    )
     with replacing(run.folder / "sample.txt") as path:
         path.write_text("".join(text), encoding="utf-8")
 

@@ -1,0 +1,160 @@
+"""Bad arguments: one sentence with the rule, the values and what to do instead."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras_cases import (
+    BATCH,
+    GRU,
+    INPUTS,
+    LSTM,
+    SIMPLE,
+    UNITS,
+    each_kind,
+    initial_states,
+    mixed,
+    sequences,
+)
+
+from lnrnn import Variant
+
+# class, arguments, what the message has to say
+BAD = {
+    "lstm_with_gru": (LSTM, {"variant": "haste_lngru"}, "use LayerNormGRU"),
+    "gru_with_lstm": (GRU, {"variant": "haste_lnlstm"}, "use LayerNormLSTM"),
+    "simple_with_lstm": (SIMPLE, {"variant": Variant(cell="lstm")}, "use LayerNormLSTM"),
+    "lstm_with_indrnn": (LSTM, {"variant": "haste_lnindrnn"}, "use LayerNormSimpleRNN"),
+    "unknown_variant": (LSTM, {"variant": "haste_lstm"}, "haste_lnlstm"),
+    "no_variant": (LSTM, {"variant": 3}, "variant"),
+    "unknown_field": (LSTM, {"variant": {"cell": "lstm", "gates": "if"}}, "no field 'gates'"),
+    "units_zero": (GRU, {"units": 0}, "units is a positive integer"),
+    "units_negative": (GRU, {"units": -3}, "units is a positive integer"),
+    "units_float": (GRU, {"units": 2.5}, "units is a positive integer"),
+    "dropout_one": (LSTM, {"dropout": 1.0}, "dropout is a probability"),
+    "dropout_negative": (LSTM, {"dropout": -0.1}, "dropout is a probability"),
+    "recurrent_dropout": (LSTM, {"recurrent_dropout": 1.5}, "recurrent_dropout is a probability"),
+    "zoneout": (GRU, {"zoneout": 2}, "zoneout is a probability"),
+    "zoneout_nan": (GRU, {"zoneout": float("nan")}, "zoneout is a probability"),
+    "zoneout_cell": (LSTM, {"zoneout_cell": -1}, "zoneout_cell is a probability"),
+    "weight_dropout": (SIMPLE, {"weight_dropout": 1}, "weight_dropout is a probability"),
+    "mode": (LSTM, {"recurrent_dropout_mode": "steps"}, "'step'"),
+    "candidate_of_simple": (
+        SIMPLE,
+        {"recurrent_dropout": 0.5, "recurrent_dropout_mode": "candidate"},
+        "candidate",
+    ),
+    "cudnn": (LSTM, {"use_cudnn": True}, "use_cudnn"),
+    "forget_bias_of_gru": (GRU, {"unit_forget_bias": True}, "LayerNormLSTM"),
+    "forget_bias_of_simple": (SIMPLE, {"unit_forget_bias": True}, "LayerNormLSTM"),
+    "reset_after_of_lstm": (LSTM, {"reset_after": True}, "LayerNormGRU"),
+    "reset_after_false_of_lstm": (LSTM, {"reset_after": False}, "LayerNormGRU"),
+    "zoneout_cell_of_gru": (GRU, {"zoneout_cell": 0.1}, "LayerNormLSTM"),
+    "projection_of_gru": (GRU, {"projection_units": 3}, "LayerNormLSTM"),
+    "projection_missing": (LSTM, {"variant": "tf1_lnlstm_peephole_proj"}, "projection_units"),
+    "projection_negative": (LSTM, {"projection_units": -2}, "projection_units"),
+    "clip_zero": (LSTM, {"recurrent_gradient_clip": 0.0}, "recurrent_gradient_clip"),
+    "clip_negative": (LSTM, {"recurrent_gradient_clip": -1}, "recurrent_gradient_clip"),
+    "epsilon": (LSTM, {"norm_epsilon": -1e-3}, "epsilon"),
+    "engine": (LSTM, {"engine": "cudnn"}, "'portable'"),
+    "reset_after": (GRU, {"variant": "dreamerv2_gru", "reset_after": True}, "reset_after"),
+    "unknown_argument": (LSTM, {"recurrent_layer_normalization": True}, "recurrent_layer_norm"),
+    "activation": (LSTM, {"activation": "tahn"}, "tahn"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("place", ["layer", "cell"])
+def test_bad_arguments(case, place):
+    kind, options, message = BAD[case]
+    of_layer = "use_cudnn" in options
+    make = kind.layer if place == "layer" or of_layer else kind.cell
+    with pytest.raises((ValueError, TypeError), match=message):
+        make(**{"units": UNITS, **options})
+
+
+def test_unknown_variant_names_what_is_near():
+    with pytest.raises(ValueError, match="haste_lngru"):
+        GRU.layer(UNITS, variant="haste_gru")
+
+
+def test_none_of_another_kind_is_not_an_error():
+    assert GRU.layer(UNITS, unit_forget_bias=None).cell.unit_forget_bias is None
+
+
+@each_kind
+@pytest.mark.parametrize("change", ["too_few", "too_many", "units", "batch"])
+def test_initial_state_of_another_form(kind, change):
+    layer, states = mixed(kind.layer(UNITS)), initial_states(kind)
+    given = {
+        "too_few": states[:-1],
+        "too_many": [*states, states[0]],
+        "units": [s[:, 1:] for s in states],
+        "batch": [s[1:] for s in states],
+    }[change]
+    with pytest.raises(ValueError, match="initial_state|state"):
+        layer(sequences(), initial_state=given)
+
+
+@each_kind
+@pytest.mark.parametrize("shape", [(BATCH, INPUTS), (BATCH, 5, 2, INPUTS)], ids=str)
+def test_inputs_that_are_no_sequences(kind, shape):
+    with pytest.raises(ValueError, match="ndim"):
+        kind.layer(UNITS)(np.zeros(shape, "float32"))
+
+
+@each_kind
+def test_another_number_of_features(kind):
+    layer = mixed(kind.layer(UNITS))
+    with pytest.raises(ValueError, match=f"{INPUTS + 1}"):
+        layer(sequences(inputs=INPUTS + 1))
+
+
+@each_kind
+def test_features_of_unknown_number(kind):
+    with pytest.raises(ValueError, match="number of features"):
+        kind.layer(UNITS)(keras.Input((None, None)))
+
+
+@each_kind
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "last_shape"])
+def test_bad_weights_leave_the_layer_as_it_was(kind, change):
+    layer = mixed(kind.layer(UNITS))
+    before = layer.get_weights()
+    params = {name: value + 1 for name, value in layer.params().items()}
+    names = list(params)
+    if change == "missing":
+        del params[names[-1]]
+    elif change == "unknown":
+        params["gain"] = np.ones(3)
+    else:
+        name = names[0] if change == "shape" else names[-1]
+        params[name] = params[name][1:]
+    for place in (layer, layer.cell):
+        with pytest.raises(ValueError, match=r"weights|shape"):
+            place.load_params(params)
+    for a, e in zip(layer.get_weights(), before, strict=True):
+        assert np.array_equal(a, e)
+
+
+def test_weights_before_there_are_any():
+    with pytest.raises(ValueError, match="buil"):
+        LSTM.layer(UNITS).load_params({})
+    with pytest.raises(ValueError, match="buil"):
+        LSTM.layer(UNITS).params()
+
+
+def test_params_are_what_load_params_takes():
+    layer, other = mixed(LSTM.layer(UNITS), seed=1), mixed(LSTM.layer(UNITS), seed=2)
+    other.load_params(layer.params())
+    for a, e in zip(other.get_weights(), layer.get_weights(), strict=True):
+        assert np.array_equal(a, e)
+
+
+def test_report_of_the_engines():
+    from lnrnn.engines.select import ENGINES, Yes
+
+    report = LSTM.layer(UNITS).engine_report()
+    assert list(report) == [engine.name for engine in ENGINES]
+    assert report["portable"] == Yes()

@@ -1,0 +1,245 @@
+"""States: given, returned, carried over batches, in both directions and in stacks."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras_cases import (
+    BATCH,
+    INPUTS,
+    KINDS,
+    LSTM,
+    STEPS,
+    UNITS,
+    by_reference,
+    each_kind,
+    initial_states,
+    mixed,
+    sequences,
+    to_numpy,
+)
+
+from lnrnn.testing import assert_close
+
+
+@each_kind
+@pytest.mark.parametrize("sequence", [False, True], ids=["last", "all"])
+def test_order_of_what_is_returned(kind, sequence):
+    layer = mixed(kind.layer(UNITS, return_sequences=sequence, return_state=True))
+    y, *states = to_numpy(layer(sequences()))
+    expected = by_reference(layer, sequences())
+    assert_close("y", y, expected.y if sequence else expected.y[:, -1], "float32")
+    assert_close("states", states, expected.states, "float32")
+
+
+@each_kind
+def test_initial_state_in_every_way_to_call(kind):
+    layer = mixed(kind.layer(UNITS))
+    x, states = sequences(), initial_states(kind)
+    expected = by_reference(layer, x, states).y[:, -1]
+    inputs = keras.Input((None, INPUTS))
+    given = [keras.Input((UNITS,)) for _ in states]
+    model = keras.Model([inputs, *given], layer(inputs, given))
+    found = {
+        "keyword": layer(x, initial_state=states),
+        "positional": layer(x, states),
+        "functional": model([x, *states]),
+    }
+    if kind.states == 1:
+        found["alone"] = layer(x, initial_state=states[0])
+    for name, y in found.items():
+        assert_close(name, to_numpy(y), expected, "float32")
+
+
+@each_kind
+def test_encoder_and_decoder(kind):
+    """The final states of one layer start another."""
+    x = keras.Input((None, INPUTS))
+    encoder = kind.layer(UNITS, return_state=True)
+    decoder = kind.layer(UNITS, return_sequences=True)
+    _, *states = encoder(x)
+    model = keras.Model(x, decoder(x, initial_state=states))
+    mixed(encoder)
+    mixed(decoder, seed=8)
+    between = by_reference(encoder, sequences()).states
+    expected = by_reference(decoder, sequences(), between).y
+    assert_close("y", to_numpy(model(sequences())), expected, "float32")
+
+
+@each_kind
+def test_chunks_with_carried_state_are_one_sequence(kind):
+    layer = mixed(kind.layer(UNITS, return_sequences=True, return_state=True))
+    x = sequences()
+    first, *states = to_numpy(layer(x[:, :2]))
+    second, *states = to_numpy(layer(x[:, 2:], initial_state=states))
+    expected = by_reference(layer, x)
+    assert_close("y", np.concatenate([first, second], 1), expected.y, "float32")
+    assert_close("states", states, expected.states, "float32")
+
+
+@each_kind
+def test_stateful_batches_are_one_sequence(kind):
+    layer = kind.layer(UNITS, return_sequences=True, stateful=True)
+    layer.build((BATCH, None, INPUTS))
+    mixed(layer)
+    x = sequences()
+    expected = by_reference(layer, x)
+    for reset in (layer.reset_state, layer.reset_states):
+        found = [to_numpy(layer(part)) for part in (x[:, :2], x[:, 2:])]
+        assert_close("y", np.concatenate(found, 1), expected.y, "float32")
+        assert_close(
+            "states", [to_numpy(s.value) for s in layer.states], expected.states, "float32"
+        )
+        reset()
+        assert not any(to_numpy(s.value).any() for s in layer.states)
+
+
+@each_kind
+def test_stateful_model_predicts_on_and_on(kind):
+    model = keras.Sequential(
+        [
+            keras.Input(batch_shape=(BATCH, None, INPUTS)),
+            kind.layer(UNITS, return_sequences=True, stateful=True),
+        ]
+    )
+    layer = mixed(model.layers[0])
+    expected = by_reference(layer, np.concatenate([sequences()] * 2, 1)).y
+    found = [model.predict(sequences(), batch_size=BATCH, verbose=0) for _ in range(2)]
+    assert_close("y", np.concatenate(found, 1), expected, "float32")
+
+
+def test_stateful_layer_trains():
+    model = keras.Sequential(
+        [
+            keras.Input(batch_shape=(BATCH, None, INPUTS)),
+            LSTM.layer(UNITS, stateful=True),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x = np.concatenate([sequences()] * 3)
+    history = model.fit(x, np.ones((9, 1)), batch_size=BATCH, shuffle=False, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert all(to_numpy(s.value).any() for s in model.layers[0].states)
+
+
+def test_stateful_layer_refuses_another_batch():
+    layer = LSTM.layer(UNITS, stateful=True)
+    layer(sequences())
+    with pytest.raises(ValueError, match="batch size"):
+        layer(sequences(batch=BATCH + 1))
+
+
+def test_stateful_layer_needs_a_static_batch():
+    with pytest.raises(ValueError, match="batch size must be static"):
+        LSTM.layer(UNITS, stateful=True)(keras.Input((None, INPUTS)))
+
+
+@each_kind
+def test_go_backwards_returns_the_reversed_order(kind):
+    layer = mixed(kind.layer(UNITS, return_sequences=True, return_state=True, go_backwards=True))
+    y, *states = to_numpy(layer(sequences(), initial_state=initial_states(kind)))
+    expected = by_reference(layer, sequences()[:, ::-1], initial_states(kind))
+    assert_close("y", y, expected.y, "float32")
+    assert_close("states", states, expected.states, "float32")
+
+
+MERGES = {
+    "concat": lambda a, b: np.concatenate([a, b], -1),
+    "sum": lambda a, b: a + b,
+    "ave": lambda a, b: (a + b) / 2,
+    "mul": lambda a, b: a * b,
+    None: lambda a, b: np.stack([a, b]),
+}
+
+
+@pytest.mark.parametrize("mode", MERGES, ids=str)
+def test_bidirectional_merges(mode, kind=LSTM):
+    layer = keras.layers.Bidirectional(
+        kind.layer(UNITS, return_sequences=True, return_state=True), merge_mode=mode
+    )
+    layer.build((None, None, INPUTS))
+    ahead, back = mixed(layer.forward_layer, seed=4), mixed(layer.backward_layer, seed=5)
+    given = [s + i for i, s in enumerate(2 * initial_states(kind))]
+    half = len(given) // 2
+    there = by_reference(ahead, sequences(), given[:half])
+    again = by_reference(back, sequences()[:, ::-1], given[half:])
+    found = to_numpy(layer(sequences(), initial_state=given))
+    outputs = 2 if mode is None else 1
+    y = np.stack(found[:2]) if mode is None else found[0]
+    assert_close("y", y, MERGES[mode](there.y, again.y[:, ::-1]), "float32")
+    # forward h, forward c, backward h, backward c
+    states = [to_numpy(s) for s in found[outputs:]]
+    assert_close("states", states, [*there.states, *again.states], "float32")
+
+
+@each_kind
+def test_bidirectional_last_output(kind):
+    layer = keras.layers.Bidirectional(kind.layer(UNITS))
+    layer.build((None, None, INPUTS))
+    ahead, back = mixed(layer.forward_layer, seed=4), mixed(layer.backward_layer, seed=5)
+    there, again = by_reference(ahead, sequences()), by_reference(back, sequences()[:, ::-1])
+    expected = np.concatenate([there.y[:, -1], again.y[:, -1]], -1)
+    assert_close("y", to_numpy(layer(sequences())), expected, "float32")
+
+
+def test_stack_of_cells():
+    """RNN of a stack is one cell after the other, with the states of each."""
+    cells = [kind.cell(UNITS + i) for i, kind in enumerate(KINDS.values())]
+    rnn = keras.layers.RNN(cells, return_sequences=True, return_state=True)
+    rnn.build((None, None, INPUTS))
+    y, *states = to_numpy(rnn(sequences()))
+    assert isinstance(rnn.cell, keras.layers.StackedRNNCells)
+    expected = sequences()
+    for cell, found in zip(rnn.cell.cells, states, strict=True):
+        expected, last = by_reference(cell, expected)
+        assert_close("states", np.reshape(found, np.shape(last)), last, "float32")
+        expected = expected.astype("float32")
+    assert_close("y", y, expected, "float32")
+
+
+@each_kind
+@pytest.mark.parametrize("variant", [None, "other"])
+def test_layer_is_rnn_of_the_cell(kind, variant):
+    options = {"variant": variant and kind.other_dialect}
+    cell = mixed(kind.cell(UNITS, **options))
+    layer = kind.layer(UNITS, return_sequences=True, return_state=True, **options)
+    layer.build((None, None, INPUTS))
+    layer.set_weights(cell.get_weights())
+    rnn = keras.layers.RNN(cell, return_sequences=True, return_state=True)
+    given = initial_states(kind)
+    for a, e in zip(
+        to_numpy(layer(sequences(), initial_state=given)),
+        to_numpy(rnn(sequences(), initial_state=given)),
+        strict=True,
+    ):
+        assert_close("y", a, e, "float32")
+
+
+@each_kind
+def test_one_step_of_the_cell(kind):
+    cell = mixed(kind.cell(UNITS))
+    given, x = initial_states(kind), sequences(steps=1)
+    y, states = to_numpy(cell(x[:, 0], given))
+    expected = by_reference(cell, x, given)
+    assert_close("y", y, expected.y[:, 0], "float32")
+    assert_close("states", states, expected.states, "float32")
+
+
+@each_kind
+def test_what_rnn_asks_of_a_cell(kind):
+    cell = kind.cell(UNITS)
+    assert list(cell.state_size) == [UNITS] * kind.states and cell.output_size == UNITS
+    zeros = cell.get_initial_state(batch_size=BATCH)
+    assert [tuple(z.shape) for z in zeros] == [(BATCH, UNITS)] * kind.states
+
+
+def test_projected_states():
+    layer = LSTM.layer(UNITS, projection_units=2, return_sequences=True, return_state=True)
+    mixed(layer)
+    y, h, c = to_numpy(layer(sequences()))
+    expected = by_reference(layer, sequences())
+    assert y.shape == (BATCH, STEPS, 2) and h.shape == (BATCH, 2) and c.shape == (BATCH, UNITS)
+    assert_close("y", y, expected.y, "float32")
+    assert_close("c", c, expected.states[1], "float32")

@@ -1,0 +1,251 @@
+"""Training: compiled or not, reproducible, with constraints, in parts and in parallel."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras_cases import (
+    BACKEND,
+    BATCH,
+    GRU,
+    INPUTS,
+    KINDS,
+    LSTM,
+    SIMPLE,
+    UNITS,
+    by_reference,
+    draw,
+    each_kind,
+    mixed,
+    sequences,
+    to_numpy,
+)
+
+from lnrnn.testing import assert_close
+
+NOISE = {"dropout": 0.2, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_dropout": 0.1}
+GROUPS = ("kernel", "recurrent", "bias", "gain", "norm_bias")
+
+
+def _model(layer, steps=None):
+    model = keras.Sequential([keras.Input((steps, INPUTS)), layer, keras.layers.Dense(1)])
+    mixed(layer)
+    return model
+
+
+def _data(batch=8, steps=5):
+    return sequences(batch, steps), draw(batch, 1, seed=9)
+
+
+def _fit(model, epochs=2, **compile_options):
+    model.compile("sgd", "mse", **compile_options)
+    x, y = _data()
+    return model.fit(x, y, batch_size=4, epochs=epochs, verbose=0).history["loss"]
+
+
+# torch compiles the unrolled loop: a few steps of one layer say it all
+COMPILED = [k for k in KINDS if BACKEND != "torch" or k == "gru"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_and_eager_training_agree(name):
+    kind, weights, losses = KINDS[name], [], []
+    start = keras.Sequential([kind.layer(UNITS), keras.layers.Dense(1)])
+    start.build((None, 3, INPUTS))
+    x, y = _data(steps=3)
+    for options in ({"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}):
+        model = keras.models.clone_model(start)
+        model.set_weights(start.get_weights())
+        model.compile("sgd", "mse", **options)
+        losses.append(model.fit(x, y, batch_size=4, shuffle=False, verbose=0).history["loss"])
+        losses[-1].append(model.evaluate(x, y, batch_size=4, verbose=0))
+        weights.append([*model.get_weights(), model.predict(x, batch_size=4, verbose=0)])
+    for other in (1, 2):
+        assert_close("loss", losses[other], losses[0], "float32")
+        for a, e in zip(weights[other], weights[0], strict=True):
+            # three updates: the weights differ by their gradients' rounding
+            assert_close("weight", a, e, "float32", gradient=True)
+
+
+@each_kind
+def test_noise_in_compiled_training(kind):
+    losses = _fit(_model(kind.layer(UNITS, **NOISE)), jit_compile=BACKEND != "torch")
+    assert np.isfinite(losses).all()
+
+
+@each_kind
+def test_learning(kind):
+    """The sum of the first feature, from nothing."""
+    x = sequences(64, 6, 2)
+    y = np.tanh(x[:, :, 0].sum(1, keepdims=True))
+    model = keras.Sequential([keras.Input((None, 2)), kind.layer(16), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.02), "mse")
+    losses = model.fit(x, y, batch_size=32, epochs=25, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@each_kind
+def test_same_seed_same_training(kind):
+    found = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        found.append(_fit(keras.Sequential([kind.layer(UNITS, **NOISE), keras.layers.Dense(1)])))
+    assert found[0] == found[1] != found[2]
+
+
+@each_kind
+def test_seed_of_the_layer(kind):
+    """The seed gives the masks, and another seed others."""
+    x = sequences()
+    outputs = []
+    for seed in (3, 3, 4):
+        layer = mixed(kind.layer(UNITS, seed=seed, **NOISE))
+        outputs.append([to_numpy(layer(x, training=True)) for _ in range(2)])
+    assert np.array_equal(outputs[0], outputs[1])
+    assert not np.allclose(outputs[0], outputs[2])
+    assert not np.allclose(outputs[0][0], outputs[0][1])
+
+
+@each_kind
+def test_layer_that_is_not_trainable(kind):
+    frozen = kind.layer(UNITS, trainable=False)
+    model = _model(frozen)
+    assert not frozen.trainable_weights and len(frozen.non_trainable_weights) > 2
+    before = model.get_weights()
+    _fit(model)
+    for weight, old in zip(frozen.get_weights(), before, strict=False):
+        assert np.array_equal(weight, old)
+    assert not np.array_equal(model.get_weights()[-2], before[-2])
+    frozen.trainable = True
+    assert not frozen.non_trainable_weights
+    _fit(model)
+    assert not np.array_equal(frozen.get_weights()[0], before[0])
+
+
+@each_kind
+def test_regularizers_of_every_group(kind):
+    for index, group in enumerate(GROUPS):
+        factor = 0.1 * (index + 1)
+        layer = kind.layer(UNITS, **{f"{group}_regularizer": keras.regularizers.L2(factor)})
+        mixed(layer)(sequences())
+        own = [w for name, w in layer.params().items() if _group(name) == group]
+        assert own, group
+        expected = factor * sum((w.astype("float64") ** 2).sum() for w in own)
+        assert_close(group, sum(float(v) for v in layer.losses), expected, "float32")
+
+
+def _group(name):
+    if name in ("kernel", "recurrent_kernel"):
+        return name.removesuffix("_kernel")
+    kinds = {"_norm_gain": "gain", "_norm_bias": "norm_bias"}
+    return next((group for end, group in kinds.items() if name.endswith(end)), "bias")
+
+
+@each_kind
+def test_constraints_of_every_group(kind):
+    options = {f"{group}_constraint": "non_neg" for group in GROUPS}
+    model = _model(kind.layer(UNITS, **options))
+    _fit(model, epochs=1)
+    assert all((w >= 0).all() for w in model.layers[0].get_weights())
+    free = _model(kind.layer(UNITS))
+    _fit(free, epochs=1)
+    assert any((w < 0).any() for w in free.layers[0].get_weights())
+
+
+@each_kind
+def test_activity_regularizer(kind):
+    layer = mixed(kind.layer(UNITS, activity_regularizer=keras.regularizers.L2(0.5)))
+    y = to_numpy(layer(sequences()))
+    # Keras divides the loss of activities by the batch
+    expected = 0.5 * (y.astype("float64") ** 2).sum() / BATCH
+    assert_close("loss", float(layer.losses[0]), expected, "float32")
+
+
+def _count_calls(layer, monkeypatch):
+    calls, inner_loop = [], layer.inner_loop
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return inner_loop(*args, **kwargs)
+
+    monkeypatch.setattr(layer, "inner_loop", counted)
+    return calls
+
+
+# torch runs the Python of a layer at every step, by design of Keras
+if BACKEND != "torch":
+
+    @each_kind
+    def test_nothing_is_traced_twice(kind, monkeypatch):
+        layer = kind.layer(UNITS, **NOISE)
+        model = _model(layer)
+        calls = _count_calls(layer, monkeypatch)
+        x, y = _data()
+        model.compile("sgd", "mse", jit_compile=True)
+        for run in (
+            lambda: model.fit(x, y, batch_size=4, verbose=0),
+            lambda: model.predict(x, batch_size=4, verbose=0),
+            lambda: model.evaluate(x, y, batch_size=4, verbose=0),
+        ):
+            run()
+            before = len(calls)
+            run()
+            assert len(calls) == before
+
+
+def test_model_in_a_model():
+    inner = keras.Sequential([keras.Input((None, INPUTS)), GRU.layer(UNITS, return_sequences=True)])
+    inputs = keras.Input((None, INPUTS))
+    outer = keras.Model(inputs, keras.layers.Dense(1)(LSTM.layer(4)(inner(inputs))))
+    mixed(inner.layers[0])
+    assert np.isfinite(_fit(outer)).all()
+    h = by_reference(inner.layers[0], sequences()).y
+    assert_close("inner", inner.predict(sequences(), verbose=0), h, "float32")
+
+
+def test_layer_used_twice():
+    """One layer on two inputs has one set of weights."""
+    inputs = [keras.Input((None, INPUTS)) for _ in range(2)]
+    layer = SIMPLE.layer(UNITS)
+    model = keras.Model(inputs, keras.layers.Subtract()([layer(i) for i in inputs]))
+    mixed(layer)
+    x = sequences()
+    expected = by_reference(layer, x).y[:, -1] - by_reference(layer, 2 * x).y[:, -1]
+    assert_close("y", to_numpy(model([x, 2 * x])), expected, "float32")
+    assert len(model.weights) == len(layer.weights)
+
+
+def test_time_distributed():
+    layer = mixed(GRU.layer(UNITS))
+    x = draw(2, 3, 4, INPUTS)
+    y = to_numpy(keras.layers.TimeDistributed(layer)(x))
+    expected = np.stack([by_reference(layer, x[:, t]).y[:, -1] for t in range(3)], 1)
+    assert_close("y", y, expected, "float32")
+
+
+def test_class_and_sample_weights():
+    model = _model(LSTM.layer(UNITS))
+    model.compile("sgd", "mse")
+    before, (x, y) = model.get_weights(), _data()
+    model.fit(x, y, sample_weight=np.zeros(len(x)), verbose=0)
+    for a, e in zip(model.get_weights(), before, strict=True):
+        assert np.array_equal(a, e)
+
+
+if BACKEND == "jax":
+
+    def test_data_parallel_training():
+        """On two devices, the numbers of one."""
+        results = []
+        for devices in (keras.distribution.list_devices("cpu")[:1], None):
+            devices = devices or keras.distribution.list_devices("cpu")[:2]
+            keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+            keras.utils.set_random_seed(1)
+            model = keras.Sequential(
+                [keras.Input((None, INPUTS)), LSTM.layer(UNITS), keras.layers.Dense(1)]
+            )
+            results.append(_fit(model))
+            keras.distribution.set_distribution(None)
+        assert len(devices) == 2
+        assert_close("loss", results[1], results[0], "float32")

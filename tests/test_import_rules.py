@@ -1,0 +1,215 @@
+"""Who may import whom, read from the sources, and what an import loads, seen from outside."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import lnrnn
+
+ROOT = Path(lnrnn.__file__).parent
+FRAMEWORKS = {"keras", "tensorflow", "jax", "jaxlib", "torch"}
+TRAINING_TOOLS = {"rich", "matplotlib"}
+
+
+class Rule(NamedTuple):
+    """What a room may import, beside the standard library and itself.
+
+    Args:
+        room: a module and all modules below it.
+        always: what any of its imports may name.
+        inside: what only an import inside a function (or for types only) may name.
+    """
+
+    room: str
+    always: frozenset[str] = frozenset()
+    inside: frozenset[str] = frozenset()
+
+
+def rule(room: str, *always: str, inside: tuple[str, ...] = ()) -> Rule:
+    return Rule(room, frozenset(always), frozenset(inside))
+
+
+_MATHEMATICS = ("numpy", "lnrnn.variant", "lnrnn.params")
+_SETTINGS = "lnrnn.train.settings"
+# the rule with the longest room counts
+RULES = (
+    rule("lnrnn", "lnrnn.variant"),
+    rule("lnrnn.variant"),
+    rule("lnrnn.params", "numpy", "lnrnn.variant"),
+    rule("lnrnn.dialects", *_MATHEMATICS),
+    rule("lnrnn.reference", *_MATHEMATICS),
+    rule("lnrnn.engines"),
+    rule("lnrnn.engines.select", "lnrnn.variant"),
+    rule("lnrnn.engines.portable", *_MATHEMATICS),
+    *(
+        rule(f"lnrnn.engines.portable.ops_{f}", f, "lnrnn.variant", "lnrnn.engines.portable.ops")
+        for f in ("tensorflow", "jax", "torch")
+    ),
+    rule("lnrnn.keras", "keras", *_MATHEMATICS, "lnrnn.dialects", "lnrnn.engines.select"),
+    rule(
+        "lnrnn.testing",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.reference",
+        inside=("lnrnn.keras", "lnrnn.engines", *FRAMEWORKS),
+    ),
+    rule(
+        "lnrnn.cli",
+        "lnrnn.__version__",
+        _SETTINGS,
+        inside=("lnrnn.dialects", "lnrnn.engines.select", "lnrnn.train", "lnrnn.variant"),
+    ),
+    rule(
+        "lnrnn.train",
+        "numpy",
+        "lnrnn.__version__",
+        "lnrnn.dialects",
+        inside=("keras", "matplotlib"),
+    ),
+    # loaded by lnrnn.train.program when training begins, inside a function
+    rule("lnrnn.train.model", "keras", "numpy", _SETTINGS, inside=("lnrnn.keras",)),
+    rule("lnrnn.train.loop", "numpy", "lnrnn.train"),
+    rule("lnrnn.train.display", "rich", "lnrnn.train"),
+)
+
+
+class Import(NamedTuple):
+    """What is imported, and whether the import runs only when a function does."""
+
+    name: str
+    inside: bool
+    line: int
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, by its dotted name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ("lnrnn", *path.relative_to(ROOT).with_suffix("").parts)
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """The imports of a source file; `from a import b` names a.b, a module or not."""
+
+    def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for name in child.names:
+                    yield Import(name.name, inside, child.lineno)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0 and child.module, f"{path}:{child.lineno} is relative"
+                for name in child.names:
+                    yield Import(f"{child.module}.{name.name}", inside, child.lineno)
+            else:
+                yield from walk(child, inside or _is_deferred(child))
+
+    return walk(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def _is_deferred(node: ast.AST) -> bool:
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+
+
+def covers(room: str, module: str) -> bool:
+    return module == room or module.startswith(room + ".")
+
+
+def rule_of(module: str) -> Rule:
+    return max((r for r in RULES if covers(r.room, module)), key=lambda r: len(r.room))
+
+
+def violations(module: str, path: Path) -> list[str]:
+    """Sentences on the imports of a module that its rule does not allow."""
+    found = []
+    own = rule_of(module)
+    for name, inside, line in imports(path):
+        if name.split(".")[0] in sys.stdlib_module_names:
+            continue
+        # a room sees its own files, the whole package does not
+        allowed = own.always | (own.inside if inside else set())
+        allowed |= {own.room} if own.room != "lnrnn" else set()
+        if not any(covers(room, name) for room in allowed):
+            when = "inside a function" if inside else "when it is loaded"
+            found.append(f"{path.relative_to(ROOT)}:{line} imports {name} {when}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_keep_the_rules(module):
+    assert violations(module, MODULES[module]) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_room_has_a_rule_of_its_own(module):
+    assert module == "lnrnn" or rule_of(module).room != "lnrnn", f"add a rule for {module}"
+
+
+def test_each_file_of_operations_imports_its_framework_and_no_other():
+    for framework in ("tensorflow", "jax", "torch"):
+        path = MODULES[f"lnrnn.engines.portable.ops_{framework}"]
+        found = {i.name.split(".")[0] for i in imports(path)} & FRAMEWORKS
+        assert found == {framework}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("lnrnn.variant", "import numpy", "numpy"),
+        (
+            "lnrnn.reference.cells",
+            "from lnrnn.engines.portable import on",
+            "lnrnn.engines.portable.on",
+        ),
+        ("lnrnn.engines.portable.ops", "from lnrnn import reference", "lnrnn.reference"),
+        ("lnrnn.engines.portable.sequence", "import jax.numpy", "jax.numpy"),
+        ("lnrnn.keras.layers", "def f():\n  from lnrnn import reference", "lnrnn.reference"),
+        ("lnrnn.keras.cells", "from lnrnn.engines import portable", "lnrnn.engines.portable"),
+        ("lnrnn.testing.golden", "import keras", "keras"),
+        ("lnrnn.train.program", "if True:\n  import keras", "keras"),
+    ],
+)
+def test_a_forbidden_import_is_seen(module, source, problem, tmp_path, monkeypatch):
+    path = tmp_path / "module.py"
+    path.write_text(source)
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (found,) = violations(module, path)
+    assert f"imports {problem} " in found
+
+
+def test_no_framework_is_loaded_until_it_is_needed():
+    light = (
+        "lnrnn",
+        "lnrnn.variant",
+        "lnrnn.params",
+        "lnrnn.dialects",
+        "lnrnn.reference",
+        "lnrnn.engines.select",
+        "lnrnn.engines.portable",
+        "lnrnn.testing",
+        "lnrnn.testing.golden",
+        "lnrnn.train.program",
+        "lnrnn.cli",
+    )
+    program = (
+        "import importlib, sys\n"
+        f"for name in {light!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = {FRAMEWORKS | TRAINING_TOOLS!r} & set(sys.modules)\n"
+        "    assert not heavy, f'{name} loads {heavy}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
