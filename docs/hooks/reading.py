@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from typing import Any
 
@@ -9,7 +11,7 @@ import griffe
 
 
 class Reading(griffe.Extension):
-    """Shows the section `Example:` as code, and the full signature of the Keras layers."""
+    """Shows the section `Example:` as code, and the signatures of the Keras layers and cells."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Give `Example:` the plural by which griffe knows the section."""
@@ -18,20 +20,24 @@ class Reading(griffe.Extension):
             obj.docstring.value = text
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Put the arguments that a layer hands to its cell where `**cell_options` stands."""
+        """Take the signatures of layers and cells, made when they are loaded, from there."""
         if pkg.name != "lnrnn":
             return
-        layer = pkg["keras.layers.LayerNormRNN.__init__"]
-        cell = pkg["keras.cells.LayerNormCell.__init__"]
-        own = [p for p in layer.parameters if p.name != "cell_options"]
-        positional = [p for p in own if p.kind is griffe.ParameterKind.positional_or_keyword]
-        named = {p.name for p in own} | {"kwargs"}
-        handed = [
-            griffe.Parameter(p.name, annotation=p.annotation, default=p.default, kind=_KEYWORD)
-            for p in cell.parameters
-            if p.name not in named
-        ]
-        layer.parameters = griffe.Parameters(*positional, *handed, *own[len(positional) :])
+        front_end = importlib.import_module("lnrnn.keras")
+        for module in ("layers", "cells"):
+            for name, found in pkg[f"keras.{module}"].classes.items():
+                if hasattr(front_end, name):
+                    found.set_member("__init__", _constructor(getattr(front_end, name)))
 
 
-_KEYWORD = griffe.ParameterKind.keyword_only
+def _constructor(loaded: type) -> griffe.Function:
+    parameters = [
+        griffe.Parameter(
+            p.name,
+            annotation=None if p.annotation is p.empty else p.annotation,
+            kind=griffe.ParameterKind[p.kind.name.lower()],
+            default=None if p.default is p.empty else repr(p.default),
+        )
+        for p in inspect.signature(loaded).parameters.values()
+    ]
+    return griffe.Function("__init__", parameters=griffe.Parameters(*parameters))

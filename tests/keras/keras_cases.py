@@ -92,18 +92,18 @@ def initial_states(kind: Kind, batch: int = BATCH, units: int = UNITS) -> list[n
     return [0.5 * draw(batch, units, seed=2 + i) for i in range(kind.states)]
 
 
+def cell_of(layer: Any) -> Any:
+    """The cell of a layer; a cell itself."""
+    return layer.cell if isinstance(layer, keras.layers.RNN) else layer
+
+
 def mixed(layer: Any, inputs: int = INPUTS, seed: int = 3) -> Any:
     """The layer (or cell), built, with random weights that have no symmetry."""
+    cell = cell_of(layer)
     if not layer.built:
-        layer.build(
-            (None, inputs)
-            if isinstance(layer, keras.layers.Layer) and not hasattr(layer, "cell")
-            else (None, None, inputs)
-        )
-    cell = getattr(layer, "cell", layer)
+        layer.build((None, inputs) if layer is cell else (None, None, inputs))
     sizes = Sizes(inputs, cell.units, cell.output_size)
-    layer_params = random_params(cell.variant, sizes, np.random.default_rng(seed))
-    cell.load_params(layer_params)
+    cell.load_params(random_params(cell.variant, sizes, np.random.default_rng(seed)))
     return layer
 
 
@@ -128,7 +128,7 @@ def by_reference(layer: Any, x: np.ndarray, states: Any = (), **options: Any) ->
         states: [h] or [h, c], or nothing for zeros.
         options: as [lnrnn.reference.forward][] names them, but `mask` (B, T).
     """
-    cell = getattr(layer, "cell", layer)
+    cell = cell_of(layer)
     if "mask" in options:
         options["mask"] = options["mask"].T
     run = forward(cell.variant, cell.params(), x.transpose(1, 0, 2), *states, **options)

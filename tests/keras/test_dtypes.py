@@ -1,5 +1,8 @@
 """Precision: float64, and the two mixed policies."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import keras
@@ -77,10 +80,11 @@ def test_carried_states_of_mixed_precision(kind, policy):
     layer = kind.layer(UNITS, dtype=policy, stateful=True)
     layer.build((BATCH, None, INPUTS))
     mixed(layer)
-    for _ in range(2):
-        y = layer(sequences())
+    x = sequences(steps=2)
+    layer(x)
+    y = layer(x)
     assert _dtypes(layer.states) == {"float32"} and _dtypes([y]) == {MIXED[policy]}
-    expected = by_reference(layer, np.concatenate([sequences()] * 2, 1)).y[:, -1]
+    expected = by_reference(layer, np.concatenate([x, x], 1)).y[:, -1]
     assert_close("y", to_numpy(keras.ops.cast(y, "float32")), expected, MIXED[policy])
 
 

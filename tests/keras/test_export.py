@@ -1,5 +1,8 @@
 """Exported models: loaded where nothing of ours is, with another batch and length."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import keras

@@ -21,7 +21,7 @@ def test_gradients(kind, bound, unroll):
         kind.layer(UNITS, return_sequences=True, recurrent_gradient_clip=bound, unroll=unroll)
     )
     x, dy = sequences(), draw(BATCH, STEPS, UNITS, seed=5)
-    found = gradients(layer, x, lambda y: ops.sum(y * dy), mask=MASK)
+    found = gradients(layer, x, lambda y: ops.sum(ops.multiply(y, dy)), mask=MASK)
     run = forward(layer.cell.variant, layer.params(), x.swapaxes(0, 1), mask=MASK.T)
     expected = backward(run, dy.swapaxes(0, 1), recurrent_gradient_clip=bound)
     free = backward(run, dy.swapaxes(0, 1))

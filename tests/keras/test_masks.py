@@ -1,5 +1,8 @@
 """Masks: a masked step is no step, and shows the previous output or zeros."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import keras

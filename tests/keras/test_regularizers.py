@@ -1,5 +1,8 @@
 """Dropout, zoneout and DropConnect: rates, scales, fresh or fixed, and inference."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import keras
@@ -20,6 +23,7 @@ from keras_cases import (
     to_numpy,
 )
 
+from lnrnn.engines.portable import on
 from lnrnn.testing import assert_close
 
 B, T, H, RATE = 40, 6, 30, 0.3
@@ -167,7 +171,8 @@ def test_zoneout_of_c(place):
     layer = _visible(LSTM, place, weights=weights, zoneout_cell=RATE)
     y, _, c = to_numpy(layer(NONE, training=True))
     # the output shows the new cell, which the state may not take: y_t = c_{t-1} + 1
-    taken = np.round(np.diff(np.concatenate([y[:, 1:] - 1, c[:, None]], 1), axis=1), 4)
+    cells = np.concatenate([y[:, 1:] - 1, c[:, None]], 1).round(4)
+    taken = cells[:, 1:] - cells[:, :-1]
     _share(taken)
     _fresh(taken.swapaxes(0, 1))
     assert_close("c", to_numpy(layer(NONE))[2], KEEP * T * np.ones((B, H)), "float32")
@@ -220,42 +225,40 @@ FITTING = {
 }
 
 
-def _record(cell, monkeypatch):
-    """Keep what the cell draws, under the names that the reference has for it."""
-    drawn = {}
-    for method, name in (
-        ("noise", None),
-        ("get_dropout_mask", "dropout"),
-        ("get_recurrent_dropout_mask", "recurrent_mask"),
-        ("tensors", "params"),
-    ):
+NOISE_NAMES = ("take_h", "take_c", "recurrent_mask", "candidate_mask")
 
-        def recorded(*args, _original=getattr(cell, method), _name=name, **kwargs):
-            found = _original(*args, **kwargs)
-            drawn.update(dict(found) if _name is None else {_name: found})
-            return found
 
-        monkeypatch.setattr(cell, method, recorded)
-    return drawn
+def _record(monkeypatch):
+    """Keep what the layer hands to its engine."""
+    given, sequence = {}, on(BACKEND).sequence
+
+    def recorded(variant, params, x, states, **options):
+        noise = {k: options[k] for k in NOISE_NAMES if options.get(k) is not None}
+        given.update(params=params, x=x, noise=noise)
+        return sequence(variant, params, x, states, **options)
+
+    monkeypatch.setattr(on(BACKEND), "sequence", recorded)
+    return given
 
 
 @pytest.mark.parametrize("case", FITTING)
 def test_masks_that_were_drawn_act_as_in_the_reference(case, monkeypatch):
     kind, noise = FITTING[case]
-    layer = mixed(kind.layer(UNITS, return_sequences=True, return_state=True, **noise))
-    drawn = _record(layer.cell, monkeypatch)
+    layer = mixed(
+        kind.layer(UNITS, return_sequences=True, return_state=True, engine="portable", **noise)
+    )
+    given = _record(monkeypatch)
     x, states = sequences(), initial_states(kind)
     mask = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]], bool)
     y, *final = to_numpy(layer(x, initial_state=states, mask=mask, training=True))
-    found = {k: to_numpy(v) for k, v in drawn.items() if v is not None}
-    monkeypatch.undo()
-    layer.load_params(found.pop("params"))
-    dropped = x * found.pop("dropout", np.float32(1))[:, None]
-    expected = by_reference(layer, dropped, states, mask=mask, **found)
-    assert_close("y", y, expected.y, "float32")
-    assert_close("states", final, expected.states, "float32")
     clean = by_reference(layer, x, states, mask=mask)
     assert np.abs(y - clean.y).max() > 1e-3
+    drawn = to_numpy(given)
+    layer.load_params(drawn["params"])
+    dropped = drawn["x"].swapaxes(0, 1)
+    expected = by_reference(layer, dropped, states, mask=mask, **drawn["noise"])
+    assert_close("y", y, expected.y, "float32")
+    assert_close("states", final, expected.states, "float32")
 
 
 @pytest.mark.parametrize("case", FITTING)

@@ -1,5 +1,8 @@
 """States: given, returned, carried over batches, in both directions and in stacks."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import keras

@@ -22,7 +22,7 @@ _SPLIT = (Norm("x"), Norm("h"))
 _EACH = tuple(Norm("sum", gate) for gate in "ifgo")
 
 
-def _joined_matrix(gates: str) -> Layout:
+def _xh(gates: str) -> Layout:
     """One matrix on `[x, h]`."""
     return Stacked(Columns("kernel", gates), Columns("recurrent_kernel", gates))
 
@@ -126,7 +126,7 @@ _HASTE_TF = replace(
     title="haste LayerNormLSTMCell for TensorFlow",
     source=replace(_HASTE.source, path="frameworks/tf/layer_norm_lstm_cell.py::LayerNormLSTMCell"),
     layout={
-        "kernel": _joined_matrix("igfo"),
+        "kernel": _xh("igfo"),
         "bias": Columns("bias", "igfo"),
         "gamma": _HASTE.layout["gamma"],
         "gamma_h": Columns("cell_norm_gain"),
@@ -305,7 +305,7 @@ _SONNET = Dialect(
         "b_gates": Columns("bias", "igfo"),
         "layer_norm/beta": Columns("sum_norm_bias", "igfo"),
         "layer_norm/gamma": Columns("sum_norm_gain", "igfo"),
-        "w_gates": _joined_matrix("igfo"),
+        "w_gates": _xh("igfo"),
     },
     scope="lstm/",
     initializers={"recurrent_kernel": "glorot_uniform"},
@@ -351,7 +351,7 @@ _TF1_BASIC = Dialect(
     title="TensorFlow 1 contrib LayerNormBasicLSTMCell",
     source=_CONTRIB,
     variant=Variant(cell="lstm", norms=_EACH, cell_norm="carry", forget_bias=1.0, epsilon=1e-12),
-    layout={"kernel": _joined_matrix("igfo"), **_CONTRIB_NORMS},
+    layout={"kernel": _xh("igfo"), **_CONTRIB_NORMS},
     scope="layer_norm_basic_lstm_cell/",
     initializers={"recurrent_kernel": "glorot_uniform"},
     masked_output="zero",
@@ -402,7 +402,7 @@ _TF1_CIFG = replace(
     variant=_TF1_BASIC.variant.replace(norms=_COUPLED_EACH, coupled=True),
     layout={
         "B": Unused(Columns("sum_norm_bias")),
-        "W_0": _joined_matrix("gfo"),
+        "W_0": _xh("gfo"),
         **per_gate("{}/gamma", "sum_norm_gain", _COUPLED_SCOPES),
         **per_gate("{}/beta", "sum_norm_bias", _COUPLED_SCOPES),
         "state/gamma": Columns("cell_norm_gain"),
@@ -587,7 +587,7 @@ _LINGVO_SIMPLE = Dialect(
     layout={
         "b": Columns("sum_norm_bias", "gifo"),
         "ln_scale": Columns("sum_norm_gain", "gifo"),
-        "wm": _joined_matrix("gifo"),
+        "wm": _xh("gifo"),
     },
     initializers=_XAVIER,
     zoneout="hc",
@@ -607,7 +607,7 @@ _LINGVO_SIMPLE_CIFG = replace(
     layout={
         "b": Columns("sum_norm_bias", "gfo"),
         "ln_scale": Columns("sum_norm_gain", "gfo"),
-        "wm": _joined_matrix("gfo"),
+        "wm": _xh("gfo"),
     },
 )
 _LINGVO_SIMPLE_PROJ = replace(
@@ -624,7 +624,7 @@ _LINGVO_OLD = replace(
     source=replace(_LINGVO, path="lingvo/core/rnn_cell.py::LayerNormalizedLSTMCell"),
     layout={
         "b": Stacked(Columns("sum_norm_bias", "gifo"), MinusOne(Columns("sum_norm_gain", "gifo"))),
-        "wm": _joined_matrix("gifo"),
+        "wm": _xh("gifo"),
     },
 )
 _LEAN_GATES = {"g": "i_i", "i": "i_g", "f": "f_g", "o": "o_g"}
@@ -639,7 +639,7 @@ _LINGVO_LEAN = replace(
         **per_gate("bias_{}", "sum_norm_bias", _LEAN_GATES),
         "ln_scale_c": MinusOne(Columns("cell_norm_gain")),
         "bias_c": Columns("cell_norm_bias"),
-        "wm": _joined_matrix("gifo"),
+        "wm": _xh("gifo"),
     },
 )
 _LINGVO_LEAN_PROJ = replace(
@@ -788,7 +788,7 @@ _RETURNN_CONCAT = replace(
     _RETURNN_PER_GATE,
     name="returnn_lnlstm_concat_pergate",
     title="RETURNN LayerNormVariantsLSTMCell, per_gate_norm and with_concat",
-    layout={"W_ff_re": _joined_matrix("igfo"), **_RETURNN_EACH},
+    layout={"W_ff_re": _xh("igfo"), **_RETURNN_EACH},
 )
 _RNMT_PLUS = replace(
     _RETURNN_PER_GATE,

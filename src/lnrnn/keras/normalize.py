@@ -271,10 +271,11 @@ def from_keras(layer: Any) -> Weights:
     if not cell.built:
         raise ValueError(f"from_keras reads weights; got {layer.name!r}, not built: build it.")
     kind, gates, _ = _FAMILIES[name]
+    canonical = cell_variant.plain(kind).gates
 
     def reordered(weight: Any) -> np.ndarray:
         value = np.asarray(keras.ops.convert_to_numpy(weight))
-        blocks = [value[..., columns(gates, g, cell.units)] for g in cell_variant.plain(kind).gates]
+        blocks = [value[..., columns(gates, g, cell.units)] for g in canonical]
         return np.concatenate(blocks, axis=-1)
 
     found = {n: reordered(getattr(cell, n)) for n in ("kernel", "recurrent_kernel")}
@@ -366,9 +367,9 @@ class _Copier:
                 )
             return
         self._loaded[id(old)] = new
-        if new.trainable != old.trainable:
-            new.trainable = old.trainable
+        _follow(old, new)
         if isinstance(new, (LayerNormRNN, LayerNormCell)) and type(old) in _FAMILY_OF:
+            _follow(getattr(old, "cell", old), getattr(new, "cell", new))
             self.report.append(self._replaced(old, new, path))
             return
         reason = self._reason(old) if listed else ""
@@ -528,6 +529,12 @@ def _vary(params: Weights, variant: Variant) -> bool:
     """Whether any bias differs between the units of a gate."""
     biases = [(params[b], len(bias_gates(variant, b))) for b in _BIASES if b in params]
     return any(np.ptp(b.reshape(gates, -1), axis=1).any() for b, gates in biases)
+
+
+def _follow(old: Any, new: Any) -> None:
+    """Give a copy the trainable flag of a layer; setting it sets that of all layers inside."""
+    if new.trainable != old.trainable:
+        new.trainable = old.trainable
 
 
 def _custom_classes(model: Any) -> dict[str, type]:

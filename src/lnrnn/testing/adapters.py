@@ -163,7 +163,7 @@ def keras_layers(engine: str) -> Adapter:
             if training:
                 # the file's mask in place of the one that the layer would draw
                 masks = {n: constant(s) for n, s in shares.items()}
-                layer.cell.noise = lambda *_: dict(masks)
+                layer.cell.noise = lambda *_, **__: dict(masks)
             states = [tensors[n] for n in _states(variant)]
             mapping = [(variables[n], tensors[n]) for n in params]
             with keras.StatelessScope(state_mapping=mapping):

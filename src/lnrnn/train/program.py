@@ -64,7 +64,7 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
 
     Args:
         folder: of the run.
-        options: `steps` or `seconds`, if they are to change.
+        options: `steps` or `seconds`, to take the place of the bounds before.
 
     Raises:
         UserError: other options, a damaged or foreign folder, another text, or a
@@ -77,7 +77,8 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
             f"--{other[0].replace('_', '-')}."
         )
     saved = checkpoint.read(folder)
-    settings = dataclasses.replace(saved.settings, **options)
+    bounds = {"steps": None, "seconds": None} | dict(options) if options else {}
+    settings = dataclasses.replace(saved.settings, **bounds)
     text = corpus.load(settings.text)
     if text.digest != saved.digest:
         raise UserError(
