@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -33,10 +34,9 @@ class ObviousCell(keras.layers.Layer):
     def __init__(self, units: int) -> None:
         super().__init__()
         self.units, self.state_size = units, [units, units]
-        self.x_norm, self.h_norm = (
-            keras.layers.LayerNormalization(epsilon=EPSILON, center=False) for _ in range(2)
-        )
-        self.cell_norm = keras.layers.LayerNormalization(epsilon=EPSILON)
+        self.x_norm: Any = keras.layers.LayerNormalization(epsilon=EPSILON, center=False)
+        self.h_norm: Any = keras.layers.LayerNormalization(epsilon=EPSILON, center=False)
+        self.cell_norm: Any = keras.layers.LayerNormalization(epsilon=EPSILON)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         wide = 4 * self.units
@@ -50,7 +50,7 @@ class ObviousCell(keras.layers.Layer):
         h, c = states
         z = self.x_norm(ops.matmul(inputs, self.kernel))
         z = z + self.h_norm(ops.matmul(h, self.recurrent_kernel)) + self.bias
-        i, f, g, o = ops.split(z, 4, axis=-1)
+        i, f, g, o = (z[:, k * self.units : (k + 1) * self.units] for k in range(4))
         c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
         h = ops.sigmoid(o) * ops.tanh(self.cell_norm(c))
         return h, [h, c]
@@ -65,7 +65,7 @@ class ObviousCell(keras.layers.Layer):
         self.cell_norm.beta.assign(params["cell_norm_bias"])
 
 
-def forward(layer: Any) -> Callable[[np.ndarray], Any]:
+def forward(layer: Any) -> Callable[[Any], Any]:
     """A compiled forward pass that returns when the outputs are there."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -89,7 +89,7 @@ def forward(layer: Any) -> Callable[[np.ndarray], Any]:
     return forward
 
 
-def training(layer: Any) -> Callable[[np.ndarray], list[Any]]:
+def training(layer: Any) -> Callable[[Any], list[Any]]:
     """A compiled forward and backward pass: the gradient of the sum of squared outputs."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -132,7 +132,7 @@ def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="The portable engine against RNN(cell).")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -140,11 +140,12 @@ def main() -> None:
     print(f"Keras {keras.__version__} on {keras.backend.backend()}; milliseconds, min / median")
     print(f"{'T,B,H':>12} {'pass':>9} {'RNN(cell)':>17} {'portable':>17} {'ratio':>6}")
     for T, B, H in ((100, 32, 128), (100, 32, 256)):
-        x = np.random.default_rng(0).normal(size=(B, T, H)).astype("float32")
-        x = ops.convert_to_tensor(x)
+        drawn = np.random.default_rng(0).normal(size=(B, T, H)).astype("float32")
+        x: Any = ops.convert_to_tensor(drawn)
         ours = LayerNormLSTM(H, return_sequences=True, engine="portable")
-        peer = keras.layers.RNN(ObviousCell(H), return_sequences=True)
-        ours(x), peer(x)
+        peer: Any = keras.layers.RNN(ObviousCell(H), return_sequences=True)
+        for layer in (ours, peer):
+            layer(x)
         peer.cell.load_params(ours.params())
         for name, compiled in (("forward", forward), ("training", training)):
             run_ours, run_peer = compiled(ours), compiled(peer)
@@ -152,14 +153,15 @@ def main() -> None:
             for mine, other in pairs:
                 assert_close(name, mine, other, "float32", gradient=name == "training")
             times = measure(
-                {"peer": lambda r=run_peer: r(x), "ours": lambda r=run_ours: r(x)},
+                {"peer": partial(run_peer, x), "ours": partial(run_ours, x)},
                 arguments.repeats,
             )
             low = {k: min(v) for k, v in times.items()}
             mid = {k: statistics.median(v) for k, v in times.items()}
             ratio = low["peer"] / low["ours"]
             print(
-                f"{T},{B},{H}".rjust(12), f"{name:>9}",
+                f"{T},{B},{H}".rjust(12),
+                f"{name:>9}",
                 *(f"{low[k]:8.1f} /{mid[k]:7.1f}" for k in ("peer", "ours")),
                 f"{ratio:6.2f}",
             )
@@ -171,7 +173,7 @@ def main() -> None:
 
 def _arrays(values: Any) -> list[np.ndarray]:
     values = values if isinstance(values, list) else [values]
-    return [ops.convert_to_numpy(v) for v in values]
+    return [np.asarray(ops.convert_to_numpy(v)) for v in values]
 
 
 def _matching(values: Any, peer: Any, ours: Any) -> list[np.ndarray]:

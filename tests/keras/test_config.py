@@ -18,6 +18,7 @@ from keras_cases import (
     LSTM,
     SIMPLE,
     UNITS,
+    cell_of,
     each_kind,
     in_fresh_process,
     mixed,
@@ -162,6 +163,25 @@ def test_everything_that_keras_takes_is_taken(kind):
     kind.layer(UNITS, implementation=1, use_cudnn=False)
     with pytest.raises((TypeError, ValueError), match="time_major"):
         kind.layer(UNITS, time_major=True)
+
+
+# what an argument changes in the mathematics: the part of the variant, and its value then
+EFFECTS = {
+    "norm_epsilon": (LSTM, 0.5, lambda v: v.epsilon, 0.5),
+    "use_bias": (LSTM, False, lambda v: (v.bias, any(n.bias for n in v.norms)), (False, False)),
+    "reset_after": (GRU, False, lambda v: v.reset, "before"),
+    "projection_units": (LSTM, 3, lambda v: v.projection, True),
+    "activation": (LSTM, "relu", lambda v: (v.activation, v.output_activation), ("relu",) * 2),
+    "recurrent_activation": (GRU, "hard_sigmoid", lambda v: v.recurrent_activation, "hard_sigmoid"),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_arguments_reach_the_mathematics(name):
+    kind, value, part, expected = EFFECTS[name]
+    for make in (kind.layer, kind.cell):
+        layer, default = make(UNITS, **{name: value}), make(UNITS)
+        assert part(cell_of(layer).variant) == expected != part(cell_of(default).variant)
 
 
 VARIANT = Variant(cell="gru", norms=(Norm("x", bias=False), Norm("h", "rz")), bias=True)

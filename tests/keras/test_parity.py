@@ -139,7 +139,7 @@ def run(layer: Any, x: Any, states: Any = (), **call: Any) -> Run:
     def objective(x: Any, states: Any, call_layer: Any) -> Any:
         outputs = call_layer(x, initial_state=list(states) or None, **call)
         outputs = keras.tree.flatten(outputs)
-        parts = ops.stack([ops.mean(ops.square(ops.cast(o, "float32"))) for o in outputs])
+        parts: Any = ops.stack([ops.mean(ops.square(ops.cast(o, "float32"))) for o in outputs])
         # each output counts differently
         return ops.sum(parts * ops.arange(1, 1 + len(outputs), dtype="float32")), outputs
 
@@ -269,14 +269,13 @@ def test_bidirectional(kind, merge_mode, sequence):
 
 
 @each_kind
-@pytest.mark.parametrize("units", [[UNITS], [UNITS, 3]], ids=["one", "stacked"])
-def test_cells_in_the_loop_of_keras(kind, units):
-    stock = [kind.stock_cell(u) for u in units]
-    ours = [kind.cell(u, variant="none") for u in units]
+@pytest.mark.parametrize("number", [1, 2])
+def test_cells_in_the_loop_of_keras(kind, number):
+    stock = [kind.stock_cell(UNITS) for _ in range(number)]
+    ours = [kind.cell(UNITS, variant="none") for _ in range(number)]
     options = {"return_sequences": True, "return_state": True}
     layers = [
-        keras.layers.RNN(found if len(found) > 1 else found[0], **options)
-        for found in (stock, ours)
+        keras.layers.RNN(cells if number > 1 else cells[0], **options) for cells in (stock, ours)
     ]
     assert_same(twins(*layers), X, mask=HOLES)
 
@@ -292,16 +291,17 @@ def test_policies(kind, policy):
 @each_kind
 def test_float64(kind, double_precision):
     layers = pair(kind, dtype="float64", return_sequences=True)
-    # keras.ops.matmul, and with it Keras's SimpleRNN, is float32 inside on torch
-    dtype = "float32" if kind is SIMPLE and BACKEND == "torch" else "float64"
+    # in Keras's own layers some operations stay float32 on the other backends
+    dtype = "float64" if BACKEND == "tensorflow" else "float32"
     assert_same(layers, X.astype("float64"), dtype=dtype)
 
 
 @each_kind
-@pytest.mark.parametrize(("batch", "steps", "units"), [(1, 1, 1), (1, 7, 2)])
-def test_small_sizes(kind, batch, steps, units):
-    layers = pair(kind, units, return_sequences=True)
-    assert_same(layers, draw(batch, steps, INPUTS), initial_states(kind, batch, units))
+def test_smallest_sizes(kind):
+    layers = pair(kind, units=1, shape=(None, None, 1), return_sequences=True)
+    x, states = draw(1, 1, 1), initial_states(kind, batch=1, units=1)
+    expected, actual = (to_numpy(layer(x, initial_state=states)) for layer in layers)
+    assert_close("y", actual, expected, "float32")
 
 
 @each_kind

@@ -10,7 +10,7 @@ import keras
 
 from lnrnn import dialects
 from lnrnn.dialects import Dialect
-from lnrnn.variant import Activation, Norm, Variant
+from lnrnn.variant import Activation, Cell, Norm, Variant
 
 VariantArgument = str | Variant | Mapping[str, Any] | None
 
@@ -29,7 +29,7 @@ class CellKind:
 
     name: str
     stock: str
-    cells: tuple[str, ...]
+    cells: tuple[Cell, ...]
     default: str
     only: tuple[str, ...] = ()
 

@@ -44,13 +44,13 @@ _PLAIN_ARGUMENTS = (
 )
 # how the weights are grouped under Keras's `<group>_initializer`, `_regularizer`, `_constraint`
 _GROUPS = {
-    "kernel": "kernel",
-    "recurrent_kernel": "recurrent",
-    "recurrent_scale": "recurrent",
-    "bias": "bias",
-    "bias_x": "bias",
-    "bias_h": "bias",
-    "projection_bias": "bias",
+    "kernel": ("kernel",),
+    "recurrent_kernel": ("recurrent",),
+    "recurrent_scale": ("recurrent",),
+    "bias": ("bias",),
+    "bias_x": ("bias",),
+    "bias_h": ("bias",),
+    "projection_bias": ("bias",),
 }
 GROUPS = ("kernel", "recurrent", "bias", "gain", "norm_bias")
 _HANDLERS: dict[str, Any] = {
@@ -61,11 +61,17 @@ _HANDLERS: dict[str, Any] = {
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
 
 
-def group_of(weight: str) -> str | None:
-    """The group of arguments that a canonical weight belongs to, or None."""
+def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
+    """The groups of arguments that govern a canonical weight, the first that is set wins."""
     if weight.endswith("_norm_gain"):
-        return "gain"
-    return "norm_bias" if weight.endswith("_norm_bias") else _GROUPS.get(weight)
+        return ("gain",)
+    if weight in ("x_norm_bias", "h_norm_bias", "sum_norm_bias"):
+        # where a variant has no bias of its own, those of its gate norms take its place
+        own = variant.bias or variant.bias_x or variant.bias_h
+        return ("norm_bias",) if own else ("bias", "norm_bias")
+    if weight.endswith("_norm_bias"):
+        return ("norm_bias",)
+    return _GROUPS.get(weight, ())
 
 
 class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
@@ -176,13 +182,12 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.weight_names = tuple(shapes(self.variant, sizes))
         self.bias = None
         for name, shape in shapes(self.variant, sizes).items():
-            group = group_of(name)
             weight = self.add_weight(
                 name=name,
                 shape=shape,
                 initializer=self._initializer(name),
-                regularizer=getattr(self, f"{group}_regularizer", None),
-                constraint=getattr(self, f"{group}_constraint", None),
+                regularizer=self._argument(name, "regularizer"),
+                constraint=self._argument(name, "constraint"),
             )
             setattr(self, name, weight)
         self.built = True
@@ -197,7 +202,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             inputs = inputs if mask is None else inputs * mask
             self._refuse_moving_noise()
             noise["recurrent_mask"] = self.sequence_mask(states[0])
-        noise |= self.noise((ops.shape(inputs)[0],), training)
+        leading: Any = ops.shape(inputs)
+        noise |= self.noise(leading[:1], training)
         new = select.step(self.request())(
             self.variant,
             self.tensors(training),
@@ -295,7 +301,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             ValueError: the cell is not built, so it has no weights.
         """
         self._check_built()
-        return {n: ops.convert_to_numpy(getattr(self, n)) for n in self.weight_names}
+        return {n: np.asarray(ops.convert_to_numpy(getattr(self, n))) for n in self.weight_names}
 
     def load_params(self, params: Mapping[str, Any]) -> None:
         """Set the weights from canonical ones.
@@ -348,11 +354,16 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             )
         return variant, dialect, functions
 
+    def _argument(self, name: str, role: str) -> Any:
+        """The user's initialiser, regulariser or constraint of a weight, or None."""
+        found = (getattr(self, f"{g}_{role}") for g in groups_of(name, self.variant))
+        return next((f for f in found if f is not None and not _is_auto(f)), None)
+
     def _initializer(self, name: str) -> Any:
         """The initialiser of a weight: the user's, the dialect's, or ours."""
         variant, dialect = self.variant, self._dialect
-        given = getattr(self, f"{group_of(name)}_initializer", "auto")
-        if _is_auto(given):
+        given = self._argument(name, "initializer")
+        if given is None:
             # a weight that Keras's arguments added is not in the dialect's table
             if dialect is not None and name in dialect.initializers:
                 given = initial.of_dialect(name, dialect)

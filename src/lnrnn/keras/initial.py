@@ -48,14 +48,14 @@ def gate_by_gate(given: Any, gates: str) -> Callable[..., Any]:
     def draw(shape: tuple[int, ...], dtype: Any = None) -> Any:
         block = (*shape[:-1], shape[-1] // len(gates))
         # a fresh object for each gate: a Keras initialiser repeats its values
-        return ops.concatenate([initializers.get(given)(block, dtype) for _ in gates], axis=-1)
+        return ops.concatenate([_found(given)(block, dtype) for _ in gates], axis=-1)
 
     return draw
 
 
 def with_forget(given: Any, gates: str, value: float) -> Callable[..., Any]:
     """An initialiser of a bias whose forget columns start at `value`."""
-    initializer = initializers.get(given)
+    initializer = _found(given)
 
     def draw(shape: tuple[int, ...], dtype: Any = None) -> Any:
         units = shape[-1] // len(gates)
@@ -64,3 +64,7 @@ def with_forget(given: Any, gates: str, value: float) -> Callable[..., Any]:
         return ops.where(forget, ops.full(shape, value, dtype), initializer(shape, dtype))
 
     return draw
+
+
+def _found(given: Any) -> Callable[..., Any]:
+    return initializers.get(given)  # pyright: ignore[reportReturnType]

@@ -126,7 +126,8 @@ class LayerNormRNN(keras.layers.RNN):
         if self.go_backwards:
             x = ops.flip(x, axis=0)
             mask = None if mask is None else ops.flip(mask, axis=0)
-        noise = cell.noise(tuple(ops.shape(x)[:2]), training)
+        leading: Any = ops.shape(x)
+        noise = cell.noise(tuple(leading[:2]), training)
         if training:
             cell.reset_masks()
             dropped = cell.get_dropout_mask(x[0])
@@ -199,7 +200,7 @@ class LayerNormRNN(keras.layers.RNN):
             # an autocast variable of the torch backend assigns to a copy of itself
             state._autocast = False
 
-    def _maybe_config_dropout_masks(self, *_: Any) -> None:
+    def _maybe_config_dropout_masks(self, cell: Any, input_sequence: Any, input_state: Any) -> None:
         """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
 
 
@@ -230,7 +231,8 @@ class LayerNormLSTM(LayerNormRNN):
             gradients through leading zero inputs: gains of recurrent norms start at 0.1
             (of sum norms at 0.25) and biases at normal noise of deviation 0.1.
         recurrent_initializer: of `recurrent_kernel` (R, 4 H).
-        bias_initializer: of the biases (4 H,).
+        bias_initializer: of the biases (4 H,); where a variant has none of its own, of the
+            biases of its gate norms, as are `bias_regularizer` and `bias_constraint`.
         unit_forget_bias: start the forget columns of the bias at one; None does so unless
             the variant adds a constant or its dialect has other initial values.
         kernel_regularizer: of `kernel`; likewise `recurrent_`, `bias_`, `gain_` and

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache, partial
 from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 from lnrnn.engines.portable.sequence import sequence, step
 
@@ -16,7 +17,7 @@ from lnrnn.engines.portable.sequence import sequence, step
 @cache
 def on(framework: str) -> SimpleNamespace:
     """`sequence` and `step` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
-    ops = import_module(f"lnrnn.engines.portable.ops_{framework}")
+    ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
     return SimpleNamespace(
         sequence=partial(sequence, ops), step=partial(step, ops), constants=ops.constants
     )

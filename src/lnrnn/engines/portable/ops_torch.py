@@ -106,4 +106,5 @@ def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:
 
 
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
-    return unrolled(sys.modules[__name__], body, states, xs, emit)
+    ops: Any = sys.modules[__name__]
+    return unrolled(ops, body, states, xs, emit)

@@ -306,9 +306,10 @@ class Recurrence:
         bias = _add(self._spread(site, "bias", 0.0), shift)
         parts = []
         for vector in (self._spread(site, "gain", 1.0), bias):
-            start = self.variant.gates.index(run[0]) * self.units
-            whole = vector is None or run == self.variant.gates
-            parts.append(vector if whole else vector[start : start + len(run) * self.units])
+            if vector is not None and run != self.variant.gates:
+                start = self.variant.gates.index(run[0]) * self.units
+                vector = vector[start : start + len(run) * self.units]
+            parts.append(vector)
         return GateNorm(self.ops, self.variant, site, run, self.units, *parts)
 
     def _spread(self, site: Site, which: str, fill: float) -> Array | None:
