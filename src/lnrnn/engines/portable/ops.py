@@ -17,7 +17,18 @@ Body = Callable[[States, tuple[Array, ...]], States]
 
 
 class Ops(Protocol):
-    """What the step and the loop call."""
+    """What the step and the loop call.
+
+    `projects_ahead` says whether the input projection of all steps is one product before
+    the loop.  It saves a product a step where steps run one operation after another; a
+    runtime that overlaps operations does the products of later steps, which need no
+    state, beside the recurrence instead, and is slower if it has to wait for all of them.
+    """
+
+    @property
+    def projects_ahead(self) -> bool:
+        """Whether the input projection is hoisted out of the loop."""
+        ...
 
     def matmul(self, a: Array, b: Array) -> Array:
         """a (..., m) times the matrix b (m, n)."""

@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda v: v,
 }
 
+projects_ahead = False
 matmul = jnp.matmul
 where = jnp.where
 stack = jnp.stack

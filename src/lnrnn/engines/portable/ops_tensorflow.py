@@ -19,6 +19,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "linear": lambda v: v,
 }
 
+projects_ahead = False
 unstack = tf.unstack
 stack = tf.stack
 

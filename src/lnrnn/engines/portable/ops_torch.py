@@ -21,6 +21,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": lambda v: v,
 }
 
+projects_ahead = True
 matmul = torch.matmul
 stack = torch.stack
 

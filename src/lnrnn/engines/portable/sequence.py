@@ -69,12 +69,13 @@ def sequence(
         before = states
         if fresh is not None:
             states = tuple(ops.where(~fresh, s, 0.0) for s in states)
-        new = recurrence.step(slices[0], states, Noise(**fixed, **now))
+        inputs = slices[0] if ops.projects_ahead else recurrence.inputs(slices[0])
+        new = recurrence.step(inputs, states, Noise(**fixed, **now))
         if valid is None:
             return new
         return tuple(ops.where(valid, n, s) for n, s in zip(new, before, strict=True))
 
-    xs = (recurrence.inputs(x), *moving.values())
+    xs = (recurrence.inputs(x) if ops.projects_ahead else x, *moving.values())
     loop = ops.scan if not unroll else lambda *a: unrolled(ops, *a)
     final, h = loop(body, tuple(states), xs, return_sequences)
     output = h if return_sequences else final[0]
