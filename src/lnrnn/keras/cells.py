@@ -199,7 +199,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         noise: dict[str, Any] = {}
         if training:
             mask = self.get_dropout_mask(inputs)
-            inputs = inputs if mask is None else inputs * mask
+            # drawn by keras.layers.RNN in its own dtype, which may be another
+            inputs = inputs if mask is None else inputs * ops.cast(mask, self.compute_dtype)
             self._refuse_moving_noise()
             noise["recurrent_mask"] = self.sequence_mask(states[0])
         leading: Any = ops.shape(inputs)
@@ -274,7 +275,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         """The factor on h (B, R) that is fixed over a sequence; None in the other modes."""
         if self.recurrent_dropout_mode != "sequence":
             return None
-        return super().get_recurrent_dropout_mask(h)
+        mask = super().get_recurrent_dropout_mask(h)
+        return None if mask is None else ops.cast(mask, self.compute_dtype)
 
     def get_recurrent_dropout_mask(self, step_input: Any) -> Any:
         """What `keras.layers.RNN` calls before its loop, in which JAX can draw nothing."""
