@@ -151,6 +151,15 @@ class LayerNormRNN(keras.layers.RNN):
             return outputs, outputs, list(states)
         return outputs[-1], ops.transpose(outputs, (1, 0, 2)), list(states)
 
+    @property
+    def variables(self) -> list[Any]:
+        """All variables; those of the states of a stateful layer are not `weights`.
+
+        Keras does not list its own, and so loses them on JAX, where a compiled step
+        returns the listed ones only.
+        """
+        return [*super().variables, *(tree.flatten(self.states) if self.stateful and self.states else [])]
+
     def engine_report(self) -> dict[str, select.Yes | select.No]:
         """What each engine answers to this layer, in the order in which `"auto"` asks."""
         return select.report(self.cell.request(unroll=self.unroll))

@@ -82,7 +82,8 @@ def constants(like: jax.Array, values: Any) -> jax.Array:
 
 
 def running_any(mask: jax.Array) -> jax.Array:
-    return jax.lax.associative_scan(jnp.logical_or, mask, axis=0)
+    steps = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 0)
+    return jnp.any(mask, axis=0) & (steps >= jnp.argmax(mask, axis=0))
 
 
 def scan(body: Body, states: States, xs: tuple[jax.Array, ...], emit: bool) -> Any:
