@@ -38,6 +38,16 @@ def rule(room: str, *always: str, inside: tuple[str, ...] = ()) -> Rule:
 
 _MATHEMATICS = ("numpy", "lnrnn.variant", "lnrnn.params")
 _SETTINGS = "lnrnn.train.settings"
+_PROGRAMS = (
+    "ai_edge_litert",
+    "haste_pytorch",
+    "keras_layernorm_rnn",
+    "speechbrain",
+    "tensorflow",
+    "tensorflow_addons",
+    "torch",
+    "torchaudio",
+)
 # the rule with the longest room counts
 RULES = (
     rule("lnrnn", "lnrnn.variant"),
@@ -64,8 +74,25 @@ RULES = (
         "lnrnn.cli",
         "lnrnn.__version__",
         _SETTINGS,
-        inside=("lnrnn.dialects", "lnrnn.engines.select", "lnrnn.train", "lnrnn.variant"),
+        inside=(
+            "lnrnn.convert",
+            "lnrnn.dialects",
+            "lnrnn.engines.select",
+            "lnrnn.train",
+            "lnrnn.variant",
+        ),
     ),
+    rule(
+        "lnrnn.convert",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.train.files",
+        inside=("flatbuffers", "h5py", "lnrnn.keras", "lnrnn.train.report", "torch"),
+    ),
+    # compares with the reference, and is loaded when a comparison is asked for
+    rule("lnrnn.convert.check", *_MATHEMATICS, "lnrnn.convert", "lnrnn.reference", "lnrnn.testing"),
+    # runs original programs, in a process of its own
+    rule("lnrnn.convert.programs", "numpy", inside=_PROGRAMS),
     rule(
         "lnrnn.train",
         "numpy",
@@ -201,6 +228,8 @@ def test_no_framework_is_loaded_until_it_is_needed():
         "lnrnn.engines.portable",
         "lnrnn.testing",
         "lnrnn.testing.golden",
+        "lnrnn.convert",
+        "lnrnn.convert.check",
         "lnrnn.train.program",
         "lnrnn.cli",
     )

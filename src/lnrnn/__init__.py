@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the table of dialects, which needs NumPy, on first use."""
+    """Import the table of dialects and the files, which need NumPy, on first use."""
     if name == "dialects":
         return import_module("lnrnn.dialects")
+    if name in ("load", "save"):
+        return getattr(import_module("lnrnn.convert"), name)
     raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line program `lnrnn`: train, sample, info."""
+"""The command line program `lnrnn`: train, sample, convert, inspect, info."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lnrnn.dialects import Source
     from lnrnn.variant import Variant
 
+_SOURCE = (
+    "safetensors, .npz, PyTorch, .keras, .h5, .tflite, a TensorFlow checkpoint, or the folder of a "
+    "SavedModel"
+)
 _EXIT = "Exit status: 0; 2 for input that cannot be used; 130 after Ctrl-C, with all saved."
 
 
@@ -62,6 +66,24 @@ def _sample(**options: Any) -> int:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _convert(source: Path, **options: Any) -> int:
+    from lnrnn.convert import FileError, command
+
+    try:
+        return command.convert(source, **options)
+    except FileError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _inspect(source: Path, **options: Any) -> int:
+    from lnrnn.convert import FileError, command
+
+    try:
+        return command.inspect(source, **options)
+    except FileError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def _info() -> int:
@@ -170,6 +192,69 @@ def _parser() -> argparse.ArgumentParser:
     ):
         shown = text if default is None else f"{text} (default: {default})"
         sample.add_argument(flag, type=kind, default=default, metavar=_METAVARS[kind], help=shown)
+
+    convert = commands.add_parser(
+        "convert",
+        help="read weights of another program, or write them for one",
+        description="Read the recurrent layers of a file, and write them as a file of lnrnn or of "
+        "another program.",
+        epilog=_EXIT,
+    )
+    convert.set_defaults(command=_convert)
+    convert.add_argument("source", type=Path, metavar="SOURCE", help=_SOURCE)
+    convert.add_argument(
+        "--to", type=Path, required=True, metavar="OUT", help="the file to write; .safetensors"
+    )
+    convert.add_argument(
+        "--from",
+        dest="dialect",
+        metavar="DIALECT",
+        help="whose weights they are, a name of lnrnn info (default: the only one that fits)",
+    )
+    convert.add_argument(
+        "--select", metavar="PATH", help="the layers whose weights' names begin so (default: all)"
+    )
+    convert.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the original that differs from the dialect's, such as eps=1e-3; may be "
+        "given several times",
+    )
+    convert.add_argument(
+        "--as",
+        dest="form",
+        metavar="DIALECT",
+        help="write the weights as this program has them; OUT ends in .safetensors, .npz, .pt, "
+        ".h5, .ckpt or .tflite",
+    )
+    convert.add_argument(
+        "--as-set",
+        dest="form_settings",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of that program",
+    )
+    convert.add_argument(
+        "--check",
+        nargs="?",
+        const=sys.executable,
+        metavar="PYTHON",
+        help="run the original program, in this Python or in the one named, and compare",
+    )
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="list the recurrent layers of a file",
+        description="List the recurrent layers of a file and the dialects that they fit.",
+        epilog=_EXIT,
+    )
+    inspect.set_defaults(command=_inspect)
+    inspect.add_argument("source", type=Path, metavar="FILE", help=_SOURCE)
+    inspect.add_argument("--tensors", action="store_true", help="list all tensors as well")
 
     info = commands.add_parser("info", help="versions, engines, dialects", epilog=_EXIT)
     info.set_defaults(command=_info)

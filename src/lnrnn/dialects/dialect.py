@@ -135,7 +135,7 @@ class Dialect:
         """
         scope = self.scope_of(weights)
         found = {n: np.asarray(weights[scope + n]) for n in self.layout}
-        sizes = self._sizes_of({n: a.shape for n, a in found.items()})
+        sizes = self.sizes_of({n: a.shape for n, a in found.items()})
         numbers = self._numbers(sizes)
         dtype = np.result_type(*found.values())
         zeros = {n: np.zeros(a.shape, dtype) for n, a in numbers.items()}
@@ -206,19 +206,33 @@ class Dialect:
             start += size
         return found
 
-    def _sizes_of(self, given: Mapping[str, tuple[int, ...]]) -> Sizes:
-        """I, H and R from the shapes of the original weights, which are linear in them."""
+    def sizes_of(self, given: Mapping[str, tuple[int, ...]]) -> Sizes:
+        """I, H and R from the shapes of the original weights, which are linear in them.
+
+        Args:
+            given: original name (without scope) to shape.
+
+        Returns:
+            The sizes; nothing as large as the weights is allocated.
+
+        Raises:
+            ValueError: no sizes give these shapes.
+        """
         steps = (Sizes(1, 0, 0), Sizes(0, 1, 0), Sizes(0, 0, 1))
         if not self.variant.projection:
             steps = (Sizes(1, 0, 0), Sizes(0, 1, 1))
         one = _flat(self.shapes(Sizes(1, 1, 1)))
         slopes = [_flat(self.shapes(Sizes(*(1 + s for s in step)))) - one for step in steps]
         wanted = _flat({n: given[n] for n in self.layout})
-        sizes = Sizes(0, 0, 0)
-        if wanted.shape == one.shape:
-            more = np.linalg.lstsq(np.stack(slopes, 1), wanted - one, rcond=None)[0]
-            sizes = Sizes(*(round(s) for s in 1 + more @ np.array(steps)))
-        if min(sizes) < 1 or self.shapes(sizes) != dict(given):
+        sizes, fit = Sizes(0, 0, 0), False
+        if [len(given[n]) for n in self.layout] == [
+            len(s) for s in self.shapes(Sizes(1, 1, 1)).values()
+        ]:
+            slope = np.stack(slopes, 1)
+            more = np.round(np.linalg.lstsq(slope, wanted - one, rcond=None)[0])
+            sizes = Sizes(*(int(s) for s in 1 + more @ np.array(steps)))
+            fit = bool((one + slope @ more == wanted).all())
+        if min(sizes) < 1 or not fit:
             example = Sizes(3, 5, 4 if self.variant.projection else 5)
             raise ValueError(
                 f"At I={example.inputs}, H={example.units}, R={example.hidden} the weights of "

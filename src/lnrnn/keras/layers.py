@@ -18,6 +18,7 @@ from lnrnn.keras.cells import (
     LayerNormSimpleRNNCell,
 )
 from lnrnn.keras.signature import in_order_of
+from lnrnn.params import sizes_of
 
 
 class LayerNormRNN(keras.layers.RNN):
@@ -171,6 +172,43 @@ class LayerNormRNN(keras.layers.RNN):
     def load_params(self, params: Mapping[str, Any]) -> None:
         """Set the weights from canonical ones; see `params`."""
         self.cell.load_params(params)
+
+    @classmethod
+    def from_params(cls, source: Any, **options: Any) -> LayerNormRNN:
+        """A built layer with trained weights.
+
+        Args:
+            source: what [lnrnn.load][lnrnn.convert.load] gives, or one of its layers: anything
+                with `variant`, `params`, `zoneout` and `zoneout_cell`.
+            options: other arguments of the layer, such as `return_sequences`; `dtype` is that
+                of the weights if not given.
+
+        Returns:
+            The layer; its variant, units and zoneout are those of the source.
+
+        Raises:
+            ValueError: a variant of another class of layers, or a source with several layers.
+
+        Example:
+            >>> trained = LayerNormLSTM(8)
+            >>> trained.build((None, None, 3))
+            >>> lnrnn.save("/tmp/lstm.safetensors", trained)
+            >>> layer = LayerNormLSTM.from_params(lnrnn.load("/tmp/lstm.safetensors"))
+            >>> layer.units
+            8
+        """
+        source = getattr(source, "single", source)
+        sizes = sizes_of(source.variant, source.params)
+        fixed = {"variant": source.variant, "zoneout": source.zoneout}
+        if "zoneout_cell" not in cell_variant.foreign(cls.cell_class.kind):
+            fixed["zoneout_cell"] = source.zoneout_cell
+        if source.variant.projection:
+            fixed["projection_units"] = sizes.hidden
+        options.setdefault("dtype", source.params["kernel"].dtype.name)
+        layer = cls(sizes.units, **fixed, **options)
+        layer.build((None, None, sizes.inputs))
+        layer.load_params(source.params)
+        return layer
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments, as `from_config` takes them."""

@@ -1,0 +1,195 @@
+"""The commands `lnrnn convert` and `lnrnn inspect`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from lnrnn.convert import export, file
+from lnrnn.convert.containers import open_file
+from lnrnn.convert.errors import FileError
+from lnrnn.convert.find import Fit, find, read_layers
+from lnrnn.convert.tensors import Container
+from lnrnn.convert.weights import Checkpoint
+from lnrnn.variant import Variant
+
+_NAMES = {"eps": "epsilon"}
+_RATES = ("zoneout", "zoneout_cell")
+
+
+def read(
+    path: Path,
+    dialect: str | None = None,
+    select: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> tuple[Checkpoint, list[str]]:
+    """The recurrent layers of any file that a reader knows.
+
+    Args:
+        path: of the file; see [open_file][lnrnn.convert.containers.open_file].
+        dialect: name of the form of its weights; None takes the one that fits, if only one does.
+        select: the start of the names of the weights that are wanted, or for a file of this
+            package the start of a path.
+        settings: fields of the variant in place of the form's.
+
+    Returns:
+        The layers, and sentences about what was found and assumed.
+
+    Raises:
+        FileError: a file that cannot be used, or a layer that fits none or several forms.
+        OSError: there is no such file, or it cannot be read.
+    """
+    container = open_file(path)
+    if not file.is_ours(container):
+        return read_layers(container, path.name, dialect, select, settings)
+    if dialect is not None:
+        raise FileError(
+            f"{path.name} is a file of this package and says what it holds: leave --from out."
+        )
+    layers = {
+        at: weights
+        for at, weights in file.from_container(container).items()
+        if select is None or at.startswith(select)
+    }
+    if not layers:
+        raise FileError(f"{path.name} has no layer whose path begins with {select!r}.")
+    if settings:
+        layers = {at: _changed(weights, settings) for at, weights in layers.items()}
+    return Checkpoint(layers), [
+        f"{at}: I={w.sizes.inputs} H={w.sizes.units}" for at, w in layers.items()
+    ]
+
+
+def convert(
+    source: Path,
+    to: Path,
+    dialect: str | None = None,
+    form: str | None = None,
+    select: str | None = None,
+    settings: Iterable[str] = (),
+    form_settings: Iterable[str] = (),
+    check: str | None = None,
+) -> int:
+    """Read a file, write another; see `lnrnn convert --help`."""
+    checkpoint, sentences = read(source, dialect, select, parse(settings))
+    for sentence in sentences:
+        print(sentence)
+    if check is not None:
+        from lnrnn.convert.check import check_layer
+
+        for at, weights in checkpoint.items():
+            print(f"{at}: {check_layer(weights, check)}")
+    if form is None and to.suffix != ".safetensors":
+        raise FileError(
+            f"A file of this package ends in .safetensors; got {to.name!r}: write that, or name "
+            "another program's form with --as."
+        )
+    if form is None:
+        file.save(to, checkpoint)
+    else:
+        export.write(to, checkpoint, form, parse(form_settings))
+    print(f"wrote {to}")
+    return 0
+
+
+def inspect(source: Path, tensors: bool = False) -> int:
+    """List the recurrent layers of a file; see `lnrnn inspect --help`."""
+    from lnrnn.train.report import columns
+
+    container = open_file(source)
+    print(f"{source.name}: {container.kind}, {len(container.entries)} tensors\n")
+    if file.is_ours(container):
+        checkpoint = file.from_container(container)
+        rows = [
+            (at, w.variant.cell, str(w.sizes.inputs), str(w.sizes.units), str(w.sizes.hidden),
+             w.origin.dialect if w.origin else "")
+            for at, w in checkpoint.items()
+        ]  # fmt: skip
+        print(columns(("layer", "cell", "I", "H", "R", "came from"), rows))
+        return 0
+    found = find(container)
+    rows = [
+        (one.scope or "(top)", fit.name, fit.variant.cell, str(fit.sizes.inputs),
+         str(fit.sizes.units), _constants(fit))
+        for one in found
+        for fit in one.fits
+    ]  # fmt: skip
+    if rows:
+        print(columns(("--select", "--from", "cell", "I", "H", "assumed"), rows))
+    for one in found:
+        if len(one.fits) > 1:
+            print(
+                f"\n{one.scope or '(top)'} fits {len(one.fits)} forms; --from says which, and "
+                "--set what else differs."
+            )
+        if one.beside:
+            print(f"\nBeside the weights at {one.scope or '(top)'}: {', '.join(one.beside)}.")
+    if not found:
+        print("No tensors have the names and shapes of a known recurrent layer.")
+    if tensors or not found:
+        _print_tensors(container, columns)
+    return 0
+
+
+def parse(settings: Iterable[str]) -> dict[str, Any]:
+    """Fields of the variant, zoneout and zoneout_cell from `name=value`.
+
+    Raises:
+        FileError: another name, or a value that is not of its kind.
+    """
+    found: dict[str, Any] = {}
+    hints = get_type_hints(Variant)
+    fields = [f.name for f in dataclasses.fields(Variant) if f.name not in ("cell", "norms")]
+    for setting in settings:
+        given, equals, text = setting.partition("=")
+        name = _NAMES.get(given, given)
+        if not equals or name not in (*fields, *_RATES):
+            raise FileError(
+                f"A setting is NAME=VALUE, NAME one of {', '.join([*_NAMES, *fields, *_RATES])}; "
+                f"got {setting!r}."
+            )
+        found[name] = _value(name, text, float if name in _RATES else hints[name])
+    return found
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if hint in (float, float | None):
+        if text.lower() == "none" and hint is not float:
+            return None
+        try:
+            return float(text)
+        except ValueError as error:
+            raise FileError(f"{name} is a number; got {text!r}.") from error
+    choices = get_args(hint)
+    for choice in choices:
+        if str(choice) == text:
+            return choice
+    allowed = ", ".join(map(str, choices)) if choices else "true, false"
+    raise FileError(f"{name} is one of {allowed}; got {text!r}.")
+
+
+def _changed(weights: Any, settings: dict[str, Any]) -> Any:
+    rates = {n: v for n, v in settings.items() if n in _RATES}
+    changes = {n: v for n, v in settings.items() if n not in _RATES}
+    try:
+        variant = weights.variant.replace(**changes)
+    except (ValueError, TypeError) as error:
+        raise FileError(f"The settings do not fit the layer: {error}") from error
+    return dataclasses.replace(weights, variant=variant, **rates)
+
+
+def _constants(fit: Fit) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in fit.assumed.items())
+
+
+def _print_tensors(container: Container, columns: Any) -> None:
+    rows = [
+        (name, "x".join(map(str, entry.shape)) or "scalar", entry.dtype.name)
+        for name, entry in container.entries.items()
+    ]
+    print("\n" + columns(("tensor", "shape", "dtype"), rows), file=sys.stdout)

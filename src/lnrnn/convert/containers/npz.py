@@ -1,0 +1,113 @@
+"""NumPy's .npz, and what all zip archives have to satisfy."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from numpy.lib import format as npy
+
+from lnrnn.convert.errors import FileError
+from lnrnn.convert.tensors import Container, Entry, check_expansion, whole
+
+Array = np.ndarray
+
+_HEADER = 1 << 16
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
+    ValueError, OverflowError,
+)  # fmt: skip
+
+
+def members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The files in an archive.
+
+    Raises:
+        FileError: a damaged archive, a name that stands there twice or leads out of the archive,
+            or files that would unpack to far more than the archive's size.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = archive.infolist()
+    except DAMAGED as error:
+        raise damaged(error) from error
+    twice = [name for name, times in Counter(i.filename for i in found).items() if times > 1]
+    if twice:
+        raise FileError(f"A name stands once in an archive; {twice[0][:80]!r} stands there twice.")
+    for info in found:
+        parts = info.filename.replace("\\", "/").split("/")
+        if ".." in parts or info.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise FileError(
+                f"The files of an archive lie inside it; {info.filename[:80]!r} leads out of it."
+            )
+    check_expansion(sum(info.file_size for info in found), path.stat().st_size)
+    return {info.filename: info for info in found}
+
+
+def damaged(error: BaseException) -> FileError:
+    """The error for an archive that cannot be unpacked."""
+    text = " ".join(str(error).split()).rstrip(".")[:120]
+    return FileError(f"The archive is damaged: {text or type(error).__name__}.")
+
+
+def read(path: Path) -> Container:
+    """The arrays of an .npz file; arrays of Python objects are refused."""
+    entries = {}
+    for member in members(path):
+        if not member.endswith(".npy"):
+            continue
+        name = member.removesuffix(".npy")
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+                shape, _, dtype = _header(name, cast("BinaryIO", stream))
+                start = stream.tell()
+                due, there = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
+        except DAMAGED as error:
+            raise error if isinstance(error, FileError) else damaged(error) from error
+        if due != there - start:
+            raise FileError(
+                f"An array takes the space of its shape; {name!r} of shape {str(shape)[:60]} takes "
+                f"{due} bytes and has {there - start}."
+            )
+        entries[name] = Entry(shape, dtype, _loader(path, member))
+    if not entries:
+        raise FileError("An .npz file holds arrays; this archive has none.")
+    return Container("npz", entries, ordered=True)
+
+
+def _loader(path: Path, member: str) -> Any:
+    def load() -> Array:
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as opened:
+                stream = cast("BinaryIO", opened)
+                shape, fortran, dtype = _header(member, stream)
+                raw = whole(stream, math.prod(shape) * dtype.itemsize)
+                stream.read()  # to the end, where the checksum is compared
+        except DAMAGED as error:
+            raise error if isinstance(error, FileError) else damaged(error) from error
+        flat = np.frombuffer(raw, dtype).astype(dtype.newbyteorder("="))
+        return flat.reshape(shape, order="F" if fortran else "C")
+
+    return load
+
+
+def _header(name: str, stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_HEADER)
+    elif version == (2, 0):
+        shape, fortran, dtype = npy.read_array_header_2_0(stream, max_header_size=_HEADER)
+    else:
+        raise FileError(f"Arrays are of the .npy versions 1.0 and 2.0; {name!r} is of {version}.")
+    if dtype.hasobject:
+        raise FileError(
+            f"Arrays of Python objects are pickles and are not read; {name!r} is one: save numbers."
+        )
+    if any(n < 0 for n in shape):
+        raise FileError(f"Shapes have no negative sizes; {name!r} has {shape}.")
+    return shape, fortran, dtype

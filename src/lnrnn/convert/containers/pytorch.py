@@ -1,0 +1,103 @@
+"""PyTorch's state dictionaries, through torch's own reader of weights, which runs no code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lnrnn.convert.containers import npz
+from lnrnn.convert.errors import FileError
+from lnrnn.convert.tensors import Container, Entry
+
+OLD_MAGIC = b"\x80\x02"  # a pickle of protocol 2: files of torch before 1.6
+_ITEMS = 1_000_000
+_DEPTH = 32
+
+
+def read(path: Path) -> Container:
+    """The tensors of a file that `torch.save` wrote, nested dictionaries by dotted names.
+
+    Raises:
+        FileError: torch is not installed, or its reader of weights refuses the file, as it
+            does for any object that is not a tensor, a number, a string or a collection.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise FileError("To read a file of PyTorch, torch has to be installed.") from error
+    if zipfile.is_zipfile(path):
+        packed = [i for i in npz.members(path).values() if i.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise FileError(
+                f"The tensors of a PyTorch file are not compressed; {packed[0].filename[:80]!r} is."
+            )
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    # the reader meets arbitrary bytes, and raises whatever the step that they break raises
+    except Exception as error:
+        raise FileError(
+            f"torch does not read the file as weights: {_first_line(error)}."
+        ) from error
+    room = os.stat(path).st_size
+    entries = {}
+    for name, tensor in _tensors(torch, loaded):
+        if name in entries:
+            raise FileError(f"A name stands once in a file; {name[:80]!r} stands there twice.")
+        entries[name] = _entry(torch, name, tensor, room)
+    if not entries:
+        raise FileError("A state dictionary holds tensors; this file has none.")
+    return Container("torch", entries, ordered=True)
+
+
+def _tensors(torch: Any, loaded: Any) -> Iterator[tuple[str, Any]]:
+    """Every tensor in nested collections, with its path."""
+    left, stack = _ITEMS, [("", loaded, 0)]
+    while stack:
+        name, value, depth = stack.pop()
+        left -= 1
+        if left < 0 or depth > _DEPTH:
+            raise FileError(
+                f"A state dictionary has at most {_ITEMS} entries in {_DEPTH} levels; this one has "
+                "more."
+            )
+        if isinstance(value, torch.Tensor):
+            yield name, value
+            continue
+        if isinstance(value, Mapping):
+            pairs = value.items()
+        elif isinstance(value, (list, tuple)):
+            pairs = enumerate(value)
+        else:
+            continue
+        pairs = list(pairs)[: left + 1]
+        stack += [(f"{name}.{k}" if name else str(k), v, depth + 1) for k, v in reversed(pairs)]
+
+
+def _entry(torch: Any, name: str, tensor: Any, room: int) -> Entry:
+    # a view may repeat one element any number of times
+    if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > room:
+        raise FileError(
+            f"A tensor is dense and no larger than its file; {name[:80]!r} of shape "
+            f"{tuple(tensor.shape)} is not: save it with .contiguous()."
+        )
+    if tensor.is_quantized:
+        raise FileError(f"Weights are floats; {name[:80]!r} is quantised: dequantise it first.")
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
+    try:
+        array = tensor.detach().numpy()
+    except TypeError as error:
+        raise FileError(f"NumPy has no dtype {tensor.dtype}, which {name[:80]!r} has.") from error
+    return Entry(array.shape, array.dtype, lambda: np.array(array))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split()).rstrip(".:")[:160]

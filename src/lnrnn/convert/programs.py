@@ -1,0 +1,205 @@
+"""Runs the original program of a dialect on given weights; a script that stands alone.
+
+`python programs.py REQUEST.npz RESULT.npz`, in any Python that has NumPy and the original
+program.  The request holds `x` (T, B, I), the original weights `w/<name>`, and `about`, JSON
+with the name of the form, the sizes `inputs`, `units` and `hidden`, and the variant's fields; the
+result holds `y` (T, B, R).  Exit status 3: the program is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Program = Callable[[Mapping[str, Any], Mapping[str, Array], Array], Array]
+
+NOT_INSTALLED = 3
+
+
+def tensorflow_addons(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """The cells of TensorFlow Addons 0.23 under TensorFlow 2.15."""
+    import tensorflow as tf
+    import tensorflow_addons as tfa  # pyright: ignore[reportMissingImports]
+
+    units, variant = about["units"], about["variant"]
+    if about["form"] == "tfa_lnlstm":
+        cell = tfa.rnn.LayerNormLSTMCell(
+            units,
+            activation=_keras2(variant["activation"]),
+            recurrent_activation=_keras2(variant["recurrent_activation"]),
+            norm_epsilon=variant["epsilon"],
+        )
+    else:
+        cell = tfa.rnn.LayerNormSimpleRNNCell(
+            units,
+            activation=_keras2(variant["activation"]),
+            layernorm_epsilon=variant["epsilon"],
+        )
+    return _keras_cell(tf, cell, weights, x)
+
+
+def keras_layernorm_rnn(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """The cells of keras-layernorm-rnn 0.2.1 under TensorFlow 2.15."""
+    import keras_layernorm_rnn as original  # pyright: ignore[reportMissingImports]
+    import tensorflow as tf
+
+    variant, form = about["variant"], about["form"]
+    options: dict[str, Any] = {"activation": _keras2(variant["activation"])}
+    if form == "kerasln_simplernn":
+        name = "LayernormSimpleRNNCell"
+        options["layernorm_epsilon"] = variant["epsilon"]
+    else:
+        name = f"LayernormLSTM{form[len('kerasln_lstm')]}Cell"
+        options["recurrent_activation"] = _keras2(variant["recurrent_activation"])
+    cell = getattr(original, name)(about["units"], use_layernorm=True, **options)
+    return _keras_cell(tf, cell, weights, x)
+
+
+def torchaudio(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """The LSTM of torchaudio's RNN-T."""
+    import torch
+    from torchaudio.models.rnnt import _CustomLSTM  # pyright: ignore[reportMissingImports]
+
+    cell = _CustomLSTM(
+        about["inputs"],
+        about["units"],
+        layer_norm=True,
+        layer_norm_epsilon=about["variant"]["epsilon"],
+    )
+    with torch.no_grad():
+        return _torch(torch, cell, weights)(torch.tensor(x), None)[0].numpy()
+
+
+def speechbrain(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """SpeechBrain's LiGRU and SLiGRU."""
+    import torch
+    from speechbrain.nnet import RNN  # pyright: ignore[reportMissingImports]
+
+    form = about["form"]
+    options: dict[str, Any] = {}
+    if "sligru" in form:
+        options["recurrent_elementwise_affine"] = not form.endswith("-affine")
+    layer = getattr(RNN, "SLiGRU_Layer" if "sligru" in form else "LiGRU_Layer")(
+        about["inputs"],
+        about["units"],
+        num_layers=1,
+        batch_size=x.shape[1],
+        normalization="layernorm",
+        nonlinearity=about["variant"]["activation"],
+        **options,
+    )
+    layer.eval()
+    with torch.no_grad():
+        _torch(torch, layer, weights)
+        return layer(torch.tensor(x).transpose(0, 1)).transpose(0, 1).numpy()
+
+
+def haste(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """haste's layers for PyTorch."""
+    import haste_pytorch  # pyright: ignore[reportMissingImports]
+    import torch
+
+    name = {
+        "haste_lnlstm": "LayerNormLSTM",
+        "haste_lngru": "LayerNormGRU",
+        "haste_lnindrnn": "LayerNormIndRNN",
+    }[about["form"]]
+    layer = getattr(haste_pytorch, name)(
+        about["inputs"], about["units"], zoneout=about["zoneout"], batch_first=False
+    )
+    layer.eval()
+    with torch.no_grad():
+        return _torch(torch, layer, weights)(torch.tensor(x))[0].numpy()
+
+
+def tensorflow_lite(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """TensorFlow Lite, on the model that the request brings."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_content=bytes(weights["model"]))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+PROGRAMS: dict[str, tuple[str, Program]] = {
+    "tfa_": ("tensorflow_addons", tensorflow_addons),
+    "kerasln_": ("keras_layernorm_rnn", keras_layernorm_rnn),
+    "torchaudio_": ("torchaudio", torchaudio),
+    "speechbrain_": ("speechbrain", speechbrain),
+    "haste_ln": ("haste_pytorch", haste),
+    "tflite_": ("tensorflow", tensorflow_lite),
+}
+"""Start of a form's name: the module of its original program, and what runs that."""
+
+
+def program_of(form: str) -> tuple[str, Program] | None:
+    """The module of a form's original program and what runs it; None where there is none."""
+    return next((found for start, found in PROGRAMS.items() if form.startswith(start)), None)
+
+
+def _keras_cell(tf: Any, cell: Any, weights: Mapping[str, Array], x: Array) -> Array:
+    """A Keras cell over a sequence, its weights set by the ends of their names."""
+    layer = tf.keras.layers.RNN(cell, return_sequences=True)
+    layer.build((None, None, x.shape[-1]))
+    left = dict(weights)
+    for variable in cell.weights:
+        name = variable.name.removesuffix(":0")
+        key = max((k for k in left if name.endswith(k)), key=len)
+        variable.assign(left.pop(key))
+    if left:
+        raise ValueError(f"The original has no weights {sorted(left)}.")
+    return np.swapaxes(layer(np.swapaxes(x, 0, 1)).numpy(), 0, 1)
+
+
+def _torch(torch: Any, module: Any, weights: Mapping[str, Array]) -> Any:
+    """A module with all of its parameters set; those of inner modules by the ends of names."""
+    given = {name: torch.tensor(value) for name, value in weights.items()}
+    state = module.state_dict()
+    for name in state:
+        key = max((k for k in given if name == k or name.endswith("." + k)), key=len, default=None)
+        if key is not None:
+            state[name] = given.pop(key)
+    if given:
+        raise ValueError(f"The original has no weights {sorted(given)}.")
+    module.load_state_dict(state)
+    return module
+
+
+def _keras2(name: str) -> str:
+    return "hard_sigmoid" if name == "keras2_hard_sigmoid" else name
+
+
+def main(request: str, result: str) -> int:
+    """Run the program of a request."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with np.load(request, allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"]))
+        weights = {n[2:]: arrays[n] for n in arrays.files if n.startswith("w/")}
+        x = arrays["x"]
+    found = program_of(about["form"])
+    if found is None:
+        return NOT_INSTALLED
+    module, program = found
+    try:
+        __import__(module)
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return NOT_INSTALLED
+    np.savez(result, y=program(about, weights, x))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,262 @@
+"""Trained weights with their mathematics, apart from any framework."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lnrnn.convert.errors import FileError
+from lnrnn.params import Sizes, sizes_of
+from lnrnn.variant import Variant
+
+Array = np.ndarray
+
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from, for people and for the way back.
+
+    Args:
+        dialect: name of the published form whose layout the weights had.
+        scope: what stood before their names.
+        file: name of the file, without its folder.
+        container: kind of the file, such as `"torch"`.
+        dtypes: original name to dtype, of those that differ from the canonical weights'.
+        kept: original weights of which the canonical ones do not give back every bit:
+            those that the original stores and never reads, and gains stored minus one.
+
+    Example:
+        >>> Origin("tfa_lnlstm", scope="first/cell/").dialect
+        'tfa_lnlstm'
+    """
+
+    dialect: str
+    scope: str = ""
+    file: str = ""
+    container: str = ""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of one recurrent layer in one direction.
+
+    Args:
+        variant: the mathematics.
+        params: canonical name to array, see [lnrnn.params][]; all of one float dtype.
+        zoneout: probability with which the trained layer held a unit of h; it is part of
+            the answer in inference.
+        zoneout_cell: the same of c.
+        origin: where the weights came from, if not from a layer of this package.
+
+    Raises:
+        FileError: names or shapes that are not those of the variant, a dtype that is not a
+            float, or values that are not finite.
+
+    Example:
+        >>> layer = Weights(
+        ...     Variant(cell="simple"),
+        ...     {"kernel": np.zeros((3, 4)), "recurrent_kernel": np.zeros((4, 4))},
+        ... )
+        >>> layer.sizes
+        Sizes(inputs=3, units=4, hidden=4)
+    """
+
+    variant: Variant
+    params: Mapping[str, Array]
+    zoneout: float = 0.0
+    zoneout_cell: float = 0.0
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        params = {name: np.asarray(value) for name, value in self.params.items()}
+        object.__setattr__(self, "params", MappingProxyType(params))
+        for name, value in params.items():
+            check_float(name, value)
+        dtypes = sorted({value.dtype.name for value in params.values()})
+        if len(dtypes) > 1:
+            raise FileError(
+                f"The weights of a layer have one dtype; got {', '.join(dtypes)}: cast them to one."
+            )
+        try:
+            sizes = sizes_of(self.variant, params)
+        except ValueError as error:
+            raise FileError(str(error)) from error
+        object.__setattr__(self, "_sizes", sizes)
+        for name in ("zoneout", "zoneout_cell"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FileError(
+                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}."
+                )
+
+    @property
+    def sizes(self) -> Sizes:
+        """Inputs, units and the width of h."""
+        return self._sizes  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_float(name: str, value: Array) -> None:
+    """Raise FileError unless an array is of a float dtype and finite."""
+    if value.dtype.name not in _DTYPES:
+        raise FileError(
+            f"Weights are of the dtypes {', '.join(_DTYPES)}; got {name!r} of {value.dtype}."
+        )
+    wrong = value.size - int(np.isfinite(value.astype(np.float64, copy=False)).sum())
+    if wrong:
+        raise FileError(
+            f"Weights are finite; got {name!r} with {wrong} of {value.size} values infinite or "
+            "not a number: take a checkpoint from before the training diverged."
+        )
+
+
+class Checkpoint(Mapping[str, Weights]):
+    """The recurrent layers of a file: path to [Weights][lnrnn.convert.Weights].
+
+    The layers of a stack have the paths `layers.0.forward`, `layers.1.forward`, and so on, and
+    for the other direction of a bidirectional layer `layers.0.reverse`.
+
+    Args:
+        layers: path to weights; a path is words of letters, digits, `_` and `-`, with dots
+            between.
+        notes: anything more that a program wants to keep with them, as JSON values.
+
+    Raises:
+        FileError: no layer, or a path that is not of that form.
+
+    Example:
+        >>> one = Weights(
+        ...     Variant(cell="simple"),
+        ...     {"kernel": np.zeros((3, 4)), "recurrent_kernel": np.zeros((4, 4))},
+        ... )
+        >>> Checkpoint({"layers.0.forward": one}).single is one
+        True
+    """
+
+    def __init__(
+        self, layers: Mapping[str, Weights], notes: Mapping[str, Any] | None = None
+    ) -> None:
+        if not layers:
+            raise FileError("A checkpoint has one recurrent layer or more; got none.")
+        wrong = [path for path in layers if not _PATH.fullmatch(path)]
+        if wrong:
+            raise FileError(
+                "The path of a layer is words of letters, digits, '_' and '-' with dots between; "
+                f"got {wrong[0]!r}: use for example 'layers.0.forward'."
+            )
+        self._layers = dict(layers)
+        self.notes = dict(notes or {})
+
+    def __getitem__(self, path: str) -> Weights:
+        return self._layers[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({', '.join(self)})"
+
+    @property
+    def single(self) -> Weights:
+        """The weights of the only layer.
+
+        Raises:
+            FileError: there are several; the message lists their paths.
+        """
+        if len(self) > 1:
+            raise FileError(
+                f"There are {len(self)} layers here, {', '.join(self)}: take one by its path."
+            )
+        return next(iter(self.values()))
+
+
+def collect(source: Any) -> Checkpoint:
+    """The recurrent layers in a layer, a stack of them, or a model, without its framework.
+
+    Args:
+        source: [Weights][lnrnn.convert.Weights]; a mapping from path to them; anything with
+            `weights()` that gives such a mapping; anything with `variant` and `params()`; a
+            Keras `RNN`, `StackedRNNCells`, `Bidirectional` or model around such layers; or a
+            sequence of any of these, a stack.
+
+    Raises:
+        FileError: nothing of that kind, or a layer with an activation that has no name in
+            [Variant][lnrnn.Variant].
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    if isinstance(source, Mapping):
+        return Checkpoint({path: _one(value) for path, value in source.items()})
+    stack = list(_stack(source))
+    if not stack:
+        raise FileError(
+            "What is saved is a recurrent layer of lnrnn, a stack or a model of them, or Weights; "
+            f"got {type(source).__name__}."
+        )
+    return Checkpoint(
+        {
+            f"layers.{place}.{direction}": weights
+            for place, layer in enumerate(stack)
+            for direction, weights in layer.items()
+        }
+    )
+
+
+def _stack(source: Any) -> Iterator[dict[str, Weights]]:
+    """The layers of a stack in order, each by direction."""
+    if isinstance(source, Weights) or _is_layer(source):
+        yield {"forward": _one(source)}
+    elif hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
+        forward, backward = list(_stack(source.forward_layer)), list(_stack(source.backward_layer))
+        for ahead, back in zip(forward, backward, strict=True):
+            yield {"forward": ahead["forward"], "reverse": back["forward"]}
+    else:
+        for inner in _inside(source):
+            yield from _stack(inner)
+
+
+def _inside(source: Any) -> Sequence[Any]:
+    """What a container of layers holds, nothing where it is none."""
+    if isinstance(source, (list, tuple)):
+        return source
+    for name in ("cells", "layers"):
+        if isinstance(getattr(source, name, None), (list, tuple)):
+            return getattr(source, name)
+    return [source.cell] if hasattr(source, "cell") else []
+
+
+def _is_layer(source: Any) -> bool:
+    return isinstance(getattr(source, "variant", None), Variant) and callable(
+        getattr(source, "params", None)
+    )
+
+
+def _one(source: Any) -> Weights:
+    """The weights of a single layer or cell."""
+    if isinstance(source, Weights):
+        return source
+    if not _is_layer(source):
+        raise FileError(
+            "A layer of lnrnn has a variant and params(); got an object of class "
+            f"{type(source).__name__} without them."
+        )
+    cell = getattr(source, "cell", source)
+    unnamed = sorted(getattr(cell, "functions", ()))
+    if unnamed:
+        raise FileError(
+            f"A file names its activations; got a layer whose {unnamed[0]} is a function of its "
+            "own: use one that Variant names."
+        )
+    zoneout, zoneout_cell = (float(getattr(cell, n, 0.0)) for n in ("zoneout", "zoneout_cell"))
+    return Weights(source.variant, source.params(), zoneout, zoneout_cell)
