@@ -62,13 +62,22 @@ RULES = (
         rule(f"lnrnn.engines.portable.ops_{f}", f, "lnrnn.variant", "lnrnn.engines.portable.ops")
         for f in ("tensorflow", "jax", "torch")
     ),
+    rule("lnrnn.frontends", *_MATHEMATICS, "lnrnn.dialects"),
     rule("lnrnn.keras", "keras", *_MATHEMATICS, "lnrnn.dialects", "lnrnn.engines.select"),
+    rule(
+        "lnrnn.torch",
+        "torch",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.frontends",
+        "lnrnn.engines.select",
+    ),
     rule(
         "lnrnn.testing",
         *_MATHEMATICS,
         "lnrnn.dialects",
         "lnrnn.reference",
-        inside=("lnrnn.keras", "lnrnn.engines", *FRAMEWORKS),
+        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
     ),
     rule(
         "lnrnn.cli",
@@ -205,6 +214,7 @@ def test_each_file_of_operations_imports_its_framework_and_no_other():
         ("lnrnn.engines.portable.sequence", "import jax.numpy", "jax.numpy"),
         ("lnrnn.keras.layers", "def f():\n  from lnrnn import reference", "lnrnn.reference"),
         ("lnrnn.keras.cells", "from lnrnn.engines import portable", "lnrnn.engines.portable"),
+        ("lnrnn.torch.layers", "import lnrnn.keras", "lnrnn.keras"),
         ("lnrnn.testing.golden", "import keras", "keras"),
         ("lnrnn.train.program", "if True:\n  import keras", "keras"),
     ],
@@ -226,6 +236,7 @@ def test_no_framework_is_loaded_until_it_is_needed():
         "lnrnn.reference",
         "lnrnn.engines.select",
         "lnrnn.engines.portable",
+        "lnrnn.frontends.carry",
         "lnrnn.testing",
         "lnrnn.testing.golden",
         "lnrnn.convert",

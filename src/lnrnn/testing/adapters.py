@@ -186,8 +186,65 @@ def keras_layers(engine: str) -> Adapter:
     return _double(framework, run)
 
 
+def torch_modules(engine: str) -> Adapter:
+    """The PyTorch modules, in the dtype of the file.
+
+    A masked step of theirs emits zeros; what it emits in a file that repeats the last
+    output, or holds h, is filled in here.
+    """
+    import torch
+
+    from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN, names
+
+    classes: dict[str, Any] = {
+        "simple": LayerNormRNN,
+        "indrnn": LayerNormRNN,
+        "lstm": LayerNormLSTM,
+        "gru": LayerNormGRU,
+        "ligru": LayerNormGRU,
+    }
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        options = dict(given.options)
+        sizes = sizes_of(variant, params)
+        module = classes[variant.cell](
+            sizes.inputs,
+            sizes.units,
+            proj_size=sizes.hidden if variant.projection else 0,
+            variant=variant,
+            engine=engine,
+            dtype=getattr(torch, given.dtype),
+        )
+        stems = names.stems(variant, sizes)
+        several = variant.cell == "lstm"
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            flags = {n: constant(options[n]) for n in ("mask", "reset") if n in options}
+            # the shares of the file in place of those that the module would draw or expect
+            shares = {n: constant(options[n]) for n in ("take_h", "take_c") if n in options}
+            module.noise = lambda *_: shares
+            weights = names.from_canonical(stems, {n: tensors[n] for n in params})
+            weights = {f"{stem}_l0": weight for stem, weight in weights.items()}
+            states = tuple(tensors[n].unsqueeze(0) for n in _states(variant))
+            hx = states if several else states[0]
+            y, hx = torch.func.functional_call(module, weights, (tensors["x"], hx), flags)
+            states = hx if several else (hx,)
+            masked_output = options.get("masked_output", "zero")
+            if "mask" in flags and masked_output != "zero":
+                first = tensors["h0"] if masked_output == "hold" else torch.zeros_like(y[0])
+                outputs = [first]
+                for valid, output in zip(flags["mask"], y, strict=True):
+                    outputs.append(torch.where(valid[:, None], output, outputs[-1]))
+                y = torch.stack(outputs[1:])
+            return y, *(s[0] for s in states)
+
+        return _differentiate("torch", function, variant, params, given)
+
+    return run
+
+
 ENGINES = ("reference", "portable")
-FRONTENDS = ("keras",)
+FRONTENDS = ("keras", "torch")
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 
 
@@ -197,17 +254,17 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     Args:
         engine: `"reference"` or `"portable"`; None is the reference, or what a front end
             chooses itself.
-        frontend: `"keras"`, on the backend that KERAS_BACKEND names; None runs the engine
-            without one, the portable engine on that same framework or on the first that
-            is installed.
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; None runs
+            the engine without one, the portable engine on Keras's backend or on the first
+            framework that is installed.
 
     Raises:
         ValueError: a front end with the reference, or no framework is installed.
     """
-    if frontend == "keras":
+    if frontend is not None:
         if engine == "reference":
             raise ValueError("No front end computes with the reference: use --engine portable.")
-        return keras_layers(engine or "auto")
+        return {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
     return run_reference if engine != "portable" else portable(_framework())
 
 

@@ -1,6 +1,6 @@
 """Runs golden files: inputs, weights, results and gradients that an original program gave.
 
-`python -m lnrnn.testing.golden DIR... [--engine reference|portable] [--frontend keras]`
+`python -m lnrnn.testing.golden DIR... [--engine reference|portable] [--frontend keras|torch]`
 
 A golden file is a pair `<name>.npz`, `<name>.json`.  The arrays are time-major:
 `x` (T,B,I), `y` (T,B,R), `h0`, `c0`, `hT`, `cT`, the loss weights `Gy`, `Gh`, `Gc` of

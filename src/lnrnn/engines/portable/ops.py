@@ -46,6 +46,10 @@ class Ops(Protocol):
         """(..., n, size) to (..., n size)."""
         ...
 
+    def part(self, weight: Array, columns: slice) -> Array:
+        """Columns of a weight, which the loop may use beside other columns of it."""
+        ...
+
     def where(self, condition: Array, a: Array, b: Array | float) -> Array:
         """a where the condition holds, else b."""
         ...

@@ -36,6 +36,10 @@ def fold(v: jax.Array, size: int) -> jax.Array:
     return v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
 
 
+def part(weight: jax.Array, columns: slice) -> jax.Array:
+    return weight[..., columns]
+
+
 def unfold(v: jax.Array) -> jax.Array:
     return v.reshape(*v.shape[:-2], v.shape[-2] * v.shape[-1])
 

@@ -42,6 +42,10 @@ def fold(v: Any, size: int) -> Any:
     return tf.reshape(v, tf.concat([tf.shape(v)[:-1], [v.shape[-1] // size, size]], 0))
 
 
+def part(weight: Any, columns: slice) -> Any:
+    return weight[..., columns]
+
+
 def unfold(v: Any) -> Any:
     wide = v.shape[-2] * v.shape[-1]
     return tf.reshape(v, tf.concat([tf.shape(v)[:-2], [wide]], 0))

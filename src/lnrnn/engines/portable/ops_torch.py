@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+# the only scan that PyTorch has
+from torch._higher_order_ops import scan as _traced_scan
 from torch.nn import functional
 
 from lnrnn.engines.portable.ops import Body, States, unrolled
@@ -34,6 +37,12 @@ def fold(v: torch.Tensor, size: int) -> torch.Tensor:
     return v.unflatten(-1, (-1, size))
 
 
+def part(weight: torch.Tensor, columns: slice) -> torch.Tensor:
+    cut = weight[..., columns]
+    # a traced scan takes no two views of one tensor
+    return cut.clone() if torch.compiler.is_compiling() else cut
+
+
 def unfold(v: torch.Tensor) -> torch.Tensor:
     return v.flatten(-2)
 
@@ -44,6 +53,12 @@ def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor | float) -> 
 
 def clip(v: torch.Tensor, bound: float) -> torch.Tensor:
     return torch.clamp(v, -bound, bound)
+
+
+@torch.compiler.assume_constant_result
+def _epsilon(variant: Variant) -> float:
+    """Epsilon, a constant also where torch.compile(dynamic=True) makes symbols of numbers."""
+    return variant.epsilon
 
 
 class _ClipGradient(torch.autograd.Function):
@@ -69,20 +84,21 @@ def clip_gradient(v: torch.Tensor, bound: float) -> torch.Tensor:
 def norm(
     v: torch.Tensor, gain: torch.Tensor | None, bias: torch.Tensor | None, variant: Variant
 ) -> torch.Tensor:
+    epsilon = _epsilon(variant)
     if variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance":
-        size = v.shape[-1:]
+        size = (int(v.shape[-1]),)  # a number also where ONNX traces shapes
         if gain is not None and gain.ndim == 1 and gain.dtype == v.dtype:
-            return functional.layer_norm(v, size, gain, bias, variant.epsilon)
-        d = functional.layer_norm(v, size, None, None, variant.epsilon)
+            return functional.layer_norm(v, size, gain, bias, epsilon)
+        d = functional.layer_norm(v, size, None, None, epsilon)
     else:
         d = v.to(torch.promote_types(v.dtype, torch.float32))
         if variant.norm == "layer":
             d = d - d.mean(-1, keepdim=True)
         variance = d.square().sum(-1, keepdim=True) / (d.shape[-1] - variant.ddof)
         if variant.epsilon_at == "variance":
-            d = d * torch.rsqrt(variance + variant.epsilon)
+            d = d * torch.rsqrt(variance + epsilon)
         else:
-            d = d / (torch.sqrt(variance) + variant.epsilon)
+            d = d / (torch.sqrt(variance) + epsilon)
     if gain is not None:
         d = d * gain
     if bias is not None:
@@ -107,5 +123,15 @@ def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:
 
 
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
-    ops: Any = sys.modules[__name__]
-    return unrolled(ops, body, states, xs, emit)
+    if not torch.compiler.is_compiling():
+        ops: Any = sys.modules[__name__]
+        return unrolled(ops, body, states, xs, emit)
+
+    def advance(states: States, inputs: tuple[torch.Tensor, ...]) -> Any:
+        # the operator wants fresh tensors: neither inputs nor the same one twice
+        states = tuple(s.clone() for s in body(states, inputs))
+        return states, states[0].clone()
+
+    # one graph for any number of steps, where a Python loop would be traced step by step
+    final, emitted = _traced_scan(advance, tuple(states), xs)
+    return final, emitted if emit else None

@@ -1,0 +1,6 @@
+"""What front ends share, without any framework.
+
+[families][lnrnn.frontends.families]: which variant an argument means.
+[initial][lnrnn.frontends.initial]: how a weight starts.
+[carry][lnrnn.frontends.carry]: where the weights of a plain layer go, and the report on it.
+"""

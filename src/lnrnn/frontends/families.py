@@ -1,0 +1,89 @@
+"""Which variant a layer computes, from what its `variant=` argument says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lnrnn import dialects
+from lnrnn.dialects import Dialect
+from lnrnn.params import SITES, affine_gates
+from lnrnn.variant import Cell, Norm, Variant
+
+VariantArgument = str | Variant | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of layer: the cells that it computes.
+
+    Args:
+        name: how messages call it.
+        cells: values of `Variant.cell`, the plain cell first.
+        default: name of the dialect whose equations are the default.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    default: str
+
+
+SIMPLE = Family("simple RNN", ("simple", "indrnn"), "book_lnsimplernn")
+LSTM = Family("LSTM", ("lstm",), "haste_lnlstm")
+GRU = Family("GRU", ("gru", "ligru"), "haste_lngru")
+FAMILIES = (SIMPLE, LSTM, GRU)
+
+
+def plain(family: Family) -> Variant:
+    """The cell without any norm; a GRU with the two biases of Keras and PyTorch."""
+    if family is GRU:
+        return Variant(cell="gru", bias_x=True, bias_h=True)
+    return Variant(cell=family.cells[0], bias=True)
+
+
+def find(family: Family, given: VariantArgument) -> tuple[Variant, Dialect | None]:
+    """The variant that `variant=` means, and its dialect if it was chosen by name.
+
+    Raises:
+        ValueError: an unknown name, or a variant of another cell.
+    """
+    dialect = None
+    if given is None:
+        variant = dialects.get(family.default).variant
+    elif given == "none":
+        variant = plain(family)
+    elif isinstance(given, str):
+        dialect = dialects.get(given)
+        variant = dialect.variant
+    elif isinstance(given, Variant):
+        variant = given
+    elif isinstance(given, Mapping):
+        variant = Variant.from_dict(given)
+    else:
+        raise ValueError(
+            f"variant is the name of a dialect, 'none' or a Variant; got {given!r}: "
+            f"use for example variant={family.default!r}."
+        )
+    if variant.cell not in family.cells:
+        other = next(f for f in FAMILIES if variant.cell in f.cells)
+        raise ValueError(
+            f"The layer-normalised {family.name} computes cells "
+            f"{' or '.join(map(repr, family.cells))}; got variant={given!r} of cell "
+            f"{variant.cell!r}: use the {other.name}."
+        )
+    return variant, dialect
+
+
+def without_bias(variant: Variant) -> Variant:
+    """The variant without any bias on its pre-activations; a cell norm keeps its own."""
+    norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
+    return variant.replace(norms=norms, bias=False, bias_x=False, bias_h=False, tied_bias=False)
+
+
+def bias_gates(variant: Variant, name: str) -> str:
+    """The gates whose columns stand in a bias; empty if the variant has no such weight."""
+    if name in ("bias", "bias_x", "bias_h"):
+        return variant.gates if getattr(variant, name) else ""
+    site, _, which = name.partition("_norm_")
+    return affine_gates(variant, site, which) if which == "bias" and site in SITES else ""

@@ -1,0 +1,44 @@
+"""How weights start: as in a dialect, or so that gradients survive zero inputs."""
+
+from __future__ import annotations
+
+from lnrnn.dialects import Dialect
+from lnrnn.dialects.dialect import Initializer
+from lnrnn.frontends.families import bias_gates
+from lnrnn.variant import Variant
+
+# A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
+# norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
+# variance; small gains on the recurrent part keep the Jacobian of a step below one.
+RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
+BIAS_DEVIATION = 0.1
+
+# weights that can hold an initial forget bias, the first that a variant has
+_FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
+
+
+def initializer(name: str, variant: Variant, dialect: Dialect | None) -> Initializer:
+    """The initialiser of a canonical weight, in the form of `Dialect.initializers`."""
+    if dialect is not None and name in dialect.initializers:
+        return dialect.initializers[name]
+    if name in RECURRENT_GAINS:
+        return RECURRENT_GAINS[name]
+    if name.endswith("gain"):
+        return "ones"
+    if name in ("bias", "bias_x", "bias_h", "x_norm_bias", "sum_norm_bias") and variant.norms:
+        return {"class_name": "RandomNormal", "config": {"stddev": BIAS_DEVIATION}}
+    if name.endswith("bias") or name in ("bias_x", "bias_h"):
+        return "zeros"
+    if name == "recurrent_scale":
+        return {"class_name": "RandomUniform", "config": {"minval": -0.5, "maxval": 0.5}}
+    return "orthogonal" if name == "recurrent_kernel" else "glorot_uniform"
+
+
+def forget_start(name: str, variant: Variant, dialect: Dialect | None) -> float | None:
+    """The initial value of the forget columns of a bias, where it has one of its own."""
+    if "f" not in bias_gates(variant, name):
+        return None
+    if dialect is not None:
+        return dialect.forget_bias_init.get(name)
+    holder = next(n for n in _FORGET_BIASES if "f" in bias_gates(variant, n))
+    return 1.0 if variant.forget_bias == 0 and name == holder else None

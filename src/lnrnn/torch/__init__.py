@@ -1,0 +1,9 @@
+"""The PyTorch front end: modules that replace `torch.nn.LSTM`, `GRU` and `RNN` by one line."""
+
+from lnrnn.torch.cells import LayerNormGRUCell as LayerNormGRUCell
+from lnrnn.torch.cells import LayerNormLSTMCell as LayerNormLSTMCell
+from lnrnn.torch.cells import LayerNormRNNCell as LayerNormRNNCell
+from lnrnn.torch.layers import LayerNormGRU as LayerNormGRU
+from lnrnn.torch.layers import LayerNormLSTM as LayerNormLSTM
+from lnrnn.torch.layers import LayerNormRNN as LayerNormRNN
+from lnrnn.torch.recurrent import Options as Options

@@ -1,0 +1,142 @@
+"""Cells: one step, for loops of one's own; they replace those of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lnrnn.frontends import families
+from lnrnn.torch import inputs
+from lnrnn.torch.recurrent import Options, Recurrent
+
+
+class LayerNormCell(Recurrent):
+    """What the three cells share; see [LayerNormLSTMCell][lnrnn.torch.LayerNormLSTMCell]."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        nonlinearity: str | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **options)
+        self._create("", input_size, device, dtype)
+        self.reset_parameters()
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """One step.
+
+        Args:
+            input: (B, I), or (I,) without batch.
+            hx: h (B, H), for an LSTM (h, c); None is zeros.
+
+        Returns:
+            The new states, in the form of `hx`.
+        """
+        inputs.check_input(input, self._weight_ih(""), ("I", "BI"))
+        states = self._states(hx, input.shape[:-1], input)
+        if input.dim() == 2:
+            new = self._step("", input, states)
+        else:
+            new = self._step("", input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
+            new = tuple(s.squeeze(0) for s in new)
+        return self._hx(new)
+
+    def params(self) -> dict[str, np.ndarray]:
+        """The weights under their canonical names, see [lnrnn.params][]."""
+        return self._params("")
+
+    def load_params(self, params: Mapping[str, Any]) -> None:
+        """Set the weights from canonical ones.
+
+        Raises:
+            ValueError: other names or shapes than this cell has; nothing is set then.
+        """
+        self._load_params(params, "")
+
+
+class LayerNormLSTMCell(LayerNormCell):
+    """One step of a [LayerNormLSTM][lnrnn.torch.LayerNormLSTM]; replaces `torch.nn.LSTMCell`.
+
+    Args:
+        input_size: I, the number of features.
+        hidden_size: H, the size of h and c.
+        bias: False removes every bias of the pre-activations.
+        device: of the parameters.
+        dtype: of the parameters.
+        nonlinearity: of LayerNormRNNCell alone; None here.
+        **options: see [Options][lnrnn.torch.Options]; masks are drawn anew at each call.
+
+    Returns:
+        The call on input (B, I) and (h, c) of the shape (B, H) returns the new (h, c).
+
+    Raises:
+        ValueError: an argument out of range, or one that contradicts the variant.
+
+    Example:
+        >>> cell = LayerNormLSTMCell(3, 64)
+        >>> h, c = cell(torch.randn(8, 3))
+        >>> h, c = cell(torch.randn(8, 3), (h, c))
+    """
+
+    family = families.LSTM
+
+
+class LayerNormGRUCell(LayerNormCell):
+    """One step of a [LayerNormGRU][lnrnn.torch.LayerNormGRU]; replaces `torch.nn.GRUCell`.
+
+    The arguments are those of [LayerNormLSTMCell][lnrnn.torch.LayerNormLSTMCell].
+
+    Example:
+        >>> h = LayerNormGRUCell(3, 64)(torch.randn(8, 3))
+    """
+
+    family = families.GRU
+
+
+class LayerNormRNNCell(LayerNormCell):
+    """One step of a [LayerNormRNN][lnrnn.torch.LayerNormRNN]; replaces `torch.nn.RNNCell`.
+
+    Args:
+        input_size: I, the number of features.
+        hidden_size: H, the size of h.
+        bias: False removes every bias.
+        nonlinearity: `"tanh"`, `"relu"` or another; None is the variant's own.
+        device: of the parameters.
+        dtype: of the parameters.
+        **options: see [Options][lnrnn.torch.Options].
+
+    Example:
+        >>> h = LayerNormRNNCell(3, 64)(torch.randn(8, 3))
+    """
+
+    family = families.SIMPLE
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            bias,
+            device,
+            dtype,
+            nonlinearity=nonlinearity,
+            **options,
+        )

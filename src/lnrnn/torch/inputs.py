@@ -1,0 +1,176 @@
+"""What a caller hands over: checked, and laid out as the engines take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+States = tuple[Tensor, ...]
+
+
+class Layout(NamedTuple):
+    """The axes of a caller's tensors: (T, B, ...), (B, T, ...), or (T, ...) without batch."""
+
+    batched: bool
+    batch_first: bool
+
+    def time_major(self, v: Tensor) -> Tensor:
+        """The caller's layout to (T, B, ...)."""
+        if not self.batched:
+            return v.unsqueeze(1)
+        return v.transpose(0, 1) if self.batch_first else v
+
+    def restored(self, v: Tensor) -> Tensor:
+        """(T, B, ...) to the caller's layout."""
+        if not self.batched:
+            return v.squeeze(1)
+        return v.transpose(0, 1) if self.batch_first else v
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to compute in: autocast's where that is on, else that of x."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """The scope in which an engine runs: all tensors have the compute dtype already."""
+    if compute_dtype(x) == x.dtype:
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:
+    """Raise unless a tensor has the device of another and, without autocast, its dtype."""
+    if given.device != other.device:
+        raise ValueError(
+            f"{name} is on the device of {what}; got {given.device} and {other.device}: "
+            "move one of them with .to(device)."
+        )
+    if given.dtype != other.dtype and compute_dtype(given) == given.dtype:
+        raise ValueError(
+            f"{name} has the dtype of {what}; got {given.dtype} and {other.dtype}: convert one "
+            "of them with .to(dtype)."
+        )
+
+
+def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
+    """Raise unless an input fits weight_ih (G H, I).
+
+    Args:
+        input: the caller's tensor.
+        weight: weight_ih.
+        axes: the layouts allowed, each a word of axis letters.
+    """
+    if input.dim() not in map(len, axes):
+        raise ValueError(
+            f"input has the axes {' or '.join(_tuple(a) for a in axes)}; got the shape "
+            f"{tuple(input.shape)}: add or remove axes."
+        )
+    if input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"The last axis of input is input_size={weight.shape[1]}; got the shape "
+            f"{tuple(input.shape)}: give each step the features that the module was made for."
+        )
+    check_like("input", input, weight, "the weights")
+
+
+def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) -> States:
+    """The states of a caller as a tuple.
+
+    Args:
+        hx: h, or (h, c) of an LSTM.
+        shapes: the expected shape of each state.
+        input: what has their dtype and device.
+    """
+    given = hx if len(shapes) > 1 else (hx,)
+    names = f"({', '.join(shapes)})" if len(shapes) > 1 else "h"
+    if not isinstance(given, (tuple, list)) or len(given) != len(shapes):
+        raise ValueError(
+            f"hx is {names}; got {type(hx).__name__}"
+            f"{f' of {len(hx)}' if isinstance(hx, (tuple, list)) else ''}: pass those tensors, or "
+            "None for zeros."
+        )
+    for state, (name, shape) in zip(given, shapes.items(), strict=True):
+        if not isinstance(state, Tensor) or tuple(state.shape) != shape:
+            seen = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+            raise ValueError(
+                f"{name} of hx has the shape {shape} here; got {seen}: pass states of that shape, "
+                "or None for zeros."
+            )
+        check_like(f"{name} of hx", state, input, "the input")
+    return tuple(given)  # pyright: ignore[reportReturnType]
+
+
+def valid_steps(
+    lengths: Tensor | Sequence[int] | None, mask: Tensor | None, layout: Layout, x: Tensor
+) -> Tensor | None:
+    """Which steps are valid, (T, B), from lengths and a mask; None if all are."""
+    valid = flags("mask", mask, layout, x)
+    if lengths is None:
+        return valid
+    steps, batch = x.shape[:2]
+    lengths = torch.as_tensor(lengths)
+    wanted = (batch,) if layout.batched else ()
+    if tuple(lengths.shape) != wanted or lengths.is_floating_point() or lengths.is_complex():
+        raise ValueError(
+            f"lengths are integers of the shape {wanted} here, one for each sequence; got "
+            f"{lengths.dtype} of the shape {tuple(lengths.shape)}: pass for example "
+            "mask.sum(time_axis)."
+        )
+    if not torch.compiler.is_compiling() and not bool(((lengths >= 0) & (lengths <= steps)).all()):
+        raise ValueError(
+            f"lengths are from 0 to the number of steps, {steps}; got {lengths.tolist()}: pad "
+            "the input further, or shorten them."
+        )
+    time = torch.arange(steps, device=x.device).unsqueeze(1)
+    within = time < lengths.to(x.device).reshape(-1)
+    return within if valid is None else within & valid
+
+
+def flags(name: str, given: Tensor | None, layout: Layout, x: Tensor) -> Tensor | None:
+    """A boolean tensor of the caller as (T, B)."""
+    if given is None:
+        return None
+    axes = "(T,)" if not layout.batched else "(B, T)" if layout.batch_first else "(T, B)"
+    shape = layout.restored(x).shape[:-1]
+    if given.dtype != torch.bool or given.shape != shape:
+        raise ValueError(
+            f"{name} is boolean and has the axes {axes} of the input, here {tuple(shape)}; got "
+            f"{given.dtype} of the shape {tuple(given.shape)}: convert it with .bool(), or "
+            "transpose it."
+        )
+    if given.device != x.device:
+        raise ValueError(
+            f"{name} is on the device of the input; got {given.device} and {x.device}: move it "
+            "with .to(device)."
+        )
+    return layout.time_major(given)
+
+
+def reversed_reset(reset: Tensor, mask: Tensor | None) -> Tensor:
+    """Where the reverse direction starts anew: at the last valid step before each reset.
+
+    Args:
+        reset: (T, B), True where an episode begins; of no effect at a masked step.
+        mask: (T, B), True at valid steps.
+
+    Returns:
+        (T, B), in the order of time.
+    """
+    episode = (reset if mask is None else reset & mask).cumsum(0)
+    later = episode
+    if mask is not None:
+        # at a masked step the episode of the next valid one
+        later = torch.where(mask, episode, episode[-1]).flip(0).cummin(0).values.flip(0)
+    return torch.cat([later[1:], episode[-1:]]) > episode
+
+
+def _tuple(axes: str) -> str:
+    return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"

@@ -1,0 +1,83 @@
+"""The parameters of a PyTorch module: `nn.LSTM`'s names, and more of their kind.
+
+A parameter is `<stem>_l<layer>`, with `_reverse` in the second direction; a cell's is the
+stem alone.  A matrix is stored (out, in), as in `nn.LSTM`: the canonical one transposed.
+
+`nn.LSTM` adds two biases where one would do.  So do we: where a variant has one bias for
+both sides, `bias_ih` and `bias_hh` are two summands of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lnrnn.params import Sizes, shapes
+from lnrnn.variant import Variant
+
+# each stem with the canonical weights that it may hold, the first that the variant has
+_STEMS: dict[str, tuple[str, ...]] = {
+    "weight_ih": ("kernel",),
+    "weight_hh": ("recurrent_kernel", "recurrent_scale"),
+    "bias_ih": ("bias_x", "bias", "x_norm_bias", "sum_norm_bias"),
+    "bias_hh": ("bias_h", "bias", "h_norm_bias", "bias_x", "sum_norm_bias"),
+    "weight_hr": ("projection_kernel",),
+    "bias_hr": ("projection_bias",),
+    "bias": ("bias",),
+    "norm_weight_ih": ("x_norm_gain",),
+    "norm_bias_ih": ("x_norm_bias",),
+    "norm_weight_hh": ("h_norm_gain",),
+    "norm_bias_hh": ("h_norm_bias",),
+    "norm_weight_sum": ("sum_norm_gain",),
+    "norm_bias_sum": ("sum_norm_bias",),
+    "norm_weight_pre": ("pre_norm_gain",),
+    "norm_bias_pre": ("pre_norm_bias",),
+    "weight_peephole": ("peephole",),
+    "norm_weight_cell": ("cell_norm_gain",),
+    "norm_bias_cell": ("cell_norm_bias",),
+    "norm_weight_hidden": ("hidden_norm_gain",),
+    "norm_bias_hidden": ("hidden_norm_bias",),
+}
+_BIASES = ("bias_ih", "bias_hh")
+
+
+def stems(variant: Variant, sizes: Sizes) -> dict[str, str]:
+    """The canonical weight that each parameter is, or is a summand of, by its stem."""
+    having = shapes(variant, sizes)
+    found: dict[str, str] = {}
+    for stem, names in _STEMS.items():
+        if stem in _BIASES:  # has columns for all gates, which a norm's bias may not have
+            names = tuple(n for n in names if having.get(n) == having["kernel"][-1:])
+        name = next((n for n in names if n in having), None)
+        if name is not None and (stem in _BIASES or name not in found.values()):
+            found[stem] = name
+    return found
+
+
+def to_canonical(names: Mapping[str, str], parameter: Callable[[str], Any]) -> dict[str, Any]:
+    """Canonical weights from parameters.
+
+    Args:
+        names: what `stems` returns.
+        parameter: the tensor (or array) of a stem.
+    """
+    found: dict[str, Any] = {}
+    for stem, name in names.items():
+        value = _turned(parameter(stem))
+        found[name] = found[name] + value if name in found else value
+    return found
+
+
+def from_canonical(names: Mapping[str, str], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by stem; of two that are summed the second is zero."""
+    found: dict[str, Any] = {}
+    done: set[str] = set()
+    for stem, name in names.items():
+        value = _turned(params[name])
+        found[stem] = 0 * value if name in done else value
+        done.add(name)
+    return found
+
+
+def _turned(value: Any) -> Any:
+    return value.T if value.ndim == 2 else value

@@ -1,0 +1,410 @@
+"""What layers and cells share: parameters, options, random masks, and the way to an engine."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lnrnn.dialects import Dialect
+from lnrnn.engines import select
+from lnrnn.frontends import families
+from lnrnn.frontends.families import Family, VariantArgument
+from lnrnn.params import Sizes, check, shapes
+from lnrnn.torch import initial, inputs, names
+from lnrnn.torch.inputs import States
+from lnrnn.variant import Variant
+
+RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
+_RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
+# arguments that one family alone takes
+_OWN = {
+    "proj_size": families.LSTM,
+    "zoneout_cell": families.LSTM,
+    "nonlinearity": families.SIMPLE,
+}
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that PyTorch's modules do not have and all of ours take.
+
+    All rates are in [0, 1) and act in training only, if not said otherwise.
+
+    Attributes:
+        variant: the mathematics: a dialect's name (see [lnrnn.dialects][]), `"none"` for
+            PyTorch's own cell, a [Variant][lnrnn.Variant], or None for the default.
+        norm_epsilon: in place of the variant's epsilon.
+        zoneout: probability that a unit of h keeps its previous value at a step; in
+            evaluation h is the expectation $p h_{t-1} + (1 - p) h_t$ (Krueger et al. 2017).
+        zoneout_cell: the same of c; LSTM only.
+        weight_dropout: DropConnect, inverted dropout of the recurrent matrix, one mask
+            for a call (Wan et al. 2013; Merity et al. 2018).
+        recurrent_dropout: rate of the dropout that `recurrent_dropout_mode` describes.
+        recurrent_dropout_mode: `"sequence"`: one mask on h for the whole sequence where it
+            enters the recurrent product (Gal and Ghahramani 2016); `"step"`: a fresh mask
+            on h at each step; `"candidate"`: a fresh mask at each step on the activated
+            candidate only, so that the cell keeps its memory (Semeniuta et al. 2016).
+            Inverted scaling in all three.  A cell draws anew at each call.
+        recurrent_gradient_clip: bound on each element of the derivative of the loss with
+            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
+    """
+
+    variant: VariantArgument
+    norm_epsilon: float | None
+    zoneout: float
+    zoneout_cell: float
+    weight_dropout: float
+    recurrent_dropout: float
+    recurrent_dropout_mode: str
+    recurrent_gradient_clip: float | None
+    engine: str
+
+
+class Recurrent(nn.Module):
+    """Sets of weights of one variant, each set under a suffix of its names.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        bias: False removes every bias of the pre-activations.
+        proj_size: R of a projected h; 0 for none.
+        dropout: rate between layers.
+        nonlinearity: the activation of a simple RNN; None is the variant's.
+        variant: this and all that follow: see [Options][lnrnn.torch.Options].
+    """
+
+    family: ClassVar[Family]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool,
+        proj_size: int = 0,
+        dropout: float = 0.0,
+        nonlinearity: str | None = None,
+        variant: VariantArgument = None,
+        norm_epsilon: float | None = None,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        recurrent_dropout_mode: str = "sequence",
+        recurrent_gradient_clip: float | None = None,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        self.proj_size = proj_size
+        self.dropout = dropout
+        self.nonlinearity = nonlinearity
+        self.zoneout = zoneout
+        self.zoneout_cell = zoneout_cell
+        self.weight_dropout = weight_dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.recurrent_dropout_mode = recurrent_dropout_mode
+        self.recurrent_gradient_clip = recurrent_gradient_clip
+        self.engine = select.check_name(engine)
+        self._check_options()
+        self.variant, self._dialect = self._resolve(variant, norm_epsilon)
+        self._given_variant = variant
+        # for each suffix the stems of its parameters, and the canonical weights they are part of
+        self._stems: dict[str, dict[str, str]] = {}
+        self._engines = self._load_engines()
+
+    @property
+    def output_size(self) -> int:
+        """R, the width of h."""
+        return self.proj_size or self.hidden_size
+
+    def reset_parameters(self) -> None:
+        r"""Draw all parameters anew.
+
+        Without any norm all are uniform in $\pm 1/\sqrt{H}$, as in `nn.LSTM`.  Otherwise they
+        start as in the dialect that was chosen by name, or as in the default, which lets
+        gradients through leading zero inputs: gains of recurrent norms at 0.1 (of sum norms
+        at 0.25), biases at normal noise of deviation 0.1, forget biases at one.
+        """
+        variant = self.variant
+        if not variant.norms and variant.cell_norm == "none" and not variant.hidden_norm:
+            bound = 1 / math.sqrt(self.hidden_size)
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -bound, bound)
+            return
+        for suffix in self._stems:
+            weight = self._weight_ih(suffix)
+            if not weight.is_meta:
+                drawn = initial.draw(variant, self._dialect, self._sizes(suffix), weight.device)
+                self._assign(drawn, suffix)
+
+    def engine_report(self) -> dict[str, select.Yes | select.No]:
+        """What each engine answers to this module, in the order in which `"auto"` asks."""
+        return select.report(self._request(next(self.parameters()).dtype))
+
+    def noise(self, leading: tuple[int, ...], like: Tensor) -> dict[str, Any]:
+        """Zoneout and the dropout of the recurrence, for one sequence or one step.
+
+        Args:
+            leading: (T, B) of a sequence, (B,) of a step.
+            like: has the dtype and device of the masks.
+
+        Returns:
+            Keywords of [lnrnn.engines.portable.sequence.sequence][].
+        """
+        found: dict[str, Any] = {}
+        widths = {"take_h": self.output_size, "take_c": self.hidden_size}
+        for name, rate in (("take_h", self.zoneout), ("take_c", self.zoneout_cell)):
+            if rate and self.training:
+                found[name] = _bernoulli((*leading, widths[name]), 1 - rate, like)
+            elif rate:
+                found[name] = 1 - rate
+        if self.recurrent_dropout and self.training:
+            name, shape = {
+                "sequence": ("recurrent_mask", (leading[-1], self.output_size)),
+                "step": ("recurrent_mask", (*leading, self.output_size)),
+                "candidate": ("candidate_mask", (*leading, self.hidden_size)),
+            }[self.recurrent_dropout_mode]
+            keep = 1 - self.recurrent_dropout
+            found[name] = _bernoulli(shape, keep, like) / keep
+        return found
+
+    def extra_repr(self) -> str:
+        """The sizes and the arguments that are not at their defaults."""
+        given = self._given_variant
+        shown: dict[str, tuple[Any, Any]] = {
+            **{name: (getattr(self, name), default) for name, default in self._defaults().items()},
+            "variant": (given if isinstance(given, str) else given and self.variant, None),
+        }
+        changed = [f"{name}={value!r}" for name, (value, plain) in shown.items() if value != plain]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *changed])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all but the functions of the engines."""
+        return {name: value for name, value in vars(self).items() if name != "_engines"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle or a copy."""
+        super().__setstate__(state)
+        self._engines = self._load_engines()
+
+    def _defaults(self) -> dict[str, Any]:
+        """The arguments that `extra_repr` shows where they differ from these."""
+        return {
+            "bias": True,
+            "proj_size": 0,
+            "nonlinearity": None,
+            **dict.fromkeys(_RATES, 0.0),
+            "recurrent_gradient_clip": None,
+            "engine": "auto",
+        }
+
+    def _create(self, suffix: str, inputs: int, device: Any, dtype: Any) -> None:
+        """Register the parameters of one cell, not yet filled."""
+        sizes = Sizes(inputs, self.hidden_size, self.output_size)
+        self._stems[suffix] = names.stems(self.variant, sizes)
+        for stem, name in self._stems[suffix].items():
+            shape = shapes(self.variant, sizes)[name][::-1]
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(f"{stem}{suffix}", parameter)
+
+    def _weight_ih(self, suffix: str) -> Tensor:
+        return getattr(self, f"weight_ih{suffix}")
+
+    def _sizes(self, suffix: str) -> Sizes:
+        return Sizes(self._weight_ih(suffix).shape[1], self.hidden_size, self.output_size)
+
+    def _canonical(self, suffix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights of one cell as an engine takes them, DropConnect applied in training."""
+
+        def parameter(stem: str) -> Tensor:
+            value = getattr(self, f"{stem}{suffix}").to(dtype)
+            if stem == "weight_hh" and self.weight_dropout:
+                value = nn.functional.dropout(value, self.weight_dropout, self.training)
+            return value
+
+        return names.to_canonical(self._stems[suffix], parameter)
+
+    def _params(self, suffix: str) -> dict[str, np.ndarray]:
+        def parameter(stem: str) -> np.ndarray:
+            value = getattr(self, f"{stem}{suffix}").detach().cpu()
+            # NumPy has no bfloat16
+            return value.to(torch.promote_types(value.dtype, torch.float32)).numpy()
+
+        return names.to_canonical(self._stems[suffix], parameter)
+
+    def _load_params(self, params: Mapping[str, Any], suffix: str) -> None:
+        check(self.variant, params, self._sizes(suffix))
+        self._assign({n: torch.as_tensor(np.asarray(p)) for n, p in params.items()}, suffix)
+
+    def _assign(self, params: Mapping[str, Tensor], suffix: str) -> None:
+        with torch.no_grad():
+            for stem, value in names.from_canonical(self._stems[suffix], params).items():
+                getattr(self, f"{stem}{suffix}").copy_(value)
+
+    def _states(self, hx: Any, leading: tuple[int, ...], x: Tensor) -> States:
+        """The states of the shapes (*leading, R) and (*leading, H): the caller's, or zeros."""
+        widths = {"h": self.output_size, "c": self.hidden_size}
+        wanted = {name: (*leading, widths[name]) for name in self.variant.states}
+        if hx is None:
+            dtype = inputs.compute_dtype(x)
+            return tuple(torch.zeros(s, dtype=dtype, device=x.device) for s in wanted.values())
+        return inputs.check_states(hx, wanted, x)
+
+    def _hx(self, states: States) -> Any:
+        """States as a caller sees them: (h, c) of an LSTM, else h."""
+        return states if len(self.variant.states) > 1 else states[0]
+
+    def _step(self, suffix: str, x: Tensor, states: States) -> States:
+        """One step of one cell: x (B, I)."""
+        dtype = inputs.compute_dtype(x)
+        with inputs.without_autocast(x):
+            x = x.to(dtype)
+            return self._function("step", dtype)(
+                self.variant,
+                self._canonical(suffix, dtype),
+                x,
+                tuple(s.to(dtype) for s in states),
+                recurrent_gradient_clip=self.recurrent_gradient_clip,
+                **self.noise((x.shape[0],), x),
+            )
+
+    def _sequence(
+        self,
+        suffix: str,
+        x: Tensor,
+        states: States,
+        mask: Tensor | None,
+        reset: Tensor | None,
+    ) -> tuple[Tensor, States]:
+        """A sequence of one cell: x (T, B, I); a masked step emits zeros, holds the states."""
+        dtype = inputs.compute_dtype(x)
+        with inputs.without_autocast(x):
+            x = x.to(dtype)
+            return self._function("sequence", dtype)(
+                self.variant,
+                self._canonical(suffix, dtype),
+                x,
+                tuple(s.to(dtype) for s in states),
+                mask=mask,
+                reset=reset,
+                masked_output="zero",
+                recurrent_gradient_clip=self.recurrent_gradient_clip,
+                **self.noise((x.shape[0], x.shape[1]), x),
+            )
+
+    def _request(self, dtype: torch.dtype) -> select.Request:
+        return select.Request(self.variant, framework="torch", dtype=_name(dtype))
+
+    def _load_engines(self) -> dict[tuple[str, torch.dtype], Callable[..., Any]]:
+        """The functions of the engine, found before they are called: no tracer traces an import.
+
+        Keys are `"sequence"`, `"export"` (which is always portable) and `"step"`, with each
+        dtype that the engine computes.
+        """
+        found: dict[tuple[str, torch.dtype], Callable[..., Any]] = {}
+        for dtype in _DTYPES:
+            request = self._request(dtype)
+            found["export", dtype] = select.choose("portable", request).load(request)
+            found["step", dtype] = select.step(request)
+            answer = select.report(request).get(self.engine)
+            if self.engine == "auto" or isinstance(answer, select.Yes):
+                found["sequence", dtype] = select.choose(self.engine, request).load(request)
+        return found
+
+    def _function(self, use: str, dtype: torch.dtype) -> Callable[..., Any]:
+        """What computes a `"sequence"` or a `"step"` in a dtype."""
+        if use == "sequence" and torch.compiler.is_exporting():
+            use = "export"
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
+                f"{_name(dtype)}: convert the module and its input, for example with .float()."
+            )
+        if (use, dtype) not in self._engines:
+            select.choose(self.engine, self._request(dtype))  # raises the engine's reason
+        return self._engines[use, dtype]
+
+    def _resolve(
+        self, given: VariantArgument, norm_epsilon: float | None
+    ) -> tuple[Variant, Dialect | None]:
+        """The variant after the arguments, and its dialect if it was named."""
+        variant, dialect = families.find(self.family, given)
+        if not self.bias:
+            variant = families.without_bias(variant)
+        if norm_epsilon is not None:
+            variant = variant.replace(epsilon=norm_epsilon)
+        if self.nonlinearity is not None:
+            variant = variant.replace(activation=self.nonlinearity)
+        if self.proj_size and not variant.projection:
+            variant = variant.replace(projection=True)
+        if variant.projection and not self.proj_size:
+            raise ValueError(
+                "A variant with a projection needs its size; got proj_size=0: pass proj_size."
+            )
+        if self.recurrent_dropout_mode == "candidate" and variant.cell in ("simple", "indrnn"):
+            raise ValueError(
+                "recurrent_dropout_mode='candidate' drops the update of a gated cell; got cell "
+                f"{variant.cell!r}: use 'sequence' or 'step'."
+            )
+        if self.input_size == 1 and variant.norms_at("x"):
+            warnings.warn(
+                "A norm of the input projection keeps little more than the sign of a single "
+                "feature; use a variant that norms the sum, such as 'magenta_lnlstm', "
+                "'dreamerv2_gru' or 'book_lnsimplernn'.",
+                stacklevel=4,
+            )
+        return variant, dialect
+
+    def _check_options(self) -> None:
+        for name in ("input_size", "hidden_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value <= 0:
+                raise ValueError(
+                    f"{name} is a positive integer; got {value!r}: use for example 64."
+                )
+        for name in _RATES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}: "
+                    "use 0 to switch it off."
+                )
+        for name, family in _OWN.items():
+            if getattr(self, name) and self.family is not family:
+                raise ValueError(
+                    f"{name} is an argument of the {family.name}; got {name}="
+                    f"{getattr(self, name)!r} for {type(self).__name__}: leave it out."
+                )
+        if not isinstance(self.proj_size, int) or not 0 <= self.proj_size < self.hidden_size:
+            raise ValueError(
+                "proj_size is below hidden_size, and 0 for no projection; got "
+                f"{self.proj_size!r} with hidden_size={self.hidden_size}: use a smaller one."
+            )
+        if self.recurrent_dropout_mode not in RECURRENT_DROPOUT_MODES:
+            raise ValueError(
+                f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
+                f"{self.recurrent_dropout_mode!r}."
+            )
+        clip = self.recurrent_gradient_clip
+        if clip is not None and not clip > 0:
+            raise ValueError(
+                f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
+            )
+
+
+def _bernoulli(shape: tuple[int, ...], keep: float, like: Tensor) -> Tensor:
+    drawn = torch.rand(shape, device=like.device) < keep
+    return drawn.to(like.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
