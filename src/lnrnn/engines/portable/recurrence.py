@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from lnrnn.engines.portable.ops import Array, Ops, States
-from lnrnn.params import affine_gates, columns, sizes_of
+from lnrnn.engines.sites import Affine
+from lnrnn.params import columns
 from lnrnn.variant import Site, Variant
 
 
@@ -86,6 +85,7 @@ class Recurrence:
         ops: a framework's operations.
         variant: the cell.
         params: canonical weights, tensors of one dtype.
+        sites: gains and shifts, as from [lnrnn.engines.sites.site_vectors][].
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
         recurrent_gradient_clip: bound on the derivative of each recurrent projection.
@@ -96,11 +96,12 @@ class Recurrence:
         ops: Ops,
         variant: Variant,
         params: Mapping[str, Array],
+        sites: Mapping[Site, Affine],
         functions: Mapping[str, Callable[[Array], Array]] | None = None,
         recurrent_gradient_clip: float | None = None,
     ) -> None:
-        self.ops, self.variant, self.params = ops, variant, params
-        self.units = sizes_of(variant, params).units
+        self.ops, self.variant, self.params, self.sites = ops, variant, params, sites
+        self.units = units_of(variant, params)
         self.phi, self.sigma, self.psi = (
             (functions or {}).get(field) or ops.activation(getattr(variant, field))
             for field in ("activation", "recurrent_activation", "output_activation")
@@ -108,17 +109,14 @@ class Recurrence:
         self.limit = recurrent_gradient_clip
         # the gates of a run are computed together, the last run from what came before
         self.runs = _runs(variant)
-        shift = self._shift()
-        summed = variant.gates_at("sum")
-        outside = "".join(g for g in variant.gates if g not in summed)
-        self.x_norm = self._norm("x", variant.gates, self._only(shift, outside))
-        self.sum_norms = {r: self._norm("sum", r, self._only(shift, summed)) for r in self.runs}
+        self.x_norm = self._norm("x", variant.gates)
+        self.sum_norms = {r: self._norm("sum", r) for r in self.runs}
         self.h_runs = self.runs if variant.reset == "before" else (variant.gates,)
-        self.h_norms = {r: self._norm("h", r, None) for r in self.h_runs}
+        self.h_norms = {r: self._norm("h", r) for r in self.h_runs}
         self.recurrent = {r: self._columns("recurrent_kernel", r) for r in self.h_runs}
         self.bias_h = {r: self._columns("bias_h", r) for r in self.h_runs}
         self.peephole = {
-            g: params["peephole"][columns(variant.peephole_gates, g, self.units)]
+            g: ops.part(params["peephole"], columns(variant.peephole_gates, g, self.units))
             for g in variant.peephole_gates
         }
         self.cell = getattr(self, f"_{variant.cell}")
@@ -127,9 +125,7 @@ class Recurrence:
         """The part of a step that needs no state, for any leading axes: (..., I) to (..., G H)."""
         if self.variant.norms_at("pre"):
             return x
-        projected = self.ops.matmul(x, self.params["kernel"])
-        inner = self.params.get("bias" if self.variant.tied_bias else "bias_x")
-        return self.x_norm(projected if inner is None else projected + inner)
+        return self.x_norm(project(self.ops, self.variant, self.params, x))
 
     def step(self, inputs: Array, states: States, noise: Noise) -> States:
         """The states after one step: `inputs` as from the method of that name."""
@@ -299,57 +295,33 @@ class Recurrence:
         weight = self.params.get(name)
         if weight is None or run == self.variant.gates:
             return weight
-        start = self.variant.gates.index(run[0]) * self.units
-        return weight[..., start : start + len(run) * self.units]
+        return self.ops.part(weight, self._run_columns(run))
 
-    def _norm(self, site: Site, run: str, shift: Array | None) -> GateNorm:
-        bias = _add(self._spread(site, "bias", 0.0), shift)
+    def _run_columns(self, run: str) -> slice:
+        start = self.variant.gates.index(run[0]) * self.units
+        return slice(start, start + len(run) * self.units)
+
+    def _norm(self, site: Site, run: str) -> GateNorm:
         parts = []
-        for vector in (self._spread(site, "gain", 1.0), bias):
+        for vector in self.sites[site]:
             if vector is not None and run != self.variant.gates:
                 start = self.variant.gates.index(run[0]) * self.units
                 vector = vector[start : start + len(run) * self.units]
             parts.append(vector)
         return GateNorm(self.ops, self.variant, site, run, self.units, *parts)
 
-    def _spread(self, site: Site, which: str, fill: float) -> Array | None:
-        """The gains or biases of a site as one vector over all gates."""
-        gates = affine_gates(self.variant, site, which)
-        if not gates:
-            return None
-        vector = self.params[f"{site}_norm_{which}"]
-        if gates == self.variant.gates:
-            return vector
-        missing = self.ops.constants(vector, np.full(self.units, fill))
-        return self.ops.concat(
-            [
-                vector[columns(gates, g, self.units)] if g in gates else missing
-                for g in self.variant.gates
-            ]
-        )
 
-    def _shift(self) -> Array | None:
-        """What is added to each gate after its norms: the bias and the constants."""
-        variant = self.variant
-        constants = {"f": variant.forget_bias, "z": variant.update_bias}
-        values = np.repeat([constants.get(g, 0.0) for g in variant.gates], self.units)
-        bias = self.params.get("bias")
-        if not values.any():
-            return bias
-        return _add(self.ops.constants(self.params["kernel"], values), bias)
-
-    def _only(self, vector: Array | None, gates: str) -> Array | None:
-        """The vector on some gates, zero on the others."""
-        if vector is None or not gates or gates == self.variant.gates:
-            return vector if gates else None
-        keep = np.repeat([float(g in gates) for g in self.variant.gates], self.units)
-        return vector * self.ops.constants(vector, keep)
+def project(ops: Ops, variant: Variant, params: Mapping[str, Array], x: Array) -> Array:
+    """The input projection with its inner bias, before its norm: (..., I) to (..., G H)."""
+    projected = ops.matmul(x, params["kernel"])
+    inner = params.get("bias" if variant.tied_bias else "bias_x")
+    return projected if inner is None else projected + inner
 
 
-def _add(a: Array | None, b: Array | None) -> Array | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def units_of(variant: Variant, params: Mapping[str, Array]) -> int:
+    """H, read off the recurrent weights."""
+    name = "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"
+    return params[name].shape[-1] // len(variant.gates)
 
 
 def _runs(variant: Variant) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from lnrnn.engines.portable.ops import Array, Ops, States, unrolled
 from lnrnn.engines.portable.recurrence import Noise, Recurrence
+from lnrnn.engines.sites import site_vectors
+from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
 
 MaskedOutput = Literal["repeat", "hold", "zero"]
@@ -57,7 +59,43 @@ def sequence(
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
-    recurrence = Recurrence(ops, variant, params, functions, recurrent_gradient_clip)
+    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
+    ahead = ops.projects_ahead
+    final, h = loop(
+        recurrence,
+        recurrence.inputs(x) if ahead else x,
+        tuple(states),
+        prepare=(lambda x: x) if ahead else recurrence.inputs,
+        mask=mask,
+        reset=reset,
+        take_h=take_h,
+        take_c=take_c,
+        recurrent_mask=recurrent_mask,
+        candidate_mask=candidate_mask,
+        unroll=unroll,
+        emit=return_sequences,
+    )
+    return shown(ops, h if return_sequences else final[0], mask, masked_output), final
+
+
+def loop(
+    recurrence: Recurrence,
+    x: Array,
+    states: States,
+    *,
+    prepare: Callable[[Array], Array],
+    mask: Array | None,
+    reset: Array | None,
+    take_h: Array | float | None,
+    take_c: Array | float | None,
+    recurrent_mask: Array | None,
+    candidate_mask: Array | None,
+    unroll: bool,
+    emit: bool,
+) -> tuple[States, Array | None]:
+    """Final states, and every h (T, B, R) if `emit`; `prepare` makes the inputs of a step."""
+    ops = recurrence.ops
     noise = dict(take_h=take_h, take_c=take_c, recurrent=recurrent_mask, candidate=candidate_mask)
     fixed = {k: v for k, v in noise.items() if v is not None and not _moves(v)}
     moving = {k: v for k, v in noise.items() if v is not None and _moves(v)}
@@ -69,21 +107,22 @@ def sequence(
         before = states
         if fresh is not None:
             states = tuple(ops.where(~fresh, s, 0.0) for s in states)
-        inputs = slices[0] if ops.projects_ahead else recurrence.inputs(slices[0])
-        new = recurrence.step(inputs, states, Noise(**fixed, **now))
+        new = recurrence.step(prepare(slices[0]), states, Noise(**fixed, **now))
         if valid is None:
             return new
         return tuple(ops.where(valid, n, s) for n, s in zip(new, before, strict=True))
 
-    xs = (recurrence.inputs(x) if ops.projects_ahead else x, *moving.values())
-    loop = ops.scan if not unroll else lambda *a: unrolled(ops, *a)
-    final, h = loop(body, tuple(states), xs, return_sequences)
-    output = h if return_sequences else final[0]
+    run = ops.scan if not unroll else lambda *a: unrolled(ops, *a)
+    return run(body, states, (x, *moving.values()), emit)
+
+
+def shown(ops: Ops, output: Array, mask: Array | None, masked_output: MaskedOutput) -> Array:
+    """What is emitted at masked steps, of every output (T, B, R) or the last (B, R)."""
     if mask is None or masked_output == "hold":
-        return output, final
-    shown = ops.running_any(mask) if masked_output == "repeat" else mask
-    shown = shown if return_sequences else shown[-1]
-    return ops.where(shown[..., None], output, 0.0), final
+        return output
+    seen = ops.running_any(mask) if masked_output == "repeat" else mask
+    seen = seen if len(output.shape) == 3 else seen[-1]
+    return ops.where(seen[..., None], output, 0.0)
 
 
 def step(
@@ -101,7 +140,8 @@ def step(
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> States:
     """One step of a cell: x (B, I); the other arguments as of `sequence`, without time."""
-    recurrence = Recurrence(ops, variant, params, functions, recurrent_gradient_clip)
+    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
     noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
     return recurrence.step(recurrence.inputs(x), tuple(states), noise)
 

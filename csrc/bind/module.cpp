@@ -1,0 +1,136 @@
+// lnrnn.engines.native._core: the core, for arrays given by their addresses.
+//
+// Shapes, dtypes and devices are checked in Python, where the messages are; an address is that of
+// a dense array, 0 for one that is absent.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "call.h"
+
+#ifdef LNRNN_XLA
+#include "xla.h"
+#endif
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace lnrnn {
+namespace {
+
+OpenMp openmp = {};
+long openmp_process = 0;  // a forked child must not enter the OpenMP runtime of its parent
+
+long process() {
+#ifdef _WIN32
+    return 0;
+#else
+    return long(getpid());
+#endif
+}
+
+void use_openmp(uintptr_t parallel, uintptr_t rank, uintptr_t size) {
+    openmp = {reinterpret_cast<decltype(openmp.parallel)>(parallel),
+              reinterpret_cast<decltype(openmp.rank)>(rank),
+              reinterpret_cast<decltype(openmp.size)>(size)};
+    openmp_process = process();
+}
+
+const Isa& isa() {
+    const Isa* found = chosen();
+    if (!found)
+        throw std::runtime_error(
+            "LNRNN_ISA is the name of an instruction set that was compiled and that this machine "
+            "has; unset it, or see `lnrnn info` for the names.");
+    return *found;
+}
+
+Spec spec_of(const std::vector<int64_t>& words) {
+    if (words.size() != spec_words)
+        throw std::invalid_argument("A spec has " + std::to_string(spec_words) + " words.");
+    Spec spec;
+    std::memcpy(&spec, words.data(), sizeof spec);
+    return spec;
+}
+
+void run(const std::vector<int64_t>& words, bool back, bool full,
+         const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
+         const std::vector<uintptr_t>& addresses, int threads, bool host) {
+    if (sizes.size() != 5 || numbers.size() != 4 || addresses.size() != arrays)
+        throw std::invalid_argument("A call has 5 sizes, 4 numbers and " +
+                                    std::to_string(int(arrays)) + " arrays.");
+    const Isa& set = isa();
+    const Spec spec = spec_of(words);
+    const Numbers n = {sizes[0],   sizes[1],   sizes[2],   sizes[3],  sizes[4],
+                       numbers[0], numbers[1], numbers[2], numbers[3]};
+    void* at[arrays];
+    for (int i = 0; i < arrays; ++i) at[i] = reinterpret_cast<void*>(addresses[i]);
+    nb::gil_scoped_release unlocked;
+    auto compute = [&](Pool& pool) {
+        if (full)
+            call<double>(set, back, spec, n, at, pool);
+        else
+            call<float>(set, back, spec, n, at, pool);
+    };
+    if (host && openmp.parallel && openmp_process == process()) {
+        OpenMpPool pool(openmp, threads);
+        compute(pool);
+    } else {
+        OwnPool pool(threads);
+        compute(pool);
+    }
+}
+
+void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintptr_t out) {
+    const char* names[] = {"tanh", "sigmoid", "relu", "hard_sigmoid", "keras2_hard_sigmoid",
+                           "linear"};
+    int kind = -1;
+    for (int i = 0; i < 6; ++i)
+        if (name == names[i]) kind = i;
+    if (kind < 0 && name != "exp") throw std::invalid_argument("There is no function " + name + ".");
+    const Activation activation = kind < 0 ? Activation::linear : Activation(kind);
+    if (full)
+        isa().kernel<double>().function(activation, kind < 0, n, reinterpret_cast<double*>(in),
+                                        reinterpret_cast<double*>(out));
+    else
+        isa().kernel<float>().function(activation, kind < 0, n, reinterpret_cast<float*>(in),
+                                       reinterpret_cast<float*>(out));
+}
+
+}  // namespace
+}  // namespace lnrnn
+
+NB_MODULE(_core, m) {
+    using namespace lnrnn;
+    m.def("run", run, "spec"_a, "back"_a, "full"_a, "sizes"_a, "numbers"_a, "addresses"_a,
+          "threads"_a, "host"_a,
+          "One pass; arrays in the order of `Array` in csrc/core/call.h.");
+    m.def("function", function, "name"_a, "full"_a, "n"_a, "x"_a, "y"_a,
+          "exp or an activation of n numbers.");
+    m.def("use_openmp", use_openmp, "parallel"_a, "rank"_a, "size"_a,
+          "Run on the OpenMP runtime with these addresses when a call says `host`.");
+    m.def("isa", [] { return std::string(isa().name); }, "The instruction set in use.");
+    m.def("isas", [] {
+        std::vector<std::pair<std::string, bool>> found;
+        int count;
+        const Isa* table = compiled(&count);
+        for (int i = 0; i < count; ++i) found.emplace_back(table[i].name, table[i].usable());
+        return found;
+    }, "The instruction sets that were compiled, the best first, and whether this machine has them.");
+#ifdef LNRNN_XLA
+    m.def("xla_handlers", [] {
+        nb::dict handlers;
+        handlers["lnrnn_forward"] = nb::capsule(reinterpret_cast<void*>(xla_forward));
+        handlers["lnrnn_backward"] = nb::capsule(reinterpret_cast<void*>(xla_backward));
+        return handlers;
+    }, "The handlers for XLA's foreign function interface.");
+#endif
+}

@@ -1,0 +1,65 @@
+// A call as the host languages make it: a list of addresses and a list of numbers.
+#pragma once
+
+#include "run.h"
+
+namespace lnrnn {
+
+// The arrays of a call in their order; 0 or null stands for one that is absent.
+enum Array : int {
+    // weights
+    recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
+    // inputs
+    x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+    // results of a forward pass, inputs of a backward pass
+    h, c, s, h_last, c_last,
+    // gradients that come in
+    dh, dh_last, dc_last,
+    // gradients that go out
+    dx, ds, rh, dh0, dc0,
+    dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum, dshift_sum, dgain_c, dshift_c,
+    arrays
+};
+
+// The numbers of a call beside its arrays.
+struct Numbers {
+    int64_t T, B, H;
+    int64_t recurrent_moves, candidate_moves;  // whether these factors differ from step to step
+    double take_h, take_c;                     // zoneout, where it is one number
+    double epsilon, clip;
+};
+
+template <class T>
+Job<T> make_job(const Spec& spec, const Numbers& n, void* const* at) {
+    auto in = [&](Array a) { return static_cast<const T*>(at[a]); };
+    auto out = [&](Array a) { return static_cast<T*>(at[a]); };
+    auto flags = [&](Array a) { return static_cast<const uint8_t*>(at[a]); };
+    const int64_t step = n.B * n.H;
+    return {spec,
+            n.epsilon,
+            n.clip,
+            {n.T, n.B, n.H},
+            {in(recurrent), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
+             in(gain_sum), in(shift_sum), in(gain_c), in(shift_c)},
+            {in(x), in(h0), in(c0), flags(mask), flags(reset),
+             {in(take_h), step, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
+             {in(recurrent_mask), n.recurrent_moves ? step : 0, T(1)},
+             {in(candidate_mask), n.candidate_moves ? step : 0, T(1)}},
+            {out(h), out(c), out(s), out(h_last), out(c_last)},
+            {in(dh), in(dh_last), in(dc_last), out(dx), out(ds), out(rh), out(dh0), out(dc0),
+             out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
+             out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c)},
+            {}};
+}
+
+template <class T>
+void call(const Isa& isa, bool back, const Spec& spec, const Numbers& n, void* const* at,
+          Pool& pool) {
+    const Job<T> job = make_job<T>(spec, n, at);
+    if (back)
+        backward<T>(isa, job, pool);
+    else
+        forward<T>(isa, job, pool);
+}
+
+}  // namespace lnrnn

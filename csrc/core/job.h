@@ -1,0 +1,91 @@
+// A call of the core, and what one of its workers is given; shared by all instruction sets.
+#pragma once
+
+#include "spec.h"
+
+namespace lnrnn {
+
+// Let another thread run.
+void give_way();
+
+// Where the workers of one block of rows meet, after each product that they share.
+class Meeting {
+public:
+    void meet(int size) {
+        if (size == 1) return;
+        const int phase = __atomic_load_n(&phase_, __ATOMIC_ACQUIRE);
+        if (__atomic_add_fetch(&arrived_, 1, __ATOMIC_ACQ_REL) == size) {
+            __atomic_store_n(&arrived_, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&phase_, phase + 1, __ATOMIC_RELEASE);
+            return;
+        }
+        for (int spins = 0; __atomic_load_n(&phase_, __ATOMIC_ACQUIRE) == phase; ++spins)
+            if (spins > 4000) give_way();  // one of them is not running
+    }
+
+private:
+    int arrived_ = 0;
+    int phase_ = 0;
+};
+
+// The packed matrices of a call.  Of two products the first is that of r and z, else of all gates.
+template <class T>
+struct Packed {
+    const T *first, *second;            // U: (H, columns)
+    const T *first_back, *second_back;  // its transpose: (columns, H)
+};
+
+template <class T>
+struct Job {
+    Spec spec;
+    double epsilon, clip;  // clip: bound on the derivative of h U, 0 for none
+    Sizes n;
+    Weights<T> weights;
+    Inputs<T> in;
+    Outputs<T> out;
+    Gradients<T> grad;
+    Packed<T> packed;
+
+    int64_t wide() const { return spec.gates * n.H; }
+    int64_t early_gates() const { return spec.two_products() ? 2 : spec.gates; }
+};
+
+// One of the `size` workers that compute rows [first, last) of the batch together: they share the
+// columns of the products, and each does all the rest.  `memory` is its own, `shared` the team's.
+template <class T>
+struct Worker {
+    int64_t first, last;
+    int rank, size;
+    Meeting* team;
+    T *memory, *shared;
+
+    int64_t rows() const { return last - first; }
+    bool leads() const { return rank == 0; }
+};
+
+// Offsets of the sums over rows in the memory of a worker, in elements.
+struct SumsLayout {
+    int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_h, size;
+
+    SumsLayout(int64_t wide, int64_t H) {
+        gain_x = 0, shift_x = wide, gain_h = 2 * wide, shift_h = 3 * wide, gain_sum = 4 * wide;
+        shift_sum = 5 * wide, bias_h = 6 * wide, gain_c = 7 * wide, shift_c = 7 * wide + H;
+        size = 7 * wide + 2 * H;
+    }
+};
+
+// What an instruction set provides.
+template <class T>
+struct Kernel {
+    int64_t (*panels)(int64_t columns);
+    int64_t (*packed_size)(int64_t K, int64_t N);
+    void (*pack)(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
+                 int64_t last, T* packed);
+    int64_t (*memory)(const Job<T>&, int64_t rows);
+    int64_t (*shared)(const Job<T>&, int64_t rows);
+    void (*forward)(const Job<T>&, const Worker<T>&);
+    void (*backward)(const Job<T>&, const Worker<T>&);
+    void (*function)(Activation, bool exponential, int64_t n, const T* in, T* out);
+};
+
+}  // namespace lnrnn

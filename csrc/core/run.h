@@ -1,0 +1,17 @@
+// One call of the core: packing, the division of the work among threads, and the sums.
+#pragma once
+
+#include "isa.h"
+#include "pool.h"
+
+namespace lnrnn {
+
+// Compute job.out from job.in.
+template <class T>
+void forward(const Isa& isa, Job<T> job, Pool& pool);
+
+// Compute job.grad from job.in and job.out; where job.out.s is null, h U is computed again.
+template <class T>
+void backward(const Isa& isa, Job<T> job, Pool& pool);
+
+}  // namespace lnrnn

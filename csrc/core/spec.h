@@ -1,0 +1,98 @@
+// What the core computes: the cell, the sizes and the arrays.
+//
+// Letters: T time, B batch, H units, G gates.  Rows of G H hold the gates side by side in the
+// order i f g o, f g o (coupled), r z n, or n.  All arrays are dense and time is their first axis.
+#pragma once
+
+#include <cstdint>
+
+namespace lnrnn {
+
+constexpr int max_gates = 4;
+
+enum class Cell : int64_t { simple, lstm, gru };
+enum class Activation : int64_t { tanh, sigmoid, relu, hard_sigmoid, keras2_hard_sigmoid, linear };
+enum class CellNorm : int64_t { none, output, carry, carry_only, after_tanh };
+enum class Reset : int64_t { after, inside, before, whole };
+
+// The group of each gate at a site: gates of one group share a mean and a variance.  -1: no norm.
+struct Groups {
+    int64_t of[max_gates];
+};
+
+struct Spec {
+    Cell cell;
+    int64_t gates;
+    int64_t rms;               // root mean square: not centred
+    int64_t ddof;              // squared deviations are divided by n - ddof
+    int64_t epsilon_at_root;   // epsilon is added to the deviation and not to the variance
+    CellNorm cell_norm;
+    Reset reset;
+    int64_t keep;              // z multiplies the old h and not the candidate
+    Activation phi, sigma, psi;
+    Groups x, h, sum;
+
+    bool is(Cell c) const { return cell == c; }
+    bool coupled() const { return cell == Cell::lstm && gates == 3; }
+    // with reset before the product, the candidate has a product of its own
+    bool two_products() const { return cell == Cell::gru && reset == Reset::before; }
+    // r multiplies the recurrent part of n, so that it is not simply added
+    bool apart(int gate) const {
+        return cell == Cell::gru && gate == 2 && (reset == Reset::after || reset == Reset::inside);
+    }
+};
+
+constexpr int spec_words = sizeof(Spec) / sizeof(int64_t);
+
+struct Sizes {
+    int64_t T, B, H;
+};
+
+// A factor that may be absent (1), one number, or an array whose steps are `stride` apart
+// (0: the same for all steps).
+template <class T>
+struct Noise {
+    const T* at;
+    int64_t stride;
+    T value;
+};
+
+// Null pointers stand for what a cell does not have: biases of 0, gains of 1.
+template <class T>
+struct Weights {
+    const T* recurrent;                        // (H, G H)
+    const T* bias_h;                           // (G H), inside the recurrent norm
+    const T *gain_x, *shift_x;                 // (G H)
+    const T *gain_h, *shift_h;
+    const T *gain_sum, *shift_sum;
+    const T *gain_c, *shift_c;                 // (H)
+};
+
+template <class T>
+struct Inputs {
+    const T* x;                                // (T, B, G H), the input projection
+    const T *h0, *c0;                          // (B, H)
+    const uint8_t *mask, *reset;               // (T, B); a masked-out step holds the states
+    Noise<T> take_h, take_c;                   // zoneout: the share of the new state
+    Noise<T> recurrent, candidate;             // dropout of h before its product, of the candidate
+};
+
+template <class T>
+struct Outputs {
+    T *h, *c;                                  // (T, B, H); c null: not kept
+    T* s;                                      // (T, B, G H), h U + bias_h; null: not kept
+    T *h_last, *c_last;                        // (B, H)
+};
+
+template <class T>
+struct Gradients {
+    const T *dh;                               // (T, B, H) or null
+    const T *dh_last, *dc_last;                // (B, H) or null
+    T *dx, *ds;                                // (T, B, G H); dx null: it equals ds
+    T* rh;                                     // (T, B, H), r h of two products
+    T *dh0, *dc0;                              // (B, H)
+    // like the weights of these names; null with them
+    T *bias_h, *gain_x, *shift_x, *gain_h, *shift_h, *gain_sum, *shift_sum, *gain_c, *shift_c;
+};
+
+}  // namespace lnrnn

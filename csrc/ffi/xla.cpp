@@ -1,0 +1,125 @@
+// XLA's foreign function interface: operands and results in any order, named by attributes.
+#include "xla.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+
+#include "call.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace lnrnn {
+namespace {
+
+// XLA's threads.  A worker that XLA has not started within a moment is left out: waiting for it
+// could wait for ever, if all threads wait for one another.
+class XlaPool : public Pool {
+public:
+    explicit XlaPool(ffi::ThreadPool& threads)
+        : Pool(int(std::max<int64_t>(threads.num_threads(), 1))), host_(threads) {}
+
+    void run(int n, const Task& task) override {
+        if (n <= 1) {
+            task(0, 1);
+            return;
+        }
+        auto call = std::make_shared<Call>();
+        for (int i = 1; i < n; ++i)
+            host_.Schedule([call, &task] {
+                int rank = call->entered.load();
+                do {
+                    if (rank < 0) return;  // closed
+                } while (!call->entered.compare_exchange_weak(rank, rank + 1));
+                int size;
+                while ((size = call->size.load(std::memory_order_acquire)) == 0) give_way();
+                task(rank, size);
+                call->finished.fetch_add(1, std::memory_order_release);
+            });
+        const auto limit = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+        while (call->entered.load() < n && std::chrono::steady_clock::now() < limit) {
+        }
+        const int size = call->entered.exchange(-1);
+        call->size.store(size, std::memory_order_release);
+        task(0, size);
+        while (call->finished.load(std::memory_order_acquire) < size - 1) give_way();
+    }
+
+private:
+    struct Call {
+        std::atomic<int> entered{1}, size{0}, finished{0};
+    };
+    ffi::ThreadPool& host_;
+};
+
+ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> words,
+               ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
+               ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
+               ffi::RemainingArgs args, ffi::RemainingRets rets) {
+    if (words.size() != spec_words || sizes.size() != 5 || numbers.size() != 4 ||
+        operands.size() != args.size() || results.size() != rets.size())
+        return ffi::Error::InvalidArgument("The attributes of an lnrnn call do not fit its arrays.");
+    const Isa* isa = chosen();
+    if (!isa)
+        return ffi::Error::InvalidArgument(
+            "LNRNN_ISA is the name of an instruction set that was compiled and that this machine "
+            "has; unset it, or see `lnrnn info` for the names.");
+    Spec spec;
+    std::memcpy(&spec, words.begin(), sizeof spec);
+    const int64_t* z = sizes.begin();
+    const double* d = numbers.begin();
+    const Numbers n = {z[0], z[1], z[2], z[3], z[4], d[0], d[1], d[2], d[3]};
+    void* at[arrays] = {};
+    ffi::DataType dtype = ffi::DataType::F32;
+    for (size_t i = 0; i < args.size(); ++i) {
+        auto buffer = args.get<ffi::AnyBuffer>(i);
+        if (!buffer) return buffer.error();
+        at[operands[i]] = buffer->untyped_data();
+        if (operands[i] == x) dtype = buffer->element_type();
+    }
+    for (size_t i = 0; i < rets.size(); ++i) {
+        auto buffer = rets.get<ffi::AnyBuffer>(i);
+        if (!buffer) return buffer.error();
+        at[results[i]] = (*buffer)->untyped_data();
+    }
+    XlaPool pool(threads);
+    if (dtype == ffi::DataType::F64)
+        call<double>(*isa, back, spec, n, at, pool);
+    else
+        call<float>(*isa, back, spec, n, at, pool);
+    return ffi::Error::Success();
+}
+
+ffi::Error forward_handler(ffi::ThreadPool threads, ffi::Span<const int64_t> words,
+                           ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
+                           ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
+                           ffi::RemainingArgs args, ffi::RemainingRets rets) {
+    return run(false, threads, words, operands, results, sizes, numbers, args, rets);
+}
+
+ffi::Error backward_handler(ffi::ThreadPool threads, ffi::Span<const int64_t> words,
+                            ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
+                            ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
+                            ffi::RemainingArgs args, ffi::RemainingRets rets) {
+    return run(true, threads, words, operands, results, sizes, numbers, args, rets);
+}
+
+auto binding() {
+    return ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Attr<ffi::Span<const int64_t>>("spec")
+        .Attr<ffi::Span<const int64_t>>("operands")
+        .Attr<ffi::Span<const int64_t>>("results")
+        .Attr<ffi::Span<const int64_t>>("sizes")
+        .Attr<ffi::Span<const double>>("numbers")
+        .RemainingArgs()
+        .RemainingRets();
+}
+
+}  // namespace
+}  // namespace lnrnn
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_forward, lnrnn::forward_handler, lnrnn::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_backward, lnrnn::backward_handler, lnrnn::binding());

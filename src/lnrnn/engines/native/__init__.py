@@ -1,0 +1,21 @@
+"""The native engine: the recurrence in C++, forward and backward, fused, on the CPU.
+
+`on("torch")` binds [sequence][lnrnn.engines.native.sequence.sequence] to one framework.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from lnrnn.engines.native.sequence import sequence
+
+
+@cache
+def on(framework: str) -> SimpleNamespace:
+    """`sequence` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
+    ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+    op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
+    return SimpleNamespace(sequence=partial(sequence, ops, op.recurrence), constants=ops.constants)

@@ -1,0 +1,119 @@
+"""The compiled core: whether it is there, its instruction sets, its threads, and a call of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lnrnn.engines.native.call import ARRAYS, Cell, Numbers
+
+try:
+    from lnrnn.engines.native import _core  # pyright: ignore[reportAttributeAccessIssue]
+except ImportError as error:
+    _core: Any = None
+    _missing = error
+else:
+    _missing = None
+
+
+def missing() -> str | None:
+    """Why there is no compiled core, or None where there is one."""
+    if _missing is None:
+        return None
+    if isinstance(_missing, ModuleNotFoundError) or "_core" in str(_missing):
+        return (
+            "its C++ core was not compiled when lnrnn was installed: install again with a C++20 "
+            "compiler (GCC or Clang) at hand"
+        )
+    return f"its C++ core does not load ({_missing})"
+
+
+def instruction_set() -> str:
+    """The instruction set in use: the best here, or that of the variable LNRNN_ISA."""
+    return _core.isa()
+
+
+def instruction_sets() -> dict[str, bool]:
+    """The instruction sets that were compiled, and whether this machine has them."""
+    return dict(_core.isas())
+
+
+def has_jax() -> bool:
+    """Whether the core was compiled with the handlers for JAX."""
+    return hasattr(_core, "xla_handlers")
+
+
+def xla_handlers() -> dict[str, Any]:
+    """The handlers for JAX's foreign function interface, by name."""
+    return _core.xla_handlers()
+
+
+def run(
+    cell: Cell,
+    numbers: Numbers,
+    sizes: Sequence[int],
+    addresses: Mapping[str, int],
+    *,
+    back: bool,
+    double: bool,
+    threads: int,
+    host: bool = False,
+) -> None:
+    """One pass over dense arrays.
+
+    Args:
+        cell: the cell.
+        numbers: the scalars of the call.
+        sizes: as from [lnrnn.engines.native.call.sizes][].
+        addresses: of the arrays, by name; what is not named is absent.
+        back: a backward pass, else a forward one.
+        double: float64, else float32.
+        threads: how many to use at most.
+        host: run on the OpenMP threads that `lend_openmp` found.
+    """
+    listed = [addresses.get(name, 0) for name in ARRAYS]
+    _core.run(cell.words, back, double, sizes, numbers, listed, threads, host)
+
+
+def function(name: str, double: bool, n: int, x: int, y: int) -> None:
+    """`"exp"` or an activation of n numbers at the address x, written to y."""
+    _core.function(name, double, n, x, y)
+
+
+@cache
+def lend_openmp(folder: str) -> bool:
+    """Use the OpenMP runtime that a framework in `folder` has loaded; whether there is one.
+
+    A pool of our own beside it would compete with it: its workers spin after a product.
+    """
+    for path in _loaded("libgomp"):
+        if Path(folder) in path.parents or not path.is_relative_to(Path(folder).parent):
+            runtime = ctypes.CDLL(str(path))
+            _core.use_openmp(
+                *(
+                    ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value
+                    for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+                )
+            )
+            return True
+    return False
+
+
+def available_threads() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _loaded(name: str) -> list[Path]:
+    """The shared libraries of that name in this process (on Linux)."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return []
+    found = {line.split()[-1] for line in maps.read_text().splitlines() if name in line}
+    return sorted(Path(p) for p in found)

@@ -1,0 +1,54 @@
+"""The portable definition of what the core computes, for what the core has no rule for.
+
+Second derivatives, forward mode, vectorised maps and export differentiate or trace this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lnrnn.engines.native.call import Inputs, Numbers, decode
+from lnrnn.engines.portable.recurrence import Recurrence
+from lnrnn.engines.portable.sequence import loop
+from lnrnn.engines.sites import Affine
+
+Array = Any
+
+
+def recurrence(
+    ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs
+) -> tuple[Array, ...]:
+    """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
+    params = {
+        "recurrent_kernel": a.recurrent,
+        "bias_h": a.bias_h,
+        "cell_norm_gain": a.gain_c,
+        "cell_norm_bias": a.shift_c,
+    }
+    sites = {
+        "x": Affine(a.gain_x, a.shift_x),
+        "h": Affine(a.gain_h, a.shift_h),
+        "sum": Affine(a.gain_sum, a.shift_sum),
+    }
+    variant = decode(words, numbers.epsilon)
+    step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
+    takes = (
+        given if given is not None else None if number == 1.0 else number
+        for given, number in ((a.take_h, numbers.take_h), (a.take_c, numbers.take_c))
+    )
+    take_h, take_c = takes
+    final, h = loop(
+        step,
+        step.x_norm(a.x),
+        (a.h0,) if a.c0 is None else (a.h0, a.c0),
+        prepare=lambda x: x,
+        mask=a.mask,
+        reset=a.reset,
+        take_h=take_h,
+        take_c=take_c,
+        recurrent_mask=a.recurrent_mask,
+        candidate_mask=a.candidate_mask,
+        unroll=False,
+        emit=True,
+    )
+    return (h, *final)

@@ -1,0 +1,98 @@
+"""A sequence by the native engine: the same call as the portable engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lnrnn.engines.native.call import Inputs, Numbers, encode
+from lnrnn.engines.portable.ops import Array, Ops, States
+from lnrnn.engines.portable.recurrence import project
+from lnrnn.engines.portable.sequence import MaskedOutput, shown
+from lnrnn.engines.sites import Affine, site_vectors
+from lnrnn.params import sizes_of
+from lnrnn.variant import Site, Variant
+
+Recurrence = Callable[[tuple[int, ...], Numbers, Inputs], tuple[Array, ...]]
+
+
+def sequence(
+    ops: Ops,
+    recurrence: Recurrence,
+    variant: Variant,
+    params: Mapping[str, Array],
+    x: Array,
+    states: States,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    masked_output: MaskedOutput = "repeat",
+    take_h: Array | float | None = None,
+    take_c: Array | float | None = None,
+    recurrent_mask: Array | None = None,
+    candidate_mask: Array | None = None,
+    recurrent_gradient_clip: float | None = None,
+    functions: Mapping[str, Callable[[Array], Array]] | None = None,
+    unroll: bool = False,
+    return_sequences: bool = True,
+) -> tuple[Array, States]:
+    """Run a cell over a sequence; the input projection is the framework's, in one product.
+
+    Args:
+        ops: a framework's operations.
+        recurrence: a framework's binding of the core: words, numbers and inputs to all h,
+            the last h and, of an lstm, the last c.
+
+    The other arguments and what is returned are as of
+    [the portable engine's][lnrnn.engines.portable.sequence.sequence]; `functions` is empty,
+    as `supports` says no to functions without a name, and `unroll` has nothing to unroll.
+    """
+    units = sizes_of(variant, params).units
+    sites = site_vectors(ops, variant, params, units)
+    x = project(ops, variant, params, x)
+    numbers = Numbers(
+        _number(take_h), _number(take_c), variant.epsilon, recurrent_gradient_clip or 0.0
+    )
+    cell_norm = variant.cell_norm != "none"
+    gain_c = params.get("cell_norm_gain")
+    if cell_norm and gain_c is None:
+        gain_c = ops.constants(x, [1.0] * units)
+    inputs = Inputs(
+        params["recurrent_kernel"],
+        params.get("bias_h"),
+        *_affine(ops, variant, "x", sites, x),
+        *_affine(ops, variant, "h", sites, x),
+        *_affine(ops, variant, "sum", sites, x),
+        gain_c,
+        params.get("cell_norm_bias"),
+        x,
+        states[0],
+        states[1] if variant.cell == "lstm" else None,
+        mask,
+        reset,
+        _array(take_h),
+        _array(take_c),
+        recurrent_mask,
+        candidate_mask,
+    )
+    h, *final = recurrence(encode(variant), numbers, inputs)
+    output = h if return_sequences else final[0]
+    return shown(ops, output, mask, masked_output), tuple(final)
+
+
+def _affine(
+    ops: Ops, variant: Variant, site: Site, sites: Mapping[Site, Affine], x: Array
+) -> Affine:
+    """Gain and shift for the core, which takes a site without a gain for one without a norm."""
+    gain, shift = sites[site]
+    if variant.norms_at(site) and gain is None:
+        gain = ops.constants(x, [1.0] * x.shape[-1])
+    return Affine(gain, shift)
+
+
+def _number(take: Array | float | None) -> float:
+    return float(take) if isinstance(take, (int, float)) else 1.0
+
+
+def _array(take: Array | float | None) -> Array | None:
+    return None if isinstance(take, (int, float)) else take
