@@ -10,16 +10,17 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 warnings.simplefilter("ignore")
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-import tensorflow_addons as tfa  # noqa: E402
+import tensorflow_addons as tfa  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 
-def model() -> tf.keras.Model:
+def model() -> Any:
     """Two layer-normalised LSTMs, one of them in both directions, and a simple RNN."""
     inputs = tf.keras.Input((None, 5), name="inputs")
     hidden = tf.keras.layers.RNN(
@@ -47,14 +48,20 @@ def main(folder: Path) -> None:
     net.set_weights([w + 0.1 * rng.standard_normal(w.shape) for w in net.get_weights()])
 
     np.savez(folder / "predictions.npz", x=x, y=net.predict(x, verbose=0))
-    net.save(folder / "model.keras")
-    net.save(folder / "model.h5")
-    net.save(folder / "saved_model", save_format="tf")
-    net.save_weights(folder / "model.weights.h5")
-    net.save_weights(folder / "legacy_weights.h5", save_format="h5")
-    net.save_weights(folder / "weights.ckpt", save_format="tf")
+    net.save(folder / "with_optimizer.keras")
+    net.save(folder / "with_optimizer.h5")
     tf.train.Checkpoint(model=net, optimizer=net.optimizer).write(str(folder / "object.ckpt"))
-    names = {w.name.removesuffix(":0"): w.numpy() for w in net.weights}
+
+    tf.keras.backend.clear_session()
+    bare = model()
+    bare.set_weights(net.get_weights())
+    bare.save(folder / "model.keras")
+    bare.save(folder / "model.h5")
+    bare.save(folder / "saved_model", save_format="tf")
+    bare.save_weights(folder / "model.weights.h5")
+    bare.save_weights(folder / "legacy_weights.h5", save_format="h5")
+    bare.save_weights(folder / "weights.ckpt", save_format="tf")
+    names: dict[str, Any] = {w.name.removesuffix(":0"): w.numpy() for w in net.weights}
     np.savez(folder / "weights.npz", **names)
 
 

@@ -12,3 +12,5 @@ from lnrnn.convert.rewrite import rewrite as rewrite
 from lnrnn.convert.weights import Checkpoint as Checkpoint
 from lnrnn.convert.weights import Origin as Origin
 from lnrnn.convert.weights import Weights as Weights
+from lnrnn.convert.weights import collect as collect
+from lnrnn.convert.weights import restore as restore

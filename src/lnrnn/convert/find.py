@@ -248,7 +248,6 @@ def _beside(container: Container, scope: str, fits: tuple[Fit, ...]) -> tuple[st
         if name not in used
         and name.startswith(scope)
         and (name.rpartition("/")[0] if "/" in name else _dotted(name)) in places
-        and (scope or len(places) > 1 or len(container.entries) < 64)
     )
 
 

@@ -50,10 +50,12 @@ def keras_layernorm_rnn(about: Mapping[str, Any], weights: Mapping[str, Array], 
     import tensorflow as tf
 
     variant, form = about["variant"], about["form"]
-    options: dict[str, Any] = {"activation": _keras2(variant["activation"])}
+    options: dict[str, Any] = {
+        "activation": _keras2(variant["activation"]),
+        "layernorm_epsilon": variant["epsilon"],
+    }
     if form == "kerasln_simplernn":
         name = "LayernormSimpleRNNCell"
-        options["layernorm_epsilon"] = variant["epsilon"]
     else:
         name = f"LayernormLSTM{form[len('kerasln_lstm')]}Cell"
         options["recurrent_activation"] = _keras2(variant["recurrent_activation"])

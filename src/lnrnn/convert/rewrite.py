@@ -307,14 +307,20 @@ class _Filling:
     ) -> None:
         """Put biases into the slots of their names, and the sum of the rest into the first."""
         rest = np.full(self.parts.units, constant)
-        for name, value in given.items():
-            if name not in slots:
-                rest = rest + value
         free = list(slots)
-        if self.target.tied_bias and "bias" in slots and gate in self.found.get("bias", {}):
-            # its value is that of the inner bias
-            rest = rest + given.get("bias", 0.0) - self.found["bias"][gate]
+        tied = self.target.tied_bias and "bias" in slots
+        if tied:
             free.remove("bias")
+        for name, value in given.items():
+            if name not in free:
+                rest = rest + value
+        if tied and gate in self.found.get("bias", {}):
+            # its value is that of the inner bias
+            rest = rest - self.found["bias"][gate]
+        elif tied:
+            # without a norm between its two places it counts twice
+            self._put("bias", gate, rest / 2)
+            rest = np.zeros_like(rest)
         for name in free:
             self._put(name, gate, given.get(name, np.zeros(self.parts.units)))
         if rest.any() and not free:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -181,14 +182,33 @@ class Checkpoint(Mapping[str, Weights]):
         return next(iter(self.values()))
 
 
+class Slot(NamedTuple):
+    """One layer and direction of a module of some framework.
+
+    Args:
+        variant: the mathematics.
+        params: gives the canonical weights.
+        load: sets them.
+        zoneout: rates of h and c.
+    """
+
+    variant: Variant
+    params: Callable[[], Mapping[str, Array]]
+    load: Callable[[Mapping[str, Array]], None]
+    zoneout: tuple[float, float]
+
+
 def collect(source: Any) -> Checkpoint:
     """The recurrent layers in a layer, a stack of them, or a model, without its framework.
 
     Args:
-        source: [Weights][lnrnn.convert.Weights]; a mapping from path to them; anything with
-            `weights()` that gives such a mapping; anything with `variant` and `params()`; a
-            Keras `RNN`, `StackedRNNCells`, `Bidirectional` or model around such layers; or a
-            sequence of any of these, a stack.
+        source: [Weights][lnrnn.convert.Weights]; a mapping from path to weights or layers;
+            anything with `variant` and `params()`, and with `num_layers` and `bidirectional`
+            for a stack in PyTorch's manner; a Keras `RNN`, `StackedRNNCells`, `Bidirectional` or
+            model around such layers; or a sequence of any of these, a stack.
+
+    Returns:
+        The weights by path.
 
     Raises:
         FileError: nothing of that kind, or a layer with an activation that has no name in
@@ -196,27 +216,85 @@ def collect(source: Any) -> Checkpoint:
     """
     if isinstance(source, Checkpoint):
         return source
+    if isinstance(source, Weights):
+        return Checkpoint({"layers.0.forward": source})
     if isinstance(source, Mapping):
-        return Checkpoint({path: _one(value) for path, value in source.items()})
+        return Checkpoint(
+            {
+                at: one if isinstance(one, Weights) else collect(one).single
+                for at, one in source.items()
+            }
+        )
+    if isinstance(source, (list, tuple)) and all(isinstance(one, Weights) for one in source):
+        return Checkpoint({f"layers.{i}.forward": one for i, one in enumerate(source)})
+    return Checkpoint(
+        {
+            at: Weights(slot.variant, slot.params(), *slot.zoneout)
+            for at, slot in slots(source).items()
+        }
+    )
+
+
+def restore(layers: Any, checkpoint: Checkpoint) -> None:
+    """Set the weights of built layers from a checkpoint.
+
+    Args:
+        layers: a layer, stack or model, as [save][lnrnn.convert.save] takes it.
+        checkpoint: with the same paths, variants and shapes; see [load][lnrnn.convert.load].
+
+    Raises:
+        FileError: other paths or variants; nothing is set then.
+        ValueError: other shapes, found by the layer.
+
+    Example:
+        >>> from lnrnn.keras import LayerNormGRU
+        >>> old, new = LayerNormGRU(8), LayerNormGRU(8)
+        >>> for layer in (old, new):
+        ...     layer.build((None, None, 3))
+        >>> restore(new, collect(old))
+        >>> np.array_equal(new.params()["kernel"], old.params()["kernel"])
+        True
+    """
+    found = slots(layers)
+    if set(found) != set(checkpoint):
+        raise FileError(
+            f"Weights are restored into layers of the same paths; got {', '.join(checkpoint)} for "
+            f"{', '.join(found)}."
+        )
+    for at, slot in found.items():
+        if slot.variant != checkpoint[at].variant:
+            raise FileError(
+                f"Weights are restored into a layer of the same variant; that of {at} is another: "
+                "build it with variant=checkpoint[path].variant."
+            )
+        if slot.zoneout != (checkpoint[at].zoneout, checkpoint[at].zoneout_cell):
+            raise FileError(
+                f"Weights are restored into a layer of the same zoneout; got {slot.zoneout} for "
+                f"{(checkpoint[at].zoneout, checkpoint[at].zoneout_cell)} at {at}."
+            )
+    for at, slot in found.items():
+        slot.load(checkpoint[at].params)
+
+
+def slots(source: Any) -> dict[str, Slot]:
+    """The layers and directions of a layer, stack or model, by path."""
     stack = list(_stack(source))
     if not stack:
         raise FileError(
             "What is saved is a recurrent layer of lnrnn, a stack or a model of them, or Weights; "
             f"got {type(source).__name__}."
         )
-    return Checkpoint(
-        {
-            f"layers.{place}.{direction}": weights
-            for place, layer in enumerate(stack)
-            for direction, weights in layer.items()
-        }
-    )
+    return {
+        f"layers.{place}.{direction}": slot
+        for place, layer in enumerate(stack)
+        for direction, slot in layer.items()
+    }
 
 
-def _stack(source: Any) -> Iterator[dict[str, Weights]]:
+def _stack(source: Any) -> Iterator[dict[str, Slot]]:
     """The layers of a stack in order, each by direction."""
-    if isinstance(source, Weights) or _is_layer(source):
-        yield {"forward": _one(source)}
+    if _is_layer(source):
+        yield from _own_stack(source)
     elif hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
         forward, backward = list(_stack(source.forward_layer)), list(_stack(source.backward_layer))
         for ahead, back in zip(forward, backward, strict=True):
@@ -226,6 +304,32 @@ def _stack(source: Any) -> Iterator[dict[str, Weights]]:
             yield from _stack(inner)
 
 
+def _own_stack(layer: Any) -> Iterator[dict[str, Slot]]:
+    """The layers of a module of this package: one, or as many as it has inside."""
+    cell = getattr(layer, "cell", layer)
+    unnamed = sorted(getattr(cell, "functions", ()))
+    if unnamed:
+        raise FileError(
+            f"A file names its activations; got a layer whose {unnamed[0]} is a function of its "
+            "own: use one that Variant names."
+        )
+    zoneout = (float(getattr(cell, "zoneout", 0.0)), float(getattr(cell, "zoneout_cell", 0.0)))
+    if not hasattr(layer, "num_layers"):
+        yield {"forward": Slot(layer.variant, layer.params, layer.load_params, zoneout)}
+        return
+    directions = {"forward": False, "reverse": True} if layer.bidirectional else {"forward": False}
+    for place in range(layer.num_layers):
+        yield {
+            direction: Slot(
+                layer.variant,
+                partial(layer.params, layer=place, reverse=reverse),
+                partial(layer.load_params, layer=place, reverse=reverse),
+                zoneout,
+            )
+            for direction, reverse in directions.items()
+        }
+
+
 def _inside(source: Any) -> Sequence[Any]:
     """What a container of layers holds, nothing where it is none."""
     if isinstance(source, (list, tuple)):
@@ -233,30 +337,15 @@ def _inside(source: Any) -> Sequence[Any]:
     for name in ("cells", "layers"):
         if isinstance(getattr(source, name, None), (list, tuple)):
             return getattr(source, name)
-    return [source.cell] if hasattr(source, "cell") else []
+    if hasattr(source, "cell"):
+        return [source.cell]
+    # a torch module gives its own modules by a method
+    children = getattr(source, "children", None)
+    inner: Any = children() if callable(children) else ()
+    return list(inner)
 
 
 def _is_layer(source: Any) -> bool:
     return isinstance(getattr(source, "variant", None), Variant) and callable(
         getattr(source, "params", None)
     )
-
-
-def _one(source: Any) -> Weights:
-    """The weights of a single layer or cell."""
-    if isinstance(source, Weights):
-        return source
-    if not _is_layer(source):
-        raise FileError(
-            "A layer of lnrnn has a variant and params(); got an object of class "
-            f"{type(source).__name__} without them."
-        )
-    cell = getattr(source, "cell", source)
-    unnamed = sorted(getattr(cell, "functions", ()))
-    if unnamed:
-        raise FileError(
-            f"A file names its activations; got a layer whose {unnamed[0]} is a function of its "
-            "own: use one that Variant names."
-        )
-    zoneout, zoneout_cell = (float(getattr(cell, n, 0.0)) for n in ("zoneout", "zoneout_cell"))
-    return Weights(source.variant, source.params(), zoneout, zoneout_cell)

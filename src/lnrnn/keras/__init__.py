@@ -3,6 +3,8 @@
 Runs on Keras 3 with TensorFlow, JAX or PyTorch.
 """
 
+from lnrnn.keras.addons import AddonsLSTMCell as AddonsLSTMCell
+from lnrnn.keras.addons import AddonsSimpleRNNCell as AddonsSimpleRNNCell
 from lnrnn.keras.cells import LayerNormGRUCell as LayerNormGRUCell
 from lnrnn.keras.cells import LayerNormLSTMCell as LayerNormLSTMCell
 from lnrnn.keras.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +18,16 @@ from lnrnn.convert.errors import FileError
 from lnrnn.convert.tensors import Container, Entry
 
 OLD_MAGIC = b"\x80\x02"  # a pickle of protocol 2: files of torch before 1.6
-_ITEMS = 1_000_000
+_ITEMS = 100_000
 _DEPTH = 32
+# torch names what it refuses in a longer text
+_NAMED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Can only \w+ \w+) (\S+)")
+# the reader meets arbitrary bytes, and raises what the step raises that they break
+_REFUSED = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
+    MemoryError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def read(path: Path) -> Container:
@@ -40,11 +51,8 @@ def read(path: Path) -> Container:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    # the reader meets arbitrary bytes, and raises whatever the step that they break raises
-    except Exception as error:
-        raise FileError(
-            f"torch does not read the file as weights: {_first_line(error)}."
-        ) from error
+    except _REFUSED as error:
+        raise FileError(f"torch does not read the file as weights: {_reason(error)}.") from error
     room = os.stat(path).st_size
     entries = {}
     for name, tensor in _tensors(torch, loaded):
@@ -98,6 +106,10 @@ def _entry(torch: Any, name: str, tensor: Any, room: int) -> Entry:
     return Entry(array.shape, array.dtype, lambda: np.array(array))
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.splitlines()[0].split()).rstrip(".:")[:160]
+def _reason(error: BaseException) -> str:
+    """Why torch refused a file, in a few words."""
+    text = " ".join(str(error).split())
+    named = _NAMED.search(text)
+    if isinstance(error, pickle.UnpicklingError):
+        return f"it holds more than tensors, {named[1]}" if named else "it holds more than tensors"
+    return text.split(". ")[0].rstrip(".:")[:160] or type(error).__name__

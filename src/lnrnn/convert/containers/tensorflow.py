@@ -76,7 +76,9 @@ def read(index: Path) -> Container:
     prefix = index.name.removesuffix(".index")
     table = dict(_table(index))
     shards = _header(table.pop(b"", b""))
-    places = {_utf8(key): _place(_utf8(key), value) for key, value in table.items()}
+    # the parts of a partitioned variable have keys of their own, which begin with a zero
+    names = {_utf8(key): value for key, value in table.items() if not key.startswith(b"\0")}
+    places = {name: _place(name, value) for name, value in names.items()}
     files = {
         i: index.with_name(f"{prefix}.data-{i:05d}-of-{shards:05d}")
         for i in {place.shard for place in places.values()}

@@ -111,7 +111,8 @@ def _options(options: Table | None) -> dict[str, Any]:
     if not all(math.isfinite(clip) for clip in clips.values()):
         raise FileError("The clips of an operator are finite; those of this one are not.")
     name = _ACTIVATIONS[kind]
-    bounds = {field: float(np.float32(clip)) or None for field, clip in clips.items()}
+    # the shortest decimal that is this float32, as a person wrote it
+    bounds = {field: float(str(np.float32(clip))) or None for field, clip in clips.items()}
     return {"activation": name, "output_activation": name, **bounds}
 
 

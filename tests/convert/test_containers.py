@@ -1,0 +1,160 @@
+"""Containers against the libraries that define them."""
+
+from __future__ import annotations
+
+import importlib
+
+import keras
+import numpy as np
+import pytest
+import torch
+from convert_samples import equal_bits, original_weights, prefixed, weights_of
+
+from lnrnn.convert import FileError, collect, crc32c, read, write
+from lnrnn.convert.containers import open_file, tensorflow
+from lnrnn.convert.forms import form
+from lnrnn.keras import LayerNormGRU, LayerNormGRUCell, LayerNormLSTM
+
+tf = importlib.import_module("tensorflow")
+
+
+def test_crc32c_is_that_of_the_standard():
+    assert crc32c.checksum(b"") == 0
+    assert crc32c.checksum(b"123456789") == 0xE3069283
+    assert crc32c.checksum(bytes(32)) == 0x8A9136AA
+    assert crc32c.checksum(b"\xff" * 32) == 0x62A8AB43
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 1025, 2048, 5000, 70_001])
+def test_crc32c_in_lanes_is_that_byte_by_byte(size):
+    data = np.random.default_rng(size).bytes(size)
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    assert crc32c.checksum(data) == value ^ 0xFFFFFFFF
+
+
+def test_tensorflow_reads_our_checkpoints(tmp_path):
+    given = prefixed("rnn/cell/", original_weights("tf1_lnlstm"))
+    path = tmp_path / "model.ckpt"
+    tensorflow.write(path, given)
+    reader = tf.train.load_checkpoint(str(path))
+    found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    assert equal_bits(found, given)
+
+
+def test_we_read_tensorflows_checkpoints(tmp_path):
+    """Of TensorFlow 1's saver, with a slot of an optimizer and a counter beside."""
+    given = prefixed("rnn/layer_norm_basic_lstm_cell/", original_weights("tf1_lnbasiclstm"))
+    names = [*given, "rnn/layer_norm_basic_lstm_cell/kernel/Adam", "global_step"]
+    values = [*given.values(), np.ones((8, 20), "f4"), np.array(7, "i8")]
+    path = str(tmp_path / "model.ckpt")
+    tf.raw_ops.SaveV2(
+        prefix=path,
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(v) for v in values],
+    )
+    layers, _ = read(tmp_path / "model.ckpt", "tf1_lnbasiclstm")
+    assert equal_bits(
+        dict(layers.single.params),
+        form("tf1_lnbasiclstm").to_canonical(given),
+    )
+
+
+def test_a_checkpoint_of_many_blocks_is_read(tmp_path):
+    names = [f"scope_{i:05d}/some/long/name/of/a/variable" for i in range(3000)]
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "many"),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(np.float32(i)) for i in range(len(names))],
+    )
+    entries = open_file(tmp_path / "many").entries
+    assert [float(entries[n].load()) for n in names] == list(map(float, range(3000)))
+
+
+def test_bfloat16_and_partitioned_variables(tmp_path):
+    path = str(tmp_path / "a")
+    value = tf.constant([1.5, -2.0, 3.25], tf.bfloat16)
+    tf.raw_ops.SaveV2(prefix=path, tensor_names=["v"], shape_and_slices=[""], tensors=[value])
+    np.testing.assert_array_equal(open_file(tmp_path / "a").entries["v"].load(), [1.5, -2, 3.25])
+    tf.raw_ops.SaveV2(
+        prefix=path,
+        tensor_names=["v", "v"],
+        shape_and_slices=["4 0,2", "4 2,2"],
+        tensors=[tf.zeros(2), tf.ones(2)],
+    )
+    with pytest.raises(FileError, match="'v' is partitioned"):
+        open_file(tmp_path / "a")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_torch_state_dictionaries(old, tmp_path):
+    given = original_weights("pytorch_fastrnns_lnlstm")
+    state = {
+        "epoch": 3,
+        "model": {f"rnn.layers.0.cell.{n}": torch.from_numpy(v) for n, v in given.items()},
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+    }
+    torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    layers, _ = read(tmp_path / "w.pt", "pytorch_fastrnns_lnlstm")
+    assert layers.single.origin is not None
+    assert layers.single.origin.scope == "model.rnn.layers.0.cell."
+    assert equal_bits(
+        dict(layers.single.params), form("pytorch_fastrnns_lnlstm").to_canonical(given)
+    )
+
+
+def test_torch_writes_what_torch_loads(tmp_path):
+    layers = collect(weights_of(form("torchaudio_customlstm").variant))
+    write(tmp_path / "w.pt", layers, "torchaudio_customlstm")
+    state = torch.load(tmp_path / "w.pt", weights_only=True)
+    assert tuple(state["x2g.weight"].shape) == (20, 3)
+
+
+def test_bfloat16_of_torch_is_widened(tmp_path):
+    state = {
+        n: torch.from_numpy(v).bfloat16()
+        for n, v in original_weights("torchaudio_customlstm").items()
+    }
+    torch.save(state, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")[0].single.params["kernel"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, state["x2g.weight"].float().numpy().T)
+
+
+def own_model() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((None, 3)),
+            LayerNormGRU(4, variant="dreamerv2_gru", return_sequences=True, zoneout=0.1),
+            keras.layers.Bidirectional(
+                LayerNormLSTM(5, projection_units=2, norm_epsilon=0.25, return_sequences=True)
+            ),
+            keras.layers.RNN(LayerNormGRUCell(6, activation="relu")),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def test_models_of_our_own_layers_are_found(tmp_path):
+    model = own_model()
+    model.save(tmp_path / "m.keras")
+    found, _ = read(tmp_path / "m.keras")
+    wanted = collect(model)
+    assert list(found) == list(wanted)
+    for path, weights in wanted.items():
+        assert found[path].variant == weights.variant
+        assert found[path].zoneout == weights.zoneout
+        assert equal_bits(dict(found[path].params), dict(weights.params))
+
+
+def test_nested_models_are_found(tmp_path):
+    inner = keras.Sequential([keras.Input((None, 3)), LayerNormGRU(4)])
+    model = keras.Sequential([keras.Input((None, 3)), inner, keras.layers.Dense(1)])
+    model.save(tmp_path / "m.keras")
+    found, _ = read(tmp_path / "m.keras")
+    assert equal_bits(dict(found.single.params), inner.layers[0].params())

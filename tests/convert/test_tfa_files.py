@@ -1,0 +1,156 @@
+"""Files that TensorFlow Addons wrote: every container gives its predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from convert_samples import equal_bits
+from tfa_model import EPSILONS, PATHS, keras_predictions, predict, predictions, with_epsilons
+
+import lnrnn.keras
+from lnrnn.convert import read, restore
+from lnrnn.keras import LayerNormLSTM, LayerNormSimpleRNN
+from lnrnn.testing import assert_close
+
+FILES = Path(__file__).parent / "files" / "tfa"
+WITH_CONFIGURATION = ("model.keras", "model.h5")
+WITHOUT = (
+    "model.weights.h5",
+    "legacy_weights.h5",
+    "weights.npz",
+    "weights.ckpt",
+    "weights.ckpt.index",
+    "saved_model",
+)
+
+
+@pytest.mark.parametrize("name", WITH_CONFIGURATION)
+def test_a_model_brings_its_epsilons(name):
+    layers, said = read(FILES / name)
+    assert list(layers) == PATHS
+    assert tuple(w.variant.epsilon for w in layers.values()) == EPSILONS
+    assert not any("assumed" in sentence for sentence in said)
+    x, y = predictions(FILES)
+    assert_close("predictions", predict(FILES, layers, x), y, "float32")
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_file_of_weights_needs_the_epsilons(name):
+    said = read(FILES / name)[1]
+    assert any("assumed epsilon=0.001" in sentence for sentence in said)
+    chosen = with_epsilons(FILES / name)
+    x, y = predictions(FILES)
+    assert_close("predictions", predict(FILES, chosen, x), y, "float32")
+
+
+@pytest.mark.parametrize(
+    "name", ["legacy_weights.h5", "weights.npz", "weights.ckpt", "saved_model"]
+)
+def test_layers_stand_in_the_order_of_the_model(name):
+    assert list(read(FILES / name)[0]) == PATHS
+
+
+def test_every_container_has_the_same_bits():
+    first, *others = (read(FILES / name)[0] for name in (*WITH_CONFIGURATION, *WITHOUT))
+    wanted = {w.sizes: dict(w.params) for w in first.values()}
+    for other in others:
+        found = {w.sizes: dict(w.params) for w in other.values()}
+        assert all(equal_bits(found[sizes], wanted[sizes]) for sizes in wanted)
+
+
+@pytest.mark.parametrize("name", WITH_CONFIGURATION)
+def test_keras_3_loads_the_model_by_its_registered_names(name):
+    model = keras.saving.load_model(FILES / name, compile=False)
+    x, y = predictions(FILES)
+    assert_close("predictions", keras_predictions(model, x), y, "float32")
+
+
+def loaded() -> keras.Model:
+    model = keras.saving.load_model(FILES / "model.h5", compile=False)
+    assert isinstance(model, keras.Model)
+    return model
+
+
+def test_a_loaded_model_saves_and_loads_again(tmp_path):
+    model = loaded()
+    x, y = predictions(FILES)
+    for name in ("again.keras", "again.h5"):
+        model.save(tmp_path / name)
+        again = keras.saving.load_model(tmp_path / name, compile=False)
+        assert_close(name, keras_predictions(again, x), y, "float32")
+    assert [w.sizes for w in read(tmp_path / "again.keras")[0].values()] == [
+        w.sizes for w in read(FILES / "model.keras")[0].values()
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "legacy_weights.h5"])
+def test_weights_load_into_a_model_with_those_cells(name):
+    model = loaded()
+    model.set_weights([0 * w for w in model.get_weights()])
+    model.load_weights(FILES / name)
+    x, y = predictions(FILES)
+    assert_close("predictions", keras_predictions(model, x), y, "float32")
+
+
+def test_cells_of_the_loaded_model_are_those_of_the_file():
+    cells = [model_cell.cell for model_cell in (loaded().layers[1], loaded().layers[3])]
+    assert [type(c).__name__ for c in cells] == ["AddonsLSTMCell", "AddonsSimpleRNNCell"]
+    weights = list(read(FILES / "model.h5")[0].values())
+    for cell, one in zip(cells, (weights[0], weights[3]), strict=True):
+        assert cell.variant == one.variant
+        assert equal_bits(cell.params(), dict(one.params))
+
+
+def test_converted_layers_drop_into_a_new_model():
+    layers, _ = read(FILES / "model.keras")
+    with np.load(FILES / "weights.npz") as arrays:
+        dense = [arrays["out/kernel"], arrays["out/bias"]]
+    both = layers["layers.1.forward"]
+    model = keras.Sequential(
+        [
+            keras.Input((None, 5)),
+            LayerNormLSTM.from_params(layers["layers.0.forward"], return_sequences=True),
+            # Keras makes new layers of the one that it is given here
+            keras.layers.Bidirectional(
+                LayerNormLSTM(both.sizes.units, variant=both.variant, return_sequences=True)
+            ),
+            LayerNormSimpleRNN.from_params(layers["layers.2.forward"]),
+            keras.layers.Dense(2),
+        ]
+    )
+    restore(model, layers)
+    model.layers[-1].set_weights(dense)
+    x, y = predictions(FILES)
+    assert_close("predictions", keras_predictions(model, x), y, "float32")
+
+
+def test_options_of_the_old_cells_are_understood():
+    lstm = lnrnn.keras.AddonsLSTMCell.from_config(
+        {
+            "units": 4,
+            "recurrent_activation": "hard_sigmoid",
+            "use_bias": False,
+            "norm_gamma_initializer": "zeros",
+            "norm_beta_initializer": "ones",
+            "norm_epsilon": 0.25,
+        }
+    )
+    assert lstm.variant.recurrent_activation == "keras2_hard_sigmoid"
+    assert lstm.variant.epsilon == 0.25 and not lstm.variant.bias
+    lstm.build((None, 3))
+    params = lstm.params()
+    assert not params["x_norm_gain"].any() and params["h_norm_bias"].all()
+    simple = lnrnn.keras.AddonsSimpleRNNCell.from_config(
+        {"units": 4, "gamma_initializer": "zeros", "layernorm_epsilon": 0.5, "activation": "relu"}
+    )
+    assert simple.variant.activation == "relu" and simple.variant.epsilon == 0.5
+
+
+def test_other_recurrent_layers_are_read_as_before():
+    layer = keras.layers.RNN(keras.layers.LSTMCell(3))
+    assert keras.layers.RNN.from_config(layer.get_config()).cell.units == 3
+    with pytest.raises(ValueError, match="time_major"):
+        keras.layers.RNN.from_config({**layer.get_config(), "time_major": False})

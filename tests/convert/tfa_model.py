@@ -1,0 +1,55 @@
+"""The small model that `tests/peers/tfa_program.py` trains, computed with our reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lnrnn import reference
+from lnrnn.convert import Checkpoint, Weights, read
+
+EPSILONS = (2e-3, 1e-3, 1e-3, 1e-4)  # of the four cells of the model
+PATHS = ["layers.0.forward", "layers.1.forward", "layers.1.reverse", "layers.2.forward"]
+
+
+def predictions(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / "predictions.npz") as arrays:
+        return arrays["x"], arrays["y"]
+
+
+def run(weights: Weights, x: np.ndarray) -> np.ndarray:
+    """Outputs (T, B, R) of a layer on x (T, B, I)."""
+    params = {n: v.astype(np.float64) for n, v in weights.params.items()}
+    return reference.forward(weights.variant, params, x).y
+
+
+def predict(folder: Path, layers: Checkpoint, x: np.ndarray) -> np.ndarray:
+    """The predictions (B, 2) of the whole model on x (B, T, 5)."""
+    with np.load(folder / "weights.npz") as arrays:
+        kernel, bias = arrays["out/kernel"], arrays["out/bias"]
+    x = run(layers["layers.0.forward"], np.swapaxes(x, 0, 1).astype(np.float64))
+    ahead = run(layers["layers.1.forward"], x)
+    back = run(layers["layers.1.reverse"], x[::-1])[::-1]
+    last = run(layers["layers.2.forward"], np.concatenate([ahead, back], -1))[-1]
+    return last @ kernel.astype(np.float64) + bias
+
+
+def with_epsilons(file: Path) -> Checkpoint:
+    """The layers of a file that has no configuration, told apart by their sizes."""
+    layers, _ = read(file)
+    by_inputs: dict[int, list[Weights]] = {}
+    for weights in layers.values():
+        by_inputs.setdefault(weights.sizes.inputs, []).append(weights)
+    ordered = [*by_inputs[5], *by_inputs[7], *by_inputs[8]]
+    chosen = {}
+    for path, weights, epsilon in zip(PATHS, ordered, EPSILONS, strict=True):
+        assert weights.origin is not None
+        one, _ = read(file, select=weights.origin.scope, settings={"epsilon": epsilon})
+        chosen[path] = one.single
+    return Checkpoint(chosen)
+
+
+def keras_predictions(model: Any, x: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict(x, verbose=0))
