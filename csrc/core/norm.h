@@ -24,15 +24,21 @@ struct Statistics {
     T ratio[max_gates] = {0, 0, 0, 0};  // of the derivative of scale: 1 with epsilon in the root
 };
 
-// Sums over the groups of a site of a number per gate, and their sizes.
+// Sums over the columns of each group of a site, lane by lane until they are asked for.
 template <class T>
 struct GroupSums {
-    T of[max_gates] = {0, 0, 0, 0};
-    int gates[max_gates] = {0, 0, 0, 0};
+    Vec<T> lanes[max_gates] = {};
+    int gates[max_gates] = {};
+    T of[max_gates];
 
-    void add(int64_t group, T value) {
-        of[group] += value;
+    void add(int64_t group, Vec<T> value) {
+        lanes[group] += value;
         gates[group] += 1;
+    }
+
+    void finish() {
+        for (int i = 0; i < max_gates; ++i)
+            if (gates[i]) of[i] = sum<T>(lanes[i]);
     }
 };
 
@@ -60,10 +66,11 @@ inline Statistics<T> statistics(const Spec& spec, double epsilon, const Groups& 
     if (!spec.rms) {
         for (int g = from; g < to; ++g) {
             if (!normed(g)) continue;
-            Vec<T> total{};
-            each<T>(H, [&](int64_t j, auto part) { total += load(v + g * H + j, part); });
-            sums.add(groups.of[g], sum<T>(total));
+            sums.add(groups.of[g], total<T>(H, [&](int64_t j, auto part) {
+                         return load(v + g * H + j, part);
+                     }));
         }
+        sums.finish();
         for (int g = from; g < to; ++g)
             if (normed(g))
                 st.mean[g] = sums.of[groups.of[g]] / T(sums.gates[groups.of[g]] * H);
@@ -71,13 +78,12 @@ inline Statistics<T> statistics(const Spec& spec, double epsilon, const Groups& 
     for (int g = from; g < to; ++g) {
         if (!normed(g)) continue;
         const T mean = st.mean[g];
-        Vec<T> total{};
-        each<T>(H, [&](int64_t j, auto part) {
-            const Vec<T> d = within<T>(load(v + g * H + j, part) - mean, part);
-            total += d * d;
-        });
-        squares.add(groups.of[g], sum<T>(total));
+        squares.add(groups.of[g], total<T>(H, [&](int64_t j, auto part) {
+                        const Vec<T> d = within<T>(load(v + g * H + j, part) - mean, part);
+                        return d * d;
+                    }));
     }
+    squares.finish();
     for (int g = from; g < to; ++g)
         if (normed(g)) {
             const int64_t group = groups.of[g];
@@ -129,10 +135,12 @@ inline void norm_back(const Spec& spec, const Site<T>& site, const Statistics<T>
             a += t * u;
         });
         if (site.normed(g)) {
-            plain.add(site.groups.of[g], sum<T>(s));
-            along.add(site.groups.of[g], sum<T>(a));
+            plain.add(site.groups.of[g], s);
+            along.add(site.groups.of[g], a);
         }
     }
+    plain.finish();
+    along.finish();
     for (int g = from; g < to; ++g) {
         T shift = 0, slope = 0, mean = st.mean[g], scale = st.scale[g];
         if (site.normed(g)) {

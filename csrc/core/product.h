@@ -69,7 +69,7 @@ inline void block(int64_t depth, const T* a, int64_t lda, const T* panel, const 
             b[v] = load(panel + (v / 2) * depth * W + k * W + (v % 2) * L, All{});
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m) {
-            const Vec<T> x = splat<T>(a[m * lda + k]);
+            const T x = a[m * lda + k];
 #pragma GCC unroll 32
             for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
         }

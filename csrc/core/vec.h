@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace lnrnn::LNRNN_ISA {
 
@@ -39,7 +40,7 @@ struct Part {
 
 template <class T>
 inline Vec<T> splat(T value) {
-    return Vec<T>{} + value;
+    return value - Vec<T>{};  // x - 0 is x, and so folded; x + 0 is not for x = -0
 }
 
 template <class T>
@@ -79,11 +80,18 @@ inline Vec<T> within(Vec<T> v, Part part) {
     return kept;
 }
 
-template <class T>
+template <class T, int by, size_t... lane>
+inline Vec<T> rotated(Vec<T> v, std::index_sequence<lane...>) {
+    return __builtin_shufflevector(v, v, ((lane + by) % lanes<T>)...);
+}
+
+// The sum over all lanes, in log2(L) additions.
+template <class T, int by = lanes<T> / 2>
 inline T sum(Vec<T> v) {
-    T s = 0;
-    for (int i = 0; i < lanes<T>; ++i) s += v[i];
-    return s;
+    if constexpr (by == 0)
+        return v[0];
+    else
+        return sum<T, by / 2>(v + rotated<T, by>(v, std::make_index_sequence<lanes<T>>{}));
 }
 
 // Call f(j, part) for the vectors that start at j = 0, L, 2 L ... of a row of n.
@@ -92,6 +100,24 @@ inline void each(int64_t n, F f) {
     int64_t j = 0;
     for (; j + lanes<T> <= n; j += lanes<T>) f(j, All{});
     if (j < n) f(j, Part{int(n - j)});
+}
+
+// The sum of f(j, part) over a row of n, lane by lane; four sums under way hide the latency of
+// additions.
+template <class T, class F>
+inline Vec<T> total(int64_t n, F f) {
+    constexpr int L = lanes<T>;
+    Vec<T> a{}, b{}, c{}, d{};
+    int64_t j = 0;
+    for (; j + 4 * L <= n; j += 4 * L) {
+        a += f(j, All{});
+        b += f(j + L, All{});
+        c += f(j + 2 * L, All{});
+        d += f(j + 3 * L, All{});
+    }
+    for (; j + L <= n; j += L) a += f(j, All{});
+    if (j < n) b += f(j, Part{int(n - j)});
+    return (a + b) + (c + d);
 }
 
 }  // namespace lnrnn::LNRNN_ISA

@@ -24,6 +24,8 @@ class Request:
         dtype: name of the compute dtype.
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
+        training: whether the call is a step of training.
+        device: kind of the device that holds the tensors, `"cpu"` or another.
     """
 
     variant: Variant
@@ -31,6 +33,8 @@ class Request:
     dtype: str = "float32"
     unroll: bool = False
     functions: tuple[str, ...] = ()
+    training: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,37 @@ class Portable:
         return import_module("lnrnn.engines.portable").on(request.framework).sequence
 
 
-ENGINES: tuple[Engine, ...] = (Portable(),)
+class Native:
+    """The recurrence in C++, fused forward and backward, on the CPU."""
+
+    name = "native"
+
+    def supports(self, request: Request) -> Yes | No:
+        """Yes in float32 and float64 on a CPU, for variants that the C++ core computes."""
+        core = import_module("lnrnn.engines.native.core")
+        reason = (
+            core.missing()
+            or import_module("lnrnn.engines.native.call").refusal(request.variant)
+            or core.refusal_on(request.framework, request.device)
+        )
+        if reason is None and request.dtype not in ("float32", "float64"):
+            reason = f"it computes in float32 and float64, not {request.dtype}"
+        if reason is None and request.functions:
+            reason = f"{request.functions[0]} is a function without a name"
+        return Yes() if reason is None else No(reason)
+
+    def load(self, request: Request) -> Callable[..., Any]:
+        """`lnrnn.engines.native.sequence` on the tensors of one framework.
+
+        In TensorFlow outside training it is the portable definition: a graph that may be
+        saved cannot hold the Python function that calls the core.
+        """
+        if request.framework == "tensorflow" and not request.training:
+            return Portable().load(request)
+        return import_module("lnrnn.engines.native").on(request.framework).sequence
+
+
+ENGINES: tuple[Engine, ...] = (Native(), Portable())
 
 
 def choose(engine: str, request: Request) -> Engine:

@@ -49,10 +49,7 @@ def site_vectors(
             return vector
         missing = ops.constants(vector, np.full(units, fill))
         return ops.concat(
-            [
-                ops.part(vector, columns(gates, g, units)) if g in gates else missing
-                for g in variant.gates
-            ]
+            [vector[columns(gates, g, units)] if g in gates else missing for g in variant.gates]
         )
 
     def only(vector: Array | None, gates: str) -> Array | None:
@@ -80,11 +77,11 @@ def _outer_shift(
 ) -> Array | None:
     """What is added to each gate after its norms: the bias and the constants."""
     constants = {"f": variant.forget_bias, "z": variant.update_bias}
-    values = np.repeat([constants.get(g, 0.0) for g in variant.gates], units)
+    values = [constants.get(g, 0.0) for g in variant.gates]
     bias = params.get("bias")
-    if not values.any():
+    if not any(values):
         return bias
-    return _add(ops.constants(params["kernel"], values), bias)
+    return _add(ops.constants(params["kernel"], np.repeat(values, units)), bias)
 
 
 def _add(a: Array | None, b: Array | None) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, ClassVar
 
 import keras
@@ -72,6 +73,16 @@ def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
     if weight.endswith("_norm_bias"):
         return ("norm_bias",)
     return _GROUPS.get(weight, ())
+
+
+@cache
+def _device() -> str:
+    """The kind of device that Keras computes on, `"cpu"` or another."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return "accelerator" if torch.accelerator.is_available() else "cpu"
+    return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
 class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
@@ -227,7 +238,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         states = [(input_shape[0], size) for size in self.state_size]
         return states[0], states
 
-    def request(self, unroll: bool = False) -> select.Request:
+    def request(self, unroll: bool = False, training: bool = False) -> select.Request:
         """What is asked of an engine."""
         return select.Request(
             self.variant,
@@ -235,6 +246,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             dtype=self.compute_dtype,
             unroll=unroll,
             functions=tuple(self.functions),
+            training=bool(training),
+            device=_device(),
         )
 
     def tensors(self, training: bool = False) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class LayerNormRNN(keras.layers.RNN):
             **of_layer,
         )
         self.input_spec = keras.layers.InputSpec(ndim=3)
+        if keras.backend.backend() == "tensorflow":
+            # XLA does not compile the Python function through which TensorFlow calls the core
+            in_training = cell.request(unroll=unroll, training=True)
+            self.supports_jit = select.choose(cell.engine, in_training).name != "native"
 
     def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         """Create the weights, and the state variables of a stateful layer."""
@@ -134,7 +138,7 @@ class LayerNormRNN(keras.layers.RNN):
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
-        request = cell.request(unroll=self.unroll)
+        request = cell.request(unroll=self.unroll, training=training)
         outputs, states = select.choose(cell.engine, request).load(request)(
             cell.variant,
             cell.tensors(training),
@@ -159,11 +163,14 @@ class LayerNormRNN(keras.layers.RNN):
         Keras does not list its own, and so loses them on JAX, where a compiled step
         returns the listed ones only.
         """
-        return [*super().variables, *(tree.flatten(self.states) if self.stateful and self.states else [])]
+        return [
+            *super().variables,
+            *(tree.flatten(self.states) if self.stateful and self.states else []),
+        ]
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
-        """What each engine answers to this layer, in the order in which `"auto"` asks."""
-        return select.report(self.cell.request(unroll=self.unroll))
+        """What each engine answers to training this layer, in the order in which `"auto"` asks."""
+        return select.report(self.cell.request(unroll=self.unroll, training=True))
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.params][]."""

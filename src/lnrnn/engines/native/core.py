@@ -32,6 +32,17 @@ def missing() -> str | None:
     return f"its C++ core does not load ({_missing})"
 
 
+def refusal_on(framework: str, device: str) -> str | None:
+    """Why the core does not compute on a framework's tensors, or None."""
+    if framework not in ("torch", "jax", "tensorflow"):
+        return f"it computes with torch, jax and tensorflow, not {framework}"
+    if device != "cpu":
+        return f"it computes on a CPU, not on {device}"
+    if framework == "jax" and not has_jax():
+        return "its C++ core was compiled without jaxlib's headers: install again with jaxlib there"
+    return None
+
+
 def instruction_set() -> str:
     """The instruction set in use: the best here, or that of the variable LNRNN_ISA."""
     return _core.isa()

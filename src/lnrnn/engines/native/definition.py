@@ -15,9 +15,7 @@ from lnrnn.engines.sites import Affine
 Array = Any
 
 
-def recurrence(
-    ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs
-) -> tuple[Array, ...]:
+def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
     params = {
         "recurrent_kernel": a.recurrent,

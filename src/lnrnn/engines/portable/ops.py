@@ -6,7 +6,7 @@ A framework's operations are a module with these functions (`ops_jax`, `ops_torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from lnrnn.variant import Variant
@@ -46,10 +46,6 @@ class Ops(Protocol):
         """(..., n, size) to (..., n size)."""
         ...
 
-    def part(self, weight: Array, columns: slice) -> Array:
-        """Columns of a weight, which the loop may use beside other columns of it."""
-        ...
-
     def where(self, condition: Array, a: Array, b: Array | float) -> Array:
         """a where the condition holds, else b."""
         ...
@@ -76,6 +72,10 @@ class Ops(Protocol):
 
     def running_any(self, mask: Array) -> Array:
         """Over the first axis: whether any value so far is True."""
+        ...
+
+    def spread(self, vectors: Mapping[str, Array], x: Array) -> Mapping[str, Array]:
+        """The weights that a loop over x takes step by step, as (T, n); empty for none."""
         ...
 
     def scan(self, body: Body, states: States, xs: tuple[Array, ...], emit: bool) -> Any:

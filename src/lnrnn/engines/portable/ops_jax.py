@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,10 +34,6 @@ def concat(parts: Sequence[jax.Array]) -> jax.Array:
 
 def fold(v: jax.Array, size: int) -> jax.Array:
     return v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
-
-
-def part(weight: jax.Array, columns: slice) -> jax.Array:
-    return weight[..., columns]
 
 
 def unfold(v: jax.Array) -> jax.Array:
@@ -88,6 +84,10 @@ def constants(like: jax.Array, values: Any) -> jax.Array:
 def running_any(mask: jax.Array) -> jax.Array:
     steps = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 0)
     return jnp.any(mask, axis=0) & (steps >= jnp.argmax(mask, axis=0))
+
+
+def spread(vectors: Mapping[str, jax.Array], x: jax.Array) -> Mapping[str, jax.Array]:
+    return {}
 
 
 def scan(body: Body, states: States, xs: tuple[jax.Array, ...], emit: bool) -> Any:

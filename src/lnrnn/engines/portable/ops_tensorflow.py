@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -40,10 +40,6 @@ def concat(parts: Sequence[Any]) -> Any:
 
 def fold(v: Any, size: int) -> Any:
     return tf.reshape(v, tf.concat([tf.shape(v)[:-1], [v.shape[-1] // size, size]], 0))
-
-
-def part(weight: Any, columns: slice) -> Any:
-    return weight[..., columns]
 
 
 def unfold(v: Any) -> Any:
@@ -96,6 +92,10 @@ def constants(like: Any, values: Any) -> Any:
 
 def running_any(mask: Any) -> Any:
     return tf.cumsum(tf.cast(mask, tf.int32), axis=0) > 0
+
+
+def spread(vectors: Mapping[str, Any], x: Any) -> Mapping[str, Any]:
+    return {}
 
 
 def scan(body: Body, states: States, xs: tuple[Any, ...], emit: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,6 @@ def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def fold(v: torch.Tensor, size: int) -> torch.Tensor:
     return v.unflatten(-1, (-1, size))
-
-
-def part(weight: torch.Tensor, columns: slice) -> torch.Tensor:
-    cut = weight[..., columns]
-    # a traced scan takes no two views of one tensor
-    return cut.clone() if torch.compiler.is_compiling() else cut
 
 
 def unfold(v: torch.Tensor) -> torch.Tensor:
@@ -121,6 +115,14 @@ def running_any(mask: torch.Tensor) -> torch.Tensor:
 
 def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:
     return v.unbind(0)
+
+
+def spread(vectors: Mapping[str, torch.Tensor], x: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    if not torch.compiler.is_compiling():
+        return {}
+    # A traced scan adds up the gradients of what its body captures, which Inductor does
+    # wrongly for several vectors, and it refuses views of one tensor: none is captured.
+    return {name: v.expand(x.shape[0], -1) for name, v in vectors.items()}
 
 
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:

@@ -15,6 +15,9 @@ from lnrnn.engines.sites import Affine
 from lnrnn.params import columns
 from lnrnn.variant import Site, Variant
 
+# beginnings of the names of vectors that a step uses itself, not as gain or shift of a site
+_VECTORS = ("recurrent_scale", "bias_h", "pre_", "peephole", "cell_", "hidden_", "projection_bias")
+
 
 class Noise(NamedTuple):
     """The regularisers of one step; None is off.
@@ -106,7 +109,7 @@ class Recurrence:
             (functions or {}).get(field) or ops.activation(getattr(variant, field))
             for field in ("activation", "recurrent_activation", "output_activation")
         )
-        self.limit = recurrent_gradient_clip
+        self.functions, self.limit = functions, recurrent_gradient_clip
         # the gates of a run are computed together, the last run from what came before
         self.runs = _runs(variant)
         self.x_norm = self._norm("x", variant.gates)
@@ -116,10 +119,26 @@ class Recurrence:
         self.recurrent = {r: self._columns("recurrent_kernel", r) for r in self.h_runs}
         self.bias_h = {r: self._columns("bias_h", r) for r in self.h_runs}
         self.peephole = {
-            g: ops.part(params["peephole"], columns(variant.peephole_gates, g, self.units))
+            g: params["peephole"][columns(variant.peephole_gates, g, self.units)]
             for g in variant.peephole_gates
         }
         self.cell = getattr(self, f"_{variant.cell}")
+
+    def vectors(self) -> dict[str, Array]:
+        """The weights of the steps that are vectors, for `with_vectors`."""
+        found = {n: p for n, p in self.params.items() if n.startswith(_VECTORS) and p is not None}
+        for site, affine in self.sites.items():
+            found |= {f"{site} {n}": v for n, v in affine._asdict().items() if v is not None}
+        return found
+
+    def with_vectors(self, vectors: Mapping[str, Array]) -> Recurrence:
+        """The same steps with other tensors for those weights."""
+        params = {n: vectors.get(n, p) for n, p in self.params.items()}
+        sites: dict[Site, Affine] = {
+            site: Affine(vectors.get(f"{site} gain"), vectors.get(f"{site} shift"))
+            for site in self.sites
+        }
+        return Recurrence(self.ops, self.variant, params, sites, self.functions, self.limit)
 
     def inputs(self, x: Array) -> Array:
         """The part of a step that needs no state, for any leading axes: (..., I) to (..., G H)."""
@@ -295,11 +314,8 @@ class Recurrence:
         weight = self.params.get(name)
         if weight is None or run == self.variant.gates:
             return weight
-        return self.ops.part(weight, self._run_columns(run))
-
-    def _run_columns(self, run: str) -> slice:
         start = self.variant.gates.index(run[0]) * self.units
-        return slice(start, start + len(run) * self.units)
+        return weight[..., start : start + len(run) * self.units]
 
     def _norm(self, site: Site, run: str) -> GateNorm:
         parts = []

@@ -100,20 +100,23 @@ def loop(
     fixed = {k: v for k, v in noise.items() if v is not None and not _moves(v)}
     moving = {k: v for k, v in noise.items() if v is not None and _moves(v)}
     moving |= {k: v[..., None] for k, v in (("mask", mask), ("reset", reset)) if v is not None}
+    spread = ops.spread(recurrence.vectors(), x)
 
     def body(states: States, slices: tuple[Array, ...]) -> States:
-        now: dict[str, Any] = dict(zip(moving, slices[1:], strict=True))
+        now: dict[str, Any] = dict(zip([*moving, *spread], slices[1:], strict=True))
+        vectors = {name: now.pop(name) for name in spread}
+        steps = recurrence.with_vectors(vectors) if vectors else recurrence
         valid, fresh = now.pop("mask", None), now.pop("reset", None)
         before = states
         if fresh is not None:
             states = tuple(ops.where(~fresh, s, 0.0) for s in states)
-        new = recurrence.step(prepare(slices[0]), states, Noise(**fixed, **now))
+        new = steps.step(prepare(slices[0]), states, Noise(**fixed, **now))
         if valid is None:
             return new
         return tuple(ops.where(valid, n, s) for n, s in zip(new, before, strict=True))
 
     run = ops.scan if not unroll else lambda *a: unrolled(ops, *a)
-    return run(body, states, (x, *moving.values()), emit)
+    return run(body, states, (x, *moving.values(), *spread.values()), emit)
 
 
 def shown(ops: Ops, output: Array, mask: Array | None, masked_output: MaskedOutput) -> Array:

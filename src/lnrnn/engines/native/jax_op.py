@@ -1,0 +1,317 @@
+"""The core as JAX primitives: the recurrence, its tangent map and its gradient.
+
+Each primitive has a meaning, the portable definition of what it computes, and a fast form, a
+call of the core.  Compiled programs on a CPU run the fast form; what is exported, mapped by
+`vmap` or differentiated again takes the meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+# what partitions itself has to know the devices when it is compiled; there is no public name
+from jax._src.dispatch import prim_requires_devices_during_lowering as _needs_devices
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lnrnn.engines.native import call, core, definition
+from lnrnn.engines.native.call import Cell, Inputs, Numbers
+from lnrnn.engines.portable import ops_jax as ops
+
+Arrays = Sequence[jax.Array]
+
+# the axes of every array: time t, batch b, units h, columns of all gates w
+_AXES = {
+    "recurrent": "hw",
+    **dict.fromkeys(call.VECTORS, "w"),
+    "gain_c": "h",
+    "shift_c": "h",
+    **dict.fromkeys(("x", "s", "dx", "ds"), "tbw"),
+    **dict.fromkeys(("h0", "c0", "h_last", "c_last", "dh_last", "dc_last", "dh0", "dc0"), "bh"),
+    **dict.fromkeys(("mask", "reset"), "tb"),
+    **dict.fromkeys(("h", "c", "dh", "rh", "take_h", "take_c"), "tbh"),
+}
+_CONSTANTS = ("mask", "reset", "take_h", "take_c", "recurrent_mask", "candidate_mask")
+
+for _name, _handler in core.xla_handlers().items():
+    jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
+
+
+class How(NamedTuple):
+    """What is static of a call: the cell, its scalars, and which inputs are there."""
+
+    words: tuple[int, ...]
+    numbers: Numbers
+    names: tuple[str, ...]
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.words)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        return ("h", "h_last", "c_last") if self.cell.lstm else ("h", "h_last")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return ("c", "s") if self.cell.lstm else ("s",)
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return tuple(n for n in self.names if n not in _CONSTANTS)
+
+    def inputs(self, arrays: Arrays) -> Inputs:
+        given = dict(zip(self.names, arrays, strict=True))
+        return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
+
+
+def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+    """All h (T, B, H), the last h and, of an lstm, the last c."""
+    given = {n: a for n, a in inputs._asdict().items() if a is not None}
+    how = How(words, numbers, tuple(given))
+    return tuple(_recurrence.bind(*given.values(), how=how, keep=False))
+
+
+# ---- the fast forms
+
+
+def _forward(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
+    results = (*how.results, *how.kept) if keep else how.results
+    return list(_core_call("lnrnn_forward", how, how.names, results)(*arrays))
+
+
+def _backward(*arrays: jax.Array, how: How, incoming: tuple[str, ...]) -> list[jax.Array]:
+    count = len(how.names)
+    a = how.inputs(arrays[:count])
+    known = dict(zip(("h", *how.kept), arrays[count:], strict=False))
+    names = (*how.names, *known, *incoming)
+    outgoing = tuple(call.outgoing_shapes(how.cell, a, how.numbers.clip))
+    found = dict(
+        zip(
+            outgoing,
+            _core_call("lnrnn_backward", how, names, outgoing)(*arrays),
+            strict=True,
+        )
+    )
+    h, outer = known["h"], partial(jnp.einsum, "tbm,tbn->mn")
+    return [
+        call.recurrent_gradient(ops, outer, how.cell, a, h, found)
+        if name == "recurrent"
+        else found.get("dx", found["ds"])
+        if name == "x"
+        else found[f"d{name}"]
+        for name in how.differentiable
+    ]
+
+
+@cache
+def _core_call(
+    target: str, how: How, names: tuple[str, ...], results: tuple[str, ...]
+) -> Callable[..., Any]:
+    """The call of the core on arrays of these names; a sharded batch stays where it is."""
+
+    def axes(name: str, rank: int | None = None) -> str:
+        if name in ("recurrent_mask", "candidate_mask"):
+            return "tbh" if rank == 3 else "bh"
+        return _AXES[name.removeprefix("d") if name[1:] in call.VECTORS else name]
+
+    def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        given = dict(zip(names, arrays, strict=True))
+        a = how.inputs([given[n] for n in how.names])
+        sizes = call.sizes(how.cell, a)
+        length = dict(t=sizes[0], b=sizes[1], h=sizes[2], w=a.x.shape[2])
+        shapes = [
+            jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), a.x.dtype) for n in results
+        ]
+        attributes = dict(
+            spec=np.array(how.words),
+            operands=np.array([call.ARRAYS.index(n) for n in names]),
+            results=np.array([call.ARRAYS.index(n) for n in results]),
+            sizes=np.array(sizes),
+            numbers=np.array(how.numbers),
+        )
+        return tuple(jax.ffi.ffi_call(target, shapes)(*arrays, **attributes))
+
+    def shardings(mesh: Any, arrays: Any) -> tuple[Any, list[Any], list[Any]]:
+        spec = arrays[names.index("x")].sharding.spec
+        batch = spec[1] if len(spec) > 1 else None
+
+        def place(letters: str) -> NamedSharding:
+            return NamedSharding(
+                mesh, PartitionSpec(*(batch if i == "b" else None for i in letters))
+            )
+
+        ranks = [len(a.shape) for a in arrays]
+        return (
+            batch,
+            [place(axes(n, r)) for n, r in zip(names, ranks, strict=True)],
+            [place(axes(n)) for n in results],
+        )
+
+    def infer(mesh: Any, arrays: Any, _: Any) -> Any:
+        return tuple(shardings(mesh, arrays)[2])
+
+    def partition(mesh: Any, arrays: Any, _: Any) -> Any:
+        batch, given, found = shardings(mesh, arrays)
+
+        def each_part(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+            parts = local(*arrays)
+            # sums over the batch are added up over its parts
+            return tuple(
+                p if batch is None or "b" in axes(n) else jax.lax.psum(p, batch)
+                for n, p in zip(results, parts, strict=True)
+            )
+
+        return mesh, each_part, tuple(found), tuple(given)
+
+    @cache
+    def partitioned(ranks: tuple[int, ...]) -> Any:
+        function = custom_partitioning(local)
+        left = ", ".join(" ".join(axes(n, r)) for n, r in zip(names, ranks, strict=True))
+        right = ", ".join(" ".join(axes(n)) for n in results)
+        function.def_partition(
+            partition=partition,
+            infer_sharding_from_operands=infer,
+            sharding_rule=f"{left} -> {right}",
+            # in the order of their appearance, as the rule's own
+            need_replication_factors=tuple(sorted("thw", key=left.index)),
+        )
+        return function
+
+    return lambda *arrays: partitioned(tuple(a.ndim for a in arrays))(*arrays)
+
+
+# ---- their meanings
+
+
+def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
+    a = how.inputs(arrays)
+    found = list(definition.recurrence(ops, how.words, how.numbers, a))
+    # what is kept is for the fast gradient only
+    shapes = dict(c=found[0].shape, s=a.x.shape)
+    return found + [jnp.zeros(shapes[n], a.x.dtype) for n in how.kept if keep]
+
+
+def _define_tangent(*arrays: jax.Array, how: How, moving: tuple[int, ...]) -> list[jax.Array]:
+    count = len(how.names)
+    return _tangent_of(
+        partial(_define, how=how, keep=False),
+        arrays[:count],
+        dict(zip(moving, arrays[count + 1 + len(how.kept) :], strict=True)),
+    )[1]
+
+
+def _define_gradient(*arrays: jax.Array, how: How, incoming: tuple[str, ...]) -> list[jax.Array]:
+    count = len(how.names)
+    a, given = arrays[:count], dict(zip(incoming, arrays[count + 1 + len(how.kept) :], strict=True))
+    where = [how.names.index(n) for n in how.differentiable]
+
+    def of_differentiable(*some: jax.Array) -> list[jax.Array]:
+        return _define(*_replaced(a, dict(zip(where, some, strict=True))), how=how, keep=False)
+
+    results, pull = jax.vjp(of_differentiable, *(a[i] for i in where))
+    gradients = [
+        given.get(f"d{name}", jnp.zeros_like(r))
+        for name, r in zip(how.results, results, strict=True)
+    ]
+    return list(pull(gradients))
+
+
+def _replaced(arrays: Arrays, by_index: dict[int, Any]) -> list[Any]:
+    return [by_index.get(i, a) for i, a in enumerate(arrays)]
+
+
+def _tangent_of(function: Any, arrays: Arrays, tangents: dict[int, Any]) -> Any:
+    """Values and tangents of a function where only some arguments move."""
+    where = list(tangents)
+    return jax.jvp(
+        lambda *some: function(*_replaced(arrays, dict(zip(where, some, strict=True)))),
+        tuple(arrays[i] for i in where),
+        tuple(tangents.values()),
+    )
+
+
+# ---- the primitives
+
+
+def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any]) -> Any:
+    """A primitive whose every rule comes from its meaning, but its compiled form on a CPU."""
+    primitive = jax.extend.core.Primitive(name)
+    primitive.multiple_results = True
+
+    def abstract(*arrays: Any, **options: Any) -> Any:
+        found = jax.eval_shape(partial(meaning, **options), *arrays)
+        return [jax.core.ShapedArray(f.shape, f.dtype) for f in found]
+
+    def jvp(arrays: Arrays, tangents: Arrays, **options: Any) -> Any:
+        moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
+        return _tangent_of(partial(meaning, **options), arrays, moving)
+
+    def batched(arrays: Arrays, axes: Sequence[Any], **options: Any) -> Any:
+        found = jax.vmap(partial(meaning, **options), in_axes=tuple(axes))(*arrays)
+        return found, [0] * len(found)
+
+    def lowered(context: Any, *arrays: Any, **options: Any) -> Any:
+        exported = context.module_context.lowering_parameters.for_export
+        form = meaning if exported else fast
+        return mlir.lower_fun(partial(form, **options), multiple_results=True)(context, *arrays)
+
+    primitive.def_impl(lambda *arrays, **options: _compiled(primitive, **options)(*arrays))
+    primitive.def_abstract_eval(abstract)
+    ad.primitive_jvps[primitive] = jvp
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(lambda *a, **o: meaning(*a, **o), multiple_results=True)
+    )
+    mlir.register_lowering(primitive, lowered, platform="cpu")
+    return primitive
+
+
+@cache
+def _compiled(primitive: Any, **options: Any) -> Any:
+    return jax.jit(partial(primitive.bind, **options))
+
+
+_recurrence = _primitive("lnrnn_recurrence", _define, _forward)
+_tangent = _primitive("lnrnn_tangent", _define_tangent, _define_tangent)
+_gradient = _primitive("lnrnn_gradient", _define_gradient, _backward)
+_needs_devices.update((_recurrence, _gradient))
+
+
+def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> Any:
+    moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
+    if any(how.names[i] in _CONSTANTS for i in moving):  # of random masks: not the core's
+        return _tangent_of(partial(_define, how=how, keep=keep), arrays, moving)
+    found = _recurrence.bind(*arrays, how=how, keep=True)
+    results, kept = found[: len(how.results)], found[len(how.results) :]
+    moved = _tangent.bind(*arrays, found[0], *kept, *moving.values(), how=how, moving=tuple(moving))
+    if not keep:
+        return results, moved
+    # a second derivative takes the meaning, which does not read what is kept
+    return found, [*moved, *(jnp.zeros_like(k) for k in kept)]
+
+
+def _transpose(
+    gradients: Arrays, *arrays: Any, how: How, moving: tuple[int, ...]
+) -> list[jax.Array | None]:
+    known = len(how.names) + 1 + len(how.kept)
+    given = {
+        f"d{name}": g
+        for name, g in zip(how.results, gradients, strict=True)
+        if type(g) is not ad.Zero
+    }
+    found = _gradient.bind(*arrays[:known], *given.values(), how=how, incoming=tuple(given))
+    by_name = dict(zip(how.differentiable, found, strict=True))
+    return [None] * known + [by_name[how.names[i]] for i in moving]
+
+
+ad.primitive_jvps[_recurrence] = _differentiate
+ad.primitive_transposes[_tangent] = _transpose
