@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 from lnrnn.variant import Variant
@@ -80,7 +79,9 @@ class Portable:
 
     def load(self, request: Request) -> Callable[..., Any]:
         """`lnrnn.engines.portable.sequence` on the operations of one framework."""
-        return import_module("lnrnn.engines.portable").on(request.framework).sequence
+        from lnrnn.engines import portable
+
+        return portable.on(request.framework).sequence
 
 
 class Native:
@@ -90,10 +91,11 @@ class Native:
 
     def supports(self, request: Request) -> Yes | No:
         """Yes in float32 and float64 on a CPU, for variants that the C++ core computes."""
-        core = import_module("lnrnn.engines.native.core")
+        from lnrnn.engines.native import call, core
+
         reason = (
             core.missing()
-            or import_module("lnrnn.engines.native.call").refusal(request.variant)
+            or call.refusal(request.variant)
             or core.refusal_on(request.framework, request.device)
         )
         if reason is None and request.dtype not in ("float32", "float64"):
@@ -110,7 +112,9 @@ class Native:
         """
         if request.framework == "tensorflow" and not request.training:
             return Portable().load(request)
-        return import_module("lnrnn.engines.native").on(request.framework).sequence
+        from lnrnn.engines import native
+
+        return native.on(request.framework).sequence
 
 
 ENGINES: tuple[Engine, ...] = (Native(), Portable())
@@ -119,8 +123,19 @@ ENGINES: tuple[Engine, ...] = (Native(), Portable())
 def choose(engine: str, request: Request) -> Engine:
     """The engine of that name, or for `"auto"` the first that supports the request.
 
+    Args:
+        engine: `"auto"` or the name of an engine of the table.
+        request: what is to be computed.
+
+    Returns:
+        The engine.
+
     Raises:
         ValueError: there is no engine of that name, or it cannot compute the request.
+
+    Example:
+        >>> choose("portable", Request(Variant(cell="gru"), "torch")).name
+        'portable'
     """
     check_name(engine)
     refusals = []
@@ -139,7 +154,9 @@ def choose(engine: str, request: Request) -> Engine:
 def step(request: Request) -> Callable[..., Any]:
     """The function of one step, which is always the portable engine's."""
     choose("portable", request)
-    return import_module("lnrnn.engines.portable").on(request.framework).step
+    from lnrnn.engines import portable
+
+    return portable.on(request.framework).step
 
 
 def check_name(engine: str) -> str:
@@ -151,5 +168,16 @@ def check_name(engine: str) -> str:
 
 
 def report(request: Request) -> dict[str, Yes | No]:
-    """What every engine of the table answers to a request, in the order of choice."""
+    """What every engine of the table answers to a request, in the order of choice.
+
+    Args:
+        request: what is to be computed.
+
+    Returns:
+        `Yes` or `No(reason)` by the engine's name.
+
+    Example:
+        >>> report(Request(Variant(cell="gru"), "torch"))["portable"]
+        Yes()
+    """
     return {e.name: e.supports(request) for e in ENGINES}

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lnrnn import reference
+from lnrnn.engines import select
+from lnrnn.engines.native import call
 from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
 
@@ -83,18 +85,26 @@ def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) ->
     return Results(run.y, run.h, run.c, gradients)
 
 
-def portable(framework: str) -> Adapter:
-    """The portable engine on a framework's own tensors, in the dtype of the file."""
-    engine = import_module("lnrnn.engines.portable").on(framework)
+class Unsupported(Exception):
+    """An engine does not compute the variant of a file; the message says why."""
+
+
+def tensors(engine: str, framework: str) -> Adapter:
+    """An engine on a framework's own tensors, in the dtype of the file."""
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
         names = _states(variant)
+        request = select.Request(variant, framework, given.dtype, training=True)
+        answer = select.report(request)[engine]
+        if isinstance(answer, select.No):
+            raise Unsupported(answer.reason)
+        sequence = select.choose(engine, request).load(request)
 
         def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
             options = {n: constant(v) for n, v in given.options.items()}
             weights = {n: tensors[n] for n in params}
             states = tuple(tensors[n] for n in names)
-            y, final = engine.sequence(variant, weights, tensors["x"], states, **options)
+            y, final = sequence(variant, weights, tensors["x"], states, **options)
             return y, *final
 
         return _differentiate(framework, function, variant, params, given)
@@ -243,8 +253,10 @@ def torch_modules(engine: str) -> Adapter:
     return run
 
 
-ENGINES = ("reference", "portable")
-FRONTENDS = ("keras", "torch")
+ENGINES = ("reference", "portable", "native")
+# the framework whose tensors an engine computes without the layers of a front end
+OPERATORS = {"torch-op": "torch", "jax": "jax"}
+FRONTENDS = ("keras", "torch", *OPERATORS)
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 
 
@@ -252,11 +264,11 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     """The adapter of an engine, or of a front end with an engine.
 
     Args:
-        engine: `"reference"` or `"portable"`; None is the reference, or what a front end
-            chooses itself.
-        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; None runs
-            the engine without one, the portable engine on Keras's backend or on the first
-            framework that is installed.
+        engine: `"reference"`, `"portable"` or `"native"`; None is the reference, or what a
+            front end chooses itself.
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; `"torch-op"`
+            and `"jax"` run the engine (native if not named) on those frameworks' tensors, None
+            on those of Keras's backend or of the first framework that is installed.
 
     Raises:
         ValueError: a front end with the reference, or no framework is installed.
@@ -264,14 +276,31 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     if frontend is not None:
         if engine == "reference":
             raise ValueError("No front end computes with the reference: use --engine portable.")
-        return {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
-    return run_reference if engine != "portable" else portable(_framework())
+        if frontend in OPERATORS:
+            return tensors(engine or "native", OPERATORS[frontend])
+        layers = {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
+        return _supported(layers) if engine == "native" else layers
+    if engine in (None, "reference"):
+        return run_reference
+    return tensors(engine, _framework())
+
+
+def _supported(run: Adapter) -> Adapter:
+    """The adapter for the variants that the native engine computes."""
+
+    def checked(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        reason = call.refusal(variant)
+        if reason is not None:
+            raise Unsupported(reason)
+        return run(variant, params, given)
+
+    return checked
 
 
 def _framework() -> str:
     installed = [name for name in FRAMEWORKS if find_spec(name)]
     if not installed:
-        raise ValueError(f"The portable engine needs one of {', '.join(FRAMEWORKS)}: install one.")
+        raise ValueError(f"This engine needs one of {', '.join(FRAMEWORKS)}: install one.")
     return os.environ.get("KERAS_BACKEND") or installed[0]
 
 

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 from lnrnn.engines.native.sequence import sequence
 
+_bound: dict[str, SimpleNamespace] = {}
 
-@cache
+
 def on(framework: str) -> SimpleNamespace:
     """`sequence` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
-    ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
-    op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
-    return SimpleNamespace(sequence=partial(sequence, ops, op.recurrence), constants=ops.constants)
+    if framework not in _bound:
+        ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+        op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
+        _bound[framework] = SimpleNamespace(sequence=partial(sequence, ops, op.recurrence))
+    return _bound[framework]

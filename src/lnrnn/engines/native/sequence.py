@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from lnrnn.engines.native.call import Inputs, Numbers, encode
 from lnrnn.engines.portable.ops import Array, Ops, States

@@ -6,18 +6,22 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
 from lnrnn.engines.portable.sequence import sequence, step
 
+# a dict that compilers of Python can read, where they would trace a cached function again
+_bound: dict[str, SimpleNamespace] = {}
 
-@cache
+
 def on(framework: str) -> SimpleNamespace:
     """`sequence` and `step` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
-    ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
-    return SimpleNamespace(
-        sequence=partial(sequence, ops), step=partial(step, ops), constants=ops.constants
-    )
+    if framework not in _bound:
+        ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+        _bound[framework] = SimpleNamespace(
+            sequence=partial(sequence, ops), step=partial(step, ops), constants=ops.constants
+        )
+    return _bound[framework]
