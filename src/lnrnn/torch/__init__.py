@@ -6,4 +6,6 @@ from lnrnn.torch.cells import LayerNormRNNCell as LayerNormRNNCell
 from lnrnn.torch.layers import LayerNormGRU as LayerNormGRU
 from lnrnn.torch.layers import LayerNormLSTM as LayerNormLSTM
 from lnrnn.torch.layers import LayerNormRNN as LayerNormRNN
+from lnrnn.torch.normalize import Normalized as Normalized
+from lnrnn.torch.normalize import layer_normalize as layer_normalize
 from lnrnn.torch.recurrent import Options as Options

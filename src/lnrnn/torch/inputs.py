@@ -31,19 +31,21 @@ class Layout(NamedTuple):
         return v.transpose(0, 1) if self.batch_first else v
 
 
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast is on for x; as elsewhere in PyTorch, it leaves float64 alone."""
+    kind = x.device.type
+    available = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind)
+    return available and torch.is_autocast_enabled(kind)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype to compute in: autocast's where that is on, else that of x."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """The scope in which an engine runs: all tensors have the compute dtype already."""
-    if compute_dtype(x) == x.dtype:
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:
@@ -53,7 +55,7 @@ def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:
             f"{name} is on the device of {what}; got {given.device} and {other.device}: "
             "move one of them with .to(device)."
         )
-    if given.dtype != other.dtype and compute_dtype(given) == given.dtype:
+    if given.dtype != other.dtype and not autocasts(given):
         raise ValueError(
             f"{name} has the dtype of {what}; got {given.dtype} and {other.dtype}: convert one "
             "of them with .to(dtype)."

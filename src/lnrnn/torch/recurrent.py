@@ -236,9 +236,7 @@ class Recurrent(nn.Module):
 
     def _params(self, suffix: str) -> dict[str, np.ndarray]:
         def parameter(stem: str) -> np.ndarray:
-            value = getattr(self, f"{stem}{suffix}").detach().cpu()
-            # NumPy has no bfloat16
-            return value.to(torch.promote_types(value.dtype, torch.float32)).numpy()
+            return array(getattr(self, f"{stem}{suffix}"))
 
         return names.to_canonical(self._stems[suffix], parameter)
 
@@ -399,6 +397,12 @@ class Recurrent(nn.Module):
             raise ValueError(
                 f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
             )
+
+
+def array(parameter: Tensor) -> np.ndarray:
+    """A copy as a NumPy array, of float32 at least, as NumPy has no bfloat16."""
+    value = parameter.detach().cpu()
+    return value.to(torch.promote_types(value.dtype, torch.float32)).numpy().copy()
 
 
 def _bernoulli(shape: tuple[int, ...], keep: float, like: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""Trains a model with one of two processes' share of a batch; run by test_distributed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from lnrnn.torch import LayerNormGRU, LayerNormLSTM
+
+STEPS, BATCH, INPUTS, UNITS = 5, 6, 3, 6
+
+
+class Model(nn.Module):
+    """Two recurrent modules of different kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = LayerNormLSTM(INPUTS, UNITS, bidirectional=True)
+        self.second = LayerNormGRU(2 * UNITS, UNITS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)[0])[0]
+
+
+def train(model: Any, x: Tensor, target: Tensor) -> None:
+    """Three steps on the mean square error."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - target).square().mean().backward()
+        optimizer.step()
+
+
+def data() -> tuple[Model, Tensor, Tensor]:
+    """The same in every process."""
+    torch.manual_seed(1)
+    return (
+        Model().double(),
+        torch.randn(STEPS, BATCH, INPUTS, dtype=torch.float64),
+        torch.randn(STEPS, BATCH, UNITS, dtype=torch.float64),
+    )
+
+
+def main(rank: int, folder: Path, way: str) -> None:
+    """Train on half of the batch; the first process saves the weights."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / way}", rank=rank, world_size=2)
+    model, x, target = data()
+    mesh = init_device_mesh("cpu", (2,))
+    if way == "ddp":
+        trained = DistributedDataParallel(model)
+    else:
+        for part in (model.first, model.second):
+            fully_shard(part, mesh=mesh)
+        trained = fully_shard(model, mesh=mesh)
+    half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    train(trained, x[:, half], target[:, half])
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    if rank == 0:
+        torch.save(weights, folder / f"{way}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,110 @@
+"""torch.compile takes a whole module as one graph, for any number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_cases import BATCH, INPUTS, KINDS, UNITS, assert_same, flat, made, states_of
+
+LENGTHS = (6, 7, 9)
+
+
+class Counting:
+    """A backend that runs graphs as they are, and counts them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[Any]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> None:
+    torch.compiler.reset()
+
+
+def compare(module: Any, compiled: Any, steps: int, **options: Any) -> None:
+    """Outputs, states and gradients."""
+    results = []
+    x, hx = torch.randn(steps, BATCH, INPUTS), states_of(module, make=torch.randn)
+    options = {n: make(steps) for n, make in options.items()}
+    for run in (module, compiled):
+        module.zero_grad()
+        x = x.detach().requires_grad_()
+        found = run(x, hx, **options)
+        torch.stack([t.square().sum() for t in flat(found)]).sum().backward()
+        results.append((found, [x.grad, *(p.grad for p in module.parameters())]))
+    assert_same(results[1][0], results[0][0], "float32")
+    assert_same(results[1][1], results[0][1], "float32", gradient=True)
+
+
+def mask_of(steps: int) -> Tensor:
+    return torch.rand(steps, BATCH) < 0.7
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "lstm": ("lstm", {}, {"mask": mask_of}),
+    "gru_reset": ("gru", {}, {"reset": mask_of}),
+    "rnn_both_directions": (
+        "rnn",
+        {"bidirectional": True},
+        {"lengths": lambda t: torch.tensor([t, 1, 2, 3])},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_new_length_needs_no_new_graph(case: str) -> None:
+    """The first length is compiled as a number, the second as a symbol, others are not."""
+    kind, options, flags = CASES[case]
+    module, backend = made(KINDS[kind], **options).float(), Counting()
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    for steps in LENGTHS:
+        compare(module, compiled, steps, **flags)
+    assert backend.graphs <= 2
+
+
+def test_dynamic_from_the_start() -> None:
+    module, backend = made(KINDS["lstm"]).float(), Counting()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
+    for steps in LENGTHS:
+        compare(module, compiled, steps)
+    assert backend.graphs == 1
+
+
+def test_training_with_random_masks() -> None:
+    module = KINDS["lstm"].layer(INPUTS, UNITS, 2, zoneout=0.2, recurrent_dropout=0.2)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(6, BATCH, INPUTS)
+    first, second = compiled(x)[0], compiled(x)[0]
+    assert first.isfinite().all() and not torch.equal(first, second)
+    first.sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_autocast() -> None:
+    module = KINDS["gru"].layer(INPUTS, UNITS)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(6, BATCH, INPUTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(compiled(x), module(x), "bfloat16")
+
+
+def test_a_cell_in_a_loop() -> None:
+    cell = KINDS["lstm"].cell(INPUTS, UNITS)
+    compiled = torch.compile(cell, fullgraph=True, backend="aot_eager")
+    state = None
+    for x_t in torch.randn(3, BATCH, INPUTS):
+        expected, state = cell(x_t, state), compiled(x_t, state)
+        assert_same(state, expected, "float32")
+
+
+def test_inductor() -> None:
+    module = made(KINDS["gru"], INPUTS, UNITS).float()
+    compare(module, torch.compile(module, fullgraph=True), 6)

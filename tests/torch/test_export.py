@@ -1,0 +1,135 @@
+"""Exports run at other batch sizes and lengths than they were made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_cases import INPUTS, KINDS, Kind, assert_same, flat, made, states_of
+
+ANY = torch.export.Dim.DYNAMIC
+SEQUENCE = {0: ANY, 1: ANY}
+
+
+def float_module(kind: Kind, **options: Any) -> Any:
+    return made(kind, **options).float().eval()
+
+
+def sizes_of(module: Any) -> dict[str, Any]:
+    """What varies in `input` and `hx`: time and batch, and the batch of each state."""
+    several = len(module.variant.states) > 1
+    return {"input": SEQUENCE, "hx": ({1: ANY}, {1: ANY}) if several else {1: ANY}}
+
+
+def arguments(module: Any, steps: int, batch: int) -> tuple[Tensor, Any]:
+    return torch.randn(steps, batch, INPUTS), states_of(module, batch, torch.randn)
+
+
+def write_onnx(module: nn.Module, given: tuple[Any, ...], path: Path, shapes: Any) -> None:
+    """Without gradients: the exporter cannot trace the derivative of a scan."""
+    with torch.no_grad():
+        torch.onnx.export(module, given, path, dynamic_shapes=shapes, verbose=False)
+
+
+def in_runtime(path: Path, *inputs: Tensor) -> list[Tensor]:
+    """The outputs of an ONNX file in ONNX Runtime."""
+    session = onnxruntime.InferenceSession(path)
+    names = [given.name for given in session.get_inputs()]
+    arrays = dict(zip(names, (i.numpy() for i in inputs), strict=True))
+    return [torch.as_tensor(np.asarray(o)) for o in session.run(None, arrays)]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_torch_export(kind: str, tmp_path) -> None:
+    module = float_module(KINDS[kind])
+    exported = torch.export.export(module, arguments(module, 5, 2), dynamic_shapes=sizes_of(module))
+    torch.export.save(exported, tmp_path / "module.pt2")
+    loaded = torch.export.load(tmp_path / "module.pt2").module()
+    for steps, batch in ((9, 4), (2, 3)):
+        given = arguments(module, steps, batch)
+        assert_same(loaded(*given), module(*given), "float32")
+
+
+def test_torch_export_of_masks() -> None:
+    module = float_module(KINDS["rnn"])
+    given = (torch.randn(5, 2, INPUTS),)
+    flags = {"lengths": torch.tensor([5, 3]), "reset": torch.rand(5, 2) < 0.3}
+    shapes = {"input": SEQUENCE, "lengths": {0: ANY}, "reset": SEQUENCE}
+    exported = torch.export.export(module, given, flags, dynamic_shapes=shapes)
+    x, flags = (
+        torch.randn(8, 3, INPUTS),
+        {"lengths": torch.tensor([8, 2, 5]), "reset": torch.rand(8, 3) < 0.3},
+    )
+    assert_same(exported.module()(x, **flags), module(x, **flags), "float32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("rnn", {"bidirectional": True}),
+        ("gru", {"num_layers": 2, "batch_first": True}),
+        ("lstm", {"variant": "tflite_lnlstm", "proj_size": 2}),
+    ],
+    ids=["both_directions", "two_layers", "peepholes_and_projection"],
+)
+def test_onnx(kind: str, options: dict[str, Any], tmp_path) -> None:
+    """The states are inputs and outputs of the graph: a stream runs in chunks of any length."""
+    module = float_module(KINDS[kind], **options)
+    given = arguments(module, 5, 2)
+    if options.get("batch_first"):
+        given = (given[0].transpose(0, 1), given[1])
+    path = tmp_path / "module.onnx"
+    write_onnx(module, given, path, sizes_of(module))
+    x, hx = arguments(module, 9, 4)
+    x = x.transpose(0, 1) if options.get("batch_first") else x
+    expected = module(x, hx)
+    assert_same(in_runtime(path, x, *flat(hx)), flat(expected), "float32")
+    if not options.get("bidirectional"):
+        states, outputs = flat(hx), []
+        for chunk in x.split(4, dim=1 if options.get("batch_first") else 0):
+            output, *states = in_runtime(path, chunk, *states)
+            outputs.append(output)
+        joined = torch.cat(outputs, dim=1 if options.get("batch_first") else 0)
+        assert_same([joined, *states], flat(expected), "float32")
+
+
+class Masked(nn.Module):
+    """A model that reads padded input with its lengths, as an exported one does."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return self.rnn(x, lengths=lengths)[0]
+
+
+def test_onnx_of_lengths(tmp_path) -> None:
+    model = Masked(float_module(KINDS["rnn"], bidirectional=True)).eval()
+    given = torch.randn(5, 2, INPUTS), torch.tensor([5, 3])
+    path = tmp_path / "model.onnx"
+    write_onnx(model, given, path, (SEQUENCE, {0: ANY}))
+    x, lengths = torch.randn(9, 3, INPUTS), torch.tensor([2, 9, 4])
+    assert_same(in_runtime(path, x, lengths), [model(x, lengths)], "float32")
+
+
+def test_a_step_exports() -> None:
+    module = float_module(KINDS["lstm"])
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = module
+
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+            return self.rnn.step(x, (h, c))
+
+    h, c = states_of(module, 2, torch.randn)
+    exported = torch.export.export(Step(), (torch.randn(2, INPUTS), h, c))
+    x = torch.randn(2, INPUTS)
+    assert_same(exported.module()(x, h, c), module.step(x, (h, c)), "float32")

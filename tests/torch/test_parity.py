@@ -1,0 +1,90 @@
+"""Keras and PyTorch give the same numbers from the same params, and so do all variants."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_cases import KINDS, flat
+
+from lnrnn import reference
+from lnrnn.testing import VARIANTS, assert_close, random_inputs, random_params, sizes_for
+from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN, names
+
+KERAS = {"lstm": "LayerNormLSTM", "gru": "LayerNormGRU", "rnn": "LayerNormSimpleRNN"}
+CLASSES = {"simple": LayerNormRNN, "indrnn": LayerNormRNN, "lstm": LayerNormLSTM}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_the_reference(name: str) -> None:
+    variant = VARIANTS[name]
+    rng, sizes = np.random.default_rng(5), sizes_for(variant)
+    params = random_params(variant, sizes, rng)
+    given = random_inputs(variant, sizes, rng, extras=("mask", "reset"))
+    module = CLASSES.get(variant.cell, LayerNormGRU)(
+        sizes.inputs,
+        sizes.units,
+        proj_size=sizes.hidden if variant.projection else 0,
+        variant=variant,
+        dtype=torch.float64,
+    )
+    module.load_params(params)
+    loaded = module.params()
+    assert list(loaded) and all((loaded[n] == params[n]).all() for n in params)
+    arrays = [a for a in (given.h0, given.c0) if a is not None]
+    states = [torch.as_tensor(a)[None] for a in arrays]
+    flags = {n: torch.as_tensor(a) for n, a in given.extras.items()}
+    x = torch.as_tensor(given.x)
+    y, final = module(x, tuple(states) if len(states) > 1 else states[0], **flags)
+    run = reference.forward(
+        variant, params, given.x, given.h0, given.c0, masked_output="zero", **given.extras
+    )
+    expected = [a for a in (run.y, run.h, run.c) if a is not None]
+    found = [y, *(s[0] for s in flat(final))]
+    for label, one, other in zip(("y", "h", "c"), found, expected, strict=False):
+        assert_close(label, one.detach().numpy(), other, "float64")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_hold_every_weight(name: str) -> None:
+    """From params to parameters and back."""
+    variant = VARIANTS[name]
+    sizes = sizes_for(variant)
+    params = random_params(variant, sizes, np.random.default_rng(5))
+    stems = names.stems(variant, sizes)
+    back = names.to_canonical(stems, names.from_canonical(stems, params).__getitem__)
+    assert back.keys() == params.keys()
+    assert all((back[n] == params[n]).all() for n in params)
+    assert {"weight_ih", "weight_hh"} <= set(stems)
+
+
+def test_keras_gives_the_same_numbers(tmp_path) -> None:
+    """In a process of its own, as the backend of this one may be another."""
+    x = np.random.default_rng(1).standard_normal((4, 6, 3)).astype("float32")
+    arrays: dict[str, Any] = {"x": x}
+    for name, kind in KINDS.items():
+        module = kind.layer(3, 5, batch_first=True)
+        arrays |= {f"{name}/{n}": a for n, a in module.params().items()}
+        arrays[f"{name}_y"] = module(torch.as_tensor(x))[0].detach().numpy()
+    np.savez(tmp_path / "torch.npz", **arrays)
+    program = (
+        "import sys, numpy as np, lnrnn.keras\n"
+        "from keras import ops\n"
+        "from lnrnn.testing import assert_close\n"
+        "file = np.load(sys.argv[1])\n"
+        f"for name, layer in {KERAS!r}.items():\n"
+        "    ours = getattr(lnrnn.keras, layer)(5, return_sequences=True)\n"
+        "    ours.build((None, None, 3))\n"
+        "    names = [n for n in file.files if n.startswith(name + '/')]\n"
+        "    ours.load_params({n.split('/')[1]: file[n] for n in names})\n"
+        "    y = ops.convert_to_numpy(ours(file['x']))\n"
+        "    assert_close(name, y, file[name + '_y'], 'float32')\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "torch")}
+    command = [sys.executable, "-c", program, str(tmp_path / "torch.npz")]
+    subprocess.run(command, check=True, env=environment)
