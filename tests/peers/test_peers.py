@@ -10,13 +10,24 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from convert_samples import original_weights, save_npz
-from tfa_model import keras_predictions, predict, predictions, run, with_epsilons
+from convert_samples import (  # pyright: ignore[reportMissingImports]
+    original_weights,
+    save_npz,
+)
+from tfa_model import (  # pyright: ignore[reportMissingImports]
+    keras_predictions,
+    predict,
+    predictions,
+    run,
+    with_epsilons,
+)
 
 import lnrnn
 import lnrnn.keras
 from lnrnn.convert import read
 from lnrnn.convert.check import check_layer
+from lnrnn.convert.containers import open_file
+from lnrnn.convert.find import find
 from lnrnn.convert.forms import FORMS
 from lnrnn.convert.programs import program_of
 from lnrnn.testing import assert_close
@@ -90,6 +101,31 @@ def test_through_a_file_of_ours(tfa, tmp_path):
     lnrnn.save(tmp_path / "ours.safetensors", read(tfa / "model.keras")[0])
     layers = lnrnn.load(tmp_path / "ours.safetensors")
     assert_close("predictions", predict(tfa, layers, x), y, "float32")
+
+
+RELATIVES = (
+    ("kerasln_lstm1_hard_sigmoid", 5),
+    ("kerasln_lstm3_sigmoid", 7),
+    ("kerasln_simplernn", 6),
+    ("book_lnsimplernn", 4),
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["relatives.keras", "relatives.weights.h5", "relatives_legacy.h5", "relatives.ckpt"]
+)
+def test_models_of_keras_layernorm_rnn_and_of_the_book(name, tfa):
+    x = np.swapaxes(predictions(tfa)[0], 0, 1).astype(np.float64)
+    for dialect, inputs in RELATIVES:
+        # of a .keras file the activation comes from its configuration
+        wanted = dialect.replace("hard_", "") if name.endswith(".keras") else dialect
+        found = find(open_file(tfa / name))
+        (scope,) = (
+            f.scope for f in found for t in f.fits if t.name == wanted and t.sizes.inputs == inputs
+        )
+        x = run(read(tfa / name, wanted, scope)[0].single, x)
+    with np.load(tfa / "relatives.npz") as kept:
+        assert_close("outputs", np.swapaxes(x, 0, 1), kept["y"], "float32")
 
 
 def linear(kept: Any, name: str, x: np.ndarray) -> np.ndarray:

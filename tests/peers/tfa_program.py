@@ -1,7 +1,7 @@
-"""Trains a small model with TensorFlow Addons and saves it each way that its Keras can.
+"""Trains small models with TensorFlow Addons and others and saves them each way that Keras can.
 
-Runs in an environment of its own (tensorflow 2.15, tensorflow-addons 0.23), without lnrnn:
-`python tfa_program.py DIR`.
+Runs in an environment of its own (tensorflow 2.15, tensorflow-addons 0.23, and where it is
+installed keras-layernorm-rnn 0.2.1), without lnrnn: `python tfa_program.py DIR`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,46 @@ def model() -> Any:
         tfa.rnn.LayerNormSimpleRNNCell(6, layernorm_epsilon=1e-4), name="last"
     )(hidden)
     return tf.keras.Model(inputs, tf.keras.layers.Dense(2, name="out")(hidden))
+
+
+class BookCell(tf.keras.layers.Layer):
+    """A simple cell whose sum is normed before its activation, by layers of Keras."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.state_size = self.output_size = units
+        self.simple_rnn_cell = tf.keras.layers.SimpleRNNCell(units, activation=None)
+        self.layer_norm = tf.keras.layers.LayerNormalization()
+
+    def call(self, inputs: Any, states: Any) -> Any:  # pyright: ignore
+        summed, _ = self.simple_rnn_cell(inputs, states)
+        h = tf.keras.activations.tanh(self.layer_norm(summed))
+        return h, [h]
+
+
+def relatives() -> Any:
+    """Cells of keras-layernorm-rnn, and the book's."""
+    import keras_layernorm_rnn as kln  # pyright: ignore[reportMissingImports]
+
+    def run(cell: Any, hidden: Any) -> Any:
+        return tf.keras.layers.RNN(cell, return_sequences=True)(hidden)
+
+    inputs = tf.keras.Input((None, 5))
+    hidden = run(kln.LayernormLSTM1Cell(7), inputs)
+    hidden = run(kln.LayernormLSTM3Cell(6, recurrent_activation="sigmoid"), hidden)
+    hidden = run(kln.LayernormSimpleRNNCell(4), hidden)
+    return tf.keras.Model(inputs, run(BookCell(3), hidden))
+
+
+def save_relatives(folder: Path, x: Any, rng: Any) -> None:
+    """Save the model of relatives in all files but the SavedModel, and its outputs."""
+    net = relatives()
+    net.set_weights([w + 0.1 * rng.standard_normal(w.shape) for w in net.get_weights()])
+    np.savez(folder / "relatives.npz", y=net.predict(x, verbose=0))
+    net.save(folder / "relatives.keras")
+    net.save_weights(folder / "relatives.weights.h5")
+    net.save_weights(folder / "relatives_legacy.h5", save_format="h5")
+    net.save_weights(folder / "relatives.ckpt", save_format="tf")
 
 
 def main(folder: Path) -> None:
@@ -63,6 +104,9 @@ def main(folder: Path) -> None:
     bare.save_weights(folder / "weights.ckpt", save_format="tf")
     names: dict[str, Any] = {w.name.removesuffix(":0"): w.numpy() for w in net.weights}
     np.savez(folder / "weights.npz", **names)
+    if find_spec("keras_layernorm_rnn"):
+        tf.keras.backend.clear_session()
+        save_relatives(folder, x, rng)
 
 
 if __name__ == "__main__":

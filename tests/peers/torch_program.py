@@ -44,9 +44,8 @@ class SpeechBrain(torch.nn.Module):
 
     def __init__(self, kind: Any) -> None:
         super().__init__()
-        self.rnn = kind(
-            hidden_size=6, input_shape=(4, 9, 5), num_layers=2, normalization="layernorm"
-        )
+        norm = "normalization" if kind is LiGRU else "ff_normalization"
+        self.rnn = kind(hidden_size=6, input_shape=(4, 9, 5), num_layers=2, **{norm: "layernorm"})
         self.linear = torch.nn.Linear(6, 2)
 
     def forward(self, x: Any) -> Any:

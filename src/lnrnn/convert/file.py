@@ -48,8 +48,8 @@ def save(path: str | os.PathLike[str], layers: Any, notes: Mapping[str, Any] | N
         >>> from lnrnn.keras import LayerNormLSTM
         >>> layer = LayerNormLSTM(8)
         >>> layer.build((None, None, 3))
-        >>> save("/tmp/layer.safetensors", layer)
-        >>> load("/tmp/layer.safetensors").single.sizes
+        >>> save("layer.safetensors", layer)
+        >>> load("layer.safetensors").single.sizes
         Sizes(inputs=3, units=8, hidden=8)
     """
     checkpoint = collect(layers)
@@ -92,8 +92,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
     Example:
         >>> params = {"kernel": np.ones((3, 4)), "recurrent_kernel": np.ones((4, 4))}
-        >>> save("/tmp/simple.safetensors", Weights(Variant(cell="simple"), params))
-        >>> list(load("/tmp/simple.safetensors"))
+        >>> save("simple.safetensors", Weights(Variant(cell="simple"), params))
+        >>> list(load("simple.safetensors"))
         ['layers.0.forward']
     """
     return from_container(safetensors.read(Path(path)))

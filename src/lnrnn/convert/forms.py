@@ -172,7 +172,28 @@ def form(name: str) -> Dialect:
 _KERAS_NORMS = ("kernel_norm", "recurrent_norm", "state_norm")
 _MATRICES = {"kernel": "vars/0", "recurrent_kernel": "vars/1", "bias": "vars/2"}
 _BOOK = {"kernel": "kernel", "recurrent_kernel": "recurrent_kernel", "bias": "bias"}
+_KERASLN_NORMS = dict(zip(("", "_1", "_2", "_3"), "ifco", strict=True))
+
+
+def _kerasln(names: tuple[str, ...]) -> tuple[dict[str, str], ...]:
+    """The spellings of keras-layernorm-rnn: by attribute, with names or with numbers."""
+    norms = {f"layer_normalization{n}": f"layernorm_{gate}" for n, gate in _KERASLN_NORMS.items()}
+    numbers = {name: f"vars/{i}" for i, name in enumerate(names)}
+    return (
+        {f"{n}/gamma": f"{spelt}/gamma" for n, spelt in norms.items()},
+        {**numbers, **{f"{n}/gamma": f"{spelt}/vars/0" for n, spelt in norms.items()}},
+    )
+
+
+_FUSED = _kerasln(("kernel", "recurrent_kernel", "bias"))
+_SPLIT = _kerasln(tuple(f"{part}_{gate}" for part in "WRb" for gate in "ifco"))
 _SPELLINGS: dict[str, tuple[dict[str, str], ...]] = {
+    **{
+        f"kerasln_lstm{number}_{activation}": names
+        for number, names in ((1, _FUSED), (2, _FUSED), (3, _SPLIT))
+        for activation in ("sigmoid", "hard_sigmoid")
+    },
+    "kerasln_simplernn": ({**_MATRICES, "gamma": "vars/3"},),
     "tfa_lnlstm": (
         {
             **_MATRICES,

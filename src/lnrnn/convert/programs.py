@@ -84,15 +84,15 @@ def speechbrain(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array
     from speechbrain.nnet import RNN  # pyright: ignore[reportMissingImports]
 
     form = about["form"]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"normalization": "layernorm"}
     if "sligru" in form:
-        options["recurrent_elementwise_affine"] = not form.endswith("-affine")
+        affine = not form.endswith("-affine")
+        options = {"ff_normalization": "layernorm", "recurrent_elementwise_affine": affine}
     layer = getattr(RNN, "SLiGRU_Layer" if "sligru" in form else "LiGRU_Layer")(
         about["inputs"],
         about["units"],
         num_layers=1,
         batch_size=x.shape[1],
-        normalization="layernorm",
         nonlinearity=about["variant"]["activation"],
         **options,
     )
@@ -154,7 +154,7 @@ def program_of(form: str) -> tuple[str, Program] | None:
 def _keras_cell(tf: Any, cell: Any, weights: Mapping[str, Array], x: Array) -> Array:
     """A Keras cell over a sequence, its weights set by the ends of their names."""
     layer = tf.keras.layers.RNN(cell, return_sequences=True)
-    layer.build((None, None, x.shape[-1]))
+    layer(np.swapaxes(x, 0, 1))  # which builds the norms inside as well
     left = dict(weights)
     for variable in cell.weights:
         name = variable.name.removesuffix(":0")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lnrnn.convert.errors import FileError
-from lnrnn.params import Sizes, sizes_of
+from lnrnn.params import Sizes, shapes, sizes_of
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -80,7 +80,6 @@ class Weights:
 
     def __post_init__(self) -> None:
         params = {name: np.asarray(value) for name, value in self.params.items()}
-        object.__setattr__(self, "params", MappingProxyType(params))
         for name, value in params.items():
             check_float(name, value)
         dtypes = sorted({value.dtype.name for value in params.values()})
@@ -92,6 +91,8 @@ class Weights:
             sizes = sizes_of(self.variant, params)
         except ValueError as error:
             raise FileError(str(error)) from error
+        ordered = {name: params[name] for name in shapes(self.variant, sizes)}
+        object.__setattr__(self, "params", MappingProxyType(ordered))
         object.__setattr__(self, "_sizes", sizes)
         for name in ("zoneout", "zoneout_cell"):
             if not 0 <= getattr(self, name) < 1:

@@ -158,15 +158,13 @@ class LayerNormRNN(keras.layers.RNN):
 
     @property
     def variables(self) -> list[Any]:
-        """All variables; those of the states of a stateful layer are not `weights`.
+        """All variables; on JAX also the states of a stateful layer, which are no `weights`.
 
-        Keras does not list its own, and so loses them on JAX, where a compiled step
-        returns the listed ones only.
+        Keras lists no states of its layers, and so loses them on JAX, where a compiled step
+        returns the listed variables only.
         """
-        return [
-            *super().variables,
-            *(tree.flatten(self.states) if self.stateful and self.states else []),
-        ]
+        carried = keras.backend.backend() == "jax" and self.stateful and self.states
+        return [*super().variables, *(tree.flatten(self.states) if carried else [])]
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
         """What each engine answers to training this layer, in the order in which `"auto"` asks."""
@@ -197,11 +195,12 @@ class LayerNormRNN(keras.layers.RNN):
             ValueError: a variant of another class of layers, or a source with several layers.
 
         Example:
+            >>> import lnrnn
             >>> trained = LayerNormLSTM(8)
             >>> trained.build((None, None, 3))
-            >>> lnrnn.save("/tmp/lstm.safetensors", trained)
-            >>> layer = LayerNormLSTM.from_params(lnrnn.load("/tmp/lstm.safetensors"))
-            >>> layer.units
+            >>> lnrnn.save("lstm.safetensors", trained)
+            >>> layer = LayerNormLSTM.from_params(lnrnn.load("lstm.safetensors"))
+            >>> layer.cell.units
             8
         """
         source = getattr(source, "single", source)

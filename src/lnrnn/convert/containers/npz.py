@@ -18,9 +18,10 @@ from lnrnn.convert.tensors import Container, Entry, check_expansion, whole
 Array = np.ndarray
 
 _HEADER = 1 << 16
+# of a damaged archive, once the file is known to be there
 DAMAGED = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
-    ValueError, OverflowError,
+    ValueError, OverflowError, OSError,
 )  # fmt: skip
 
 
