@@ -42,13 +42,43 @@ class Sizes(NamedTuple):
 
 
 def columns(gates: str, gate: str, units: int) -> slice:
-    """The columns of one gate where `gates` stand side by side, `units` wide each."""
+    """The columns of one gate where several stand side by side.
+
+    Args:
+        gates: the gates side by side, in their order.
+        gate: one of them.
+        units: width of each, H.
+
+    Returns:
+        A slice of H columns.
+
+    Raises:
+        ValueError: `gate` is none of `gates`.
+
+    Example:
+        >>> columns("ifgo", "g", 8)
+        slice(16, 24, None)
+    """
     start = gates.index(gate) * units
     return slice(start, start + units)
 
 
 def affine_gates(variant: Variant, site: Site, which: str) -> str:
-    """The gates at `site` whose norm has a `"gain"` or `"bias"`, in canonical order."""
+    """The gates at a site whose norm has a gain, or a bias.
+
+    Args:
+        variant: the cell.
+        site: where the norms sit.
+        which: `"gain"` or `"bias"`.
+
+    Returns:
+        The letters of the gates in canonical order; empty if there is no such norm.
+
+    Example:
+        >>> from lnrnn.variant import Norm
+        >>> affine_gates(Variant(cell="gru", norms=(Norm("h", "zr"),)), "h", "gain")
+        'rz'
+    """
     having = {g for n in variant.norms_at(site) if getattr(n, which) for g in n.gates}
     return "".join(g for g in variant.gates if g in having)
 
@@ -111,9 +141,22 @@ def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:
 def sizes_of(variant: Variant, params: Mapping[str, Any]) -> Sizes:
     """Read I, H and R off the shapes of `kernel` and the recurrent weights.
 
+    Args:
+        variant: the cell.
+        params: its weights, arrays or anything with a `shape`.
+
+    Returns:
+        The sizes.
+
     Raises:
         ValueError: a weight is missing, unknown, or of another shape than the
             variant gives it.
+
+    Example:
+        >>> import numpy as np
+        >>> weights = {"kernel": np.ones((3, 8)), "recurrent_kernel": np.ones((8, 8))}
+        >>> sizes_of(Variant(cell="simple"), weights)
+        Sizes(inputs=3, units=8, hidden=8)
     """
     recurrent = "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"
     for name in ("kernel", recurrent):
@@ -126,7 +169,22 @@ def sizes_of(variant: Variant, params: Mapping[str, Any]) -> Sizes:
 
 
 def check(variant: Variant, params: Mapping[str, Any], sizes: Sizes) -> None:
-    """Raise ValueError unless `params` has the names and shapes of `shapes(variant, sizes)`."""
+    """Refuse weights of other names or shapes than `shapes(variant, sizes)` gives.
+
+    Args:
+        variant: the cell.
+        params: its weights, arrays or anything with a `shape`.
+        sizes: I, H and R.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or of another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> check(Variant(cell="simple"), {"kernel": np.ones((3, 8))}, Sizes(3, 8, 8))
+        Traceback (most recent call last):
+        ValueError: This variant has the weights ['kernel', 'recurrent_kernel']; got ...
+    """
     expected = shapes(variant, sizes)
     if set(expected) != set(params):
         raise ValueError(

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-from keras_cases import BACKEND, INPUTS, KINDS, UNITS, in_fresh_process, mixed, sequences
+import pytest
+from keras_cases import (
+    BACKEND,
+    INPUTS,
+    KINDS,
+    UNITS,
+    each_kind,
+    in_fresh_process,
+    mixed,
+    sequences,
+    to_numpy,
+)
 
 from lnrnn.testing import assert_close
 
@@ -54,3 +65,29 @@ if BACKEND in ("tensorflow", "jax"):
         x = sequences(2, 9)
         x[0, 3:5] = x[1, :2] = x[1, 7:] = -7.0
         _check(model, x, tmp_path)
+
+
+if BACKEND == "torch":
+    import onnxruntime
+
+    @each_kind
+    # Keras exports with PyTorch's older exporter, which distrusts every Python number
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+    def test_onnx(kind, tmp_path):
+        """As with Keras's own layers, for any batch and a fixed length."""
+        model = keras.Sequential(
+            [
+                keras.Input((4, INPUTS)),
+                keras.layers.Masking(-7.0),
+                keras.layers.Bidirectional(kind.layer(UNITS, return_sequences=True)),
+                kind.layer(3),
+            ]
+        )
+        mixed(model.layers[-1], inputs=2 * UNITS)
+        x = sequences(2, 4)
+        x[0, 1:3] = -7.0
+        expected = to_numpy(model(x))
+        model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        (found,) = session.run(None, {session.get_inputs()[0].name: x})
+        assert_close("y", found, expected, "float32")

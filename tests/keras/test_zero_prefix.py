@@ -1,7 +1,11 @@
 """Leading zero steps: default layers keep finite gradients where the published ones do not."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from keras_cases import LSTM, draw, each_kind, gradients
@@ -40,3 +44,31 @@ def test_published_initial_values_do_not():
     found = _gradients(LSTM.layer(32, return_sequences=True, variant="haste_lnlstm"))
     assert not {64, 1000} & _finite_rows(found["x"])
     assert not np.isfinite(found["kernel"]).all()
+
+
+def _trained(layer, zeros):
+    """The losses of learning the sum of three values that come after some zero steps."""
+    values = draw(32, 3, 2, seed=12)
+    x = np.concatenate([np.zeros((32, zeros, 2), "float32"), values], 1)
+    model = keras.Sequential([keras.Input((zeros + 3, 2)), layer, keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.03), "mse")
+    target = np.tanh(values[:, :, 0].sum(1, keepdims=True))
+    return model.fit(x, target, batch_size=32, epochs=40, verbose=0).history["loss"]
+
+
+@each_kind
+def test_training_converges_behind_zeros(kind):
+    losses = _trained(kind.layer(8), zeros=40)
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_training_from_published_initial_values_does_not():
+    losses = _trained(LSTM.layer(8, variant="haste_lnlstm"), zeros=40)
+    assert not np.isfinite(losses[-1])
+
+
+def test_the_clip_of_each_step_makes_them_finite_too():
+    options = {"variant": "haste_lnlstm", "recurrent_gradient_clip": 1.0}
+    found = _gradients(LSTM.layer(32, return_sequences=True, **options))
+    assert _finite_rows(found["x"]) == set(PREFIXES)
+    assert all(np.isfinite(g).all() for g in found.values())

@@ -204,7 +204,25 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
-        """One step: inputs (B, I), states [h] or [h, c]; returns h and the new states."""
+        """One step.
+
+        Args:
+            inputs: (B, I).
+            states: [h], and of an LSTM [h, c]; h (B, R) and c (B, H).
+            training: whether dropout masks are drawn.
+
+        Returns:
+            The output h (B, R), and the list of the new states.
+
+        Raises:
+            ValueError: in `keras.layers.RNN` on JAX, noise that differs from step to step.
+
+        Example:
+            >>> cell = LayerNormGRUCell(8)
+            >>> y, states = cell(np.ones((2, 3), "float32"), cell.get_initial_state(2))
+            >>> tuple(y.shape), len(states)
+            ((2, 8), 1)
+        """
         states = list(states) if isinstance(states, (list, tuple)) else [states]
         inputs = ops.cast(inputs, self.compute_dtype)
         noise: dict[str, Any] = {}

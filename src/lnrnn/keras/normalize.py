@@ -207,10 +207,10 @@ def layer_normalize(
 
     Example:
         >>> model = keras.Sequential([keras.Input((None, 8)), keras.layers.LSTM(16)])
-        >>> normalized, report = layer_normalize(model)
+        >>> normalized, report = layer_normalize(model, keep_bias=False)  # never trained
         >>> print(report)
         layer  was   is             note
-        lstm   LSTM  LayerNormLSTM  kept kernel, recurrent_kernel, bias; new ...
+        lstm   LSTM  LayerNormLSTM  kept kernel, recurrent_kernel; new bias, ...
         1 replaced, 0 left
     """
     if not isinstance(model, keras.layers.Layer):

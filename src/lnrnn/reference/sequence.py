@@ -176,6 +176,14 @@ def backward(
 
     Raises:
         ValueError: a gradient of another shape, or a bound that is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> cell = Variant(cell="simple", activation="linear")
+        >>> weights = {"kernel": np.ones((1, 1)), "recurrent_kernel": np.full((1, 1), 0.5)}
+        >>> run = forward(cell, weights, np.ones((3, 1, 1)))
+        >>> backward(run, np.zeros((3, 1, 1)), dh=np.ones((1, 1))).x.ravel()
+        array([0.25, 0.5 , 1.  ])
     """
     cell, (steps, batch, hidden) = run.cell, run.y.shape
     lstm = cell.variant.cell == "lstm"

@@ -110,7 +110,7 @@ def constants(like: torch.Tensor, values: Any) -> torch.Tensor:
 
 
 def running_any(mask: torch.Tensor) -> torch.Tensor:
-    return torch.cumsum(mask, dim=0) > 0
+    return torch.cumsum(mask.int(), dim=0) > 0
 
 
 def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -142,7 +142,25 @@ def step(
     recurrent_gradient_clip: float | None = None,
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
 ) -> States:
-    """One step of a cell: x (B, I); the other arguments as of `sequence`, without time."""
+    """Run a cell for one step.
+
+    Args:
+        ops: a framework's operations.
+        variant: the cell.
+        params: canonical weights, see [lnrnn.params][].
+        x: inputs (B, I).
+        states: h (B, R), and c (B, H) of an lstm.
+        take_h: zoneout, the share of the new h, (B, R) or a number.
+        take_c: the same of c, (B, H) or a number.
+        recurrent_mask: factor on h in the recurrent projection, (B, R).
+        candidate_mask: factor on the activated candidate, (B, H).
+        recurrent_gradient_clip: bound on the derivative of the recurrent projection.
+        functions: activations in place of those that the variant names, by the name of
+            the variant's field.
+
+    Returns:
+        The new states; h is the output.
+    """
     sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
     recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
     noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
