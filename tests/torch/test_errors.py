@@ -104,7 +104,14 @@ def test_other_refusals() -> None:
     with pytest.raises(ValueError, match="This variant has the weights"):
         LSTM.load_params({})
     with pytest.raises(ValueError, match=r"Recurrent modules compute in float16, .* got int32"):
-        LSTM._function("step", torch.int32)
+        LSTM._function("step", torch.int32, X.device)
+
+
+def test_a_named_engine_runs_or_says_why_not() -> None:
+    module = LayerNormLSTM(3, 5, engine="native", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"engine='native' cannot .* not bfloat16"):
+        module(X.bfloat16())
+    assert module.float()(X)[0].isfinite().all()
 
 
 def test_cells() -> None:

@@ -31,6 +31,7 @@ class LayerNormCell(Recurrent):
         super().__init__(input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **options)
         self._create("", input_size, device, dtype)
         self.reset_parameters()
+        self._load_ahead()
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """One step.

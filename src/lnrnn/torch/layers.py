@@ -63,6 +63,7 @@ class LayerNormRNNBase(Recurrent):
             first = index < self._directions
             self._create(self._suffix(index), input_size if first else inputs, device, dtype)
         self.reset_parameters()
+        self._load_ahead()
 
     @property
     def all_weights(self) -> list[list[Tensor]]:

@@ -70,14 +70,8 @@ class Options(TypedDict, total=False):
 class Recurrent(nn.Module):
     """Sets of weights of one variant, each set under a suffix of its names.
 
-    Args:
-        input_size: I.
-        hidden_size: H.
-        bias: False removes every bias of the pre-activations.
-        proj_size: R of a projected h; 0 for none.
-        dropout: rate between layers.
-        nonlinearity: the activation of a simple RNN; None is the variant's.
-        variant: this and all that follow: see [Options][lnrnn.torch.Options].
+    The arguments are those of [LayerNormLSTM][lnrnn.torch.LayerNormLSTM] that concern one
+    cell, and [Options][lnrnn.torch.Options].
     """
 
     family: ClassVar[Family]
@@ -120,7 +114,6 @@ class Recurrent(nn.Module):
         self._given_variant = variant
         # for each suffix the stems of its parameters, and the canonical weights they are part of
         self._stems: dict[str, dict[str, str]] = {}
-        self._engines = self._load_engines()
 
     @property
     def output_size(self) -> int:
@@ -149,7 +142,8 @@ class Recurrent(nn.Module):
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
         """What each engine answers to this module, in the order in which `"auto"` asks."""
-        return select.report(self._request(next(self.parameters()).dtype))
+        weight = next(self.parameters())
+        return select.report(self._request(weight.dtype, weight.device))
 
     def noise(self, leading: tuple[int, ...], like: Tensor) -> dict[str, Any]:
         """Zoneout and the dropout of the recurrence, for one sequence or one step.
@@ -190,12 +184,12 @@ class Recurrent(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled and copied: all but the functions of the engines."""
-        return {name: value for name, value in vars(self).items() if name != "_engines"}
+        return {name: value for name, value in vars(self).items() if name != "_functions"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or a copy."""
         super().__setstate__(state)
-        self._engines = self._load_engines()
+        self._load_ahead()
 
     def _defaults(self) -> dict[str, Any]:
         """The arguments that `extra_repr` shows where they differ from these."""
@@ -267,7 +261,7 @@ class Recurrent(nn.Module):
         dtype = inputs.compute_dtype(x)
         with inputs.without_autocast(x):
             x = x.to(dtype)
-            return self._function("step", dtype)(
+            return self._function("step", dtype, x.device)(
                 self.variant,
                 self._canonical(suffix, dtype),
                 x,
@@ -288,7 +282,7 @@ class Recurrent(nn.Module):
         dtype = inputs.compute_dtype(x)
         with inputs.without_autocast(x):
             x = x.to(dtype)
-            return self._function("sequence", dtype)(
+            return self._function("sequence", dtype, x.device)(
                 self.variant,
                 self._canonical(suffix, dtype),
                 x,
@@ -300,37 +294,41 @@ class Recurrent(nn.Module):
                 **self.noise((x.shape[0], x.shape[1]), x),
             )
 
-    def _request(self, dtype: torch.dtype) -> select.Request:
-        return select.Request(self.variant, framework="torch", dtype=_name(dtype))
+    def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
+        return select.Request(
+            self.variant, framework="torch", dtype=_name(dtype), device=device.type
+        )
 
-    def _load_engines(self) -> dict[tuple[str, torch.dtype], Callable[..., Any]]:
-        """The functions of the engine, found before they are called: no tracer traces an import.
-
-        Keys are `"sequence"`, `"export"` (which is always portable) and `"step"`, with each
-        dtype that the engine computes.
-        """
-        found: dict[tuple[str, torch.dtype], Callable[..., Any]] = {}
-        for dtype in _DTYPES:
-            request = self._request(dtype)
-            found["export", dtype] = select.choose("portable", request).load(request)
-            found["step", dtype] = select.step(request)
-            answer = select.report(request).get(self.engine)
-            if self.engine == "auto" or isinstance(answer, select.Yes):
-                found["sequence", dtype] = select.choose(self.engine, request).load(request)
-        return found
-
-    def _function(self, use: str, dtype: torch.dtype) -> Callable[..., Any]:
-        """What computes a `"sequence"` or a `"step"` in a dtype."""
-        if use == "sequence" and torch.compiler.is_exporting():
-            use = "export"
+    def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+        """What computes a `"sequence"` or a `"step"`; in an export always the portable engine."""
         if dtype not in _DTYPES:
             raise ValueError(
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
-        if (use, dtype) not in self._engines:
-            select.choose(self.engine, self._request(dtype))  # raises the engine's reason
-        return self._engines[use, dtype]
+        if use == "sequence" and torch.compiler.is_exporting():
+            use = "export"
+        key = use, dtype, device.type
+        if key not in self._functions:
+            self._functions[key] = self._load(use, self._request(dtype, device))
+        return self._functions[key]
+
+    def _load(self, use: str, request: select.Request) -> Callable[..., Any]:
+        if use == "step":
+            return select.step(request)
+        engine = "portable" if use == "export" else self.engine
+        return select.choose(engine, request).load(request)
+
+    def _load_ahead(self) -> None:
+        """Find the functions of an engine before a tracer comes, which traces no import."""
+        self._functions: dict[tuple[str, torch.dtype, str], Callable[..., Any]] = {}
+        device = next(self.parameters()).device
+        for dtype in _DTYPES:
+            answers = select.report(self._request(dtype, device))
+            named = answers.get(self.engine)
+            for use in ("sequence", "export", "step"):
+                if use != "sequence" or not isinstance(named, select.No):
+                    self._function(use, dtype, device)
 
     def _resolve(
         self, given: VariantArgument, norm_epsilon: float | None
