@@ -73,9 +73,9 @@ def seeds(folder: Path) -> dict[str, bytes]:
 
 def main() -> None:
     """Fuzz until stopped; arguments are libFuzzer's."""
-    import atheris  # pyright: ignore[reportMissingImports]
+    import atheris  # pyright: ignore
 
-    with atheris.instrument_imports(include=["lnrnn.convert"]):
+    with atheris.instrument_imports(include=["lnrnn.convert"]):  # pyright: ignore
         import lnrnn.convert.containers
         import lnrnn.convert.find  # noqa: F401
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,27 @@ def test_inspect_shows_what_lies_beside(tmp_path, capsys):
     given = original_weights("torchaudio_customlstm") | {"p2g.bias": np.ones(20, "f4")}
     assert run("inspect", save_npz(tmp_path / "w.npz", given)) == 0
     assert "Beside the weights at (top): p2g.bias." in capsys.readouterr().out
+
+
+def test_names_that_no_terminal_shows_are_escaped(tmp_path, capsys):
+    """Control characters, and halves of characters, which JSON may hold and no encoding writes."""
+    given = prefixed("\x1b[31m/\ud800/", original_weights("haste_lnlstm"))
+    header: dict[str, Any] = {}
+    data = b""
+    for name, value in given.items():
+        offsets = [len(data), len(data) + value.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": offsets}
+        data += value.tobytes()
+    text = json.dumps(header).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    for arguments in (
+        ("inspect", path, "--tensors"),
+        ("convert", path, "--to", tmp_path / "o.safetensors"),
+    ):
+        assert run(*arguments) == 0
+        out = capsys.readouterr().out
+        assert "\\x1b[31m/\\ud800/" in out and "\x1b" not in out
 
 
 BAD: dict[str, tuple[list[str], str]] = {

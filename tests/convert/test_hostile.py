@@ -332,6 +332,31 @@ def test_a_configuration_is_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"units": "many"},
+        {"units": 4, "variant": {"cell": "gru", "norms": [1]}},
+        {"units": 4, "variant": {"cell": "gru", "norms": 3}},
+        {"units": 4, "activation": "no_such_function"},
+        {"units": 4, "zoneout": "0.1"},
+        {},
+        [],
+        None,
+    ],
+)
+def test_a_configuration_that_makes_no_layer(config, tmp_path):
+    layer = {"class_name": "LayerNormGRU", "registered_name": "lnrnn>LayerNormGRU"}
+    model = {"class_name": "Sequential", "config": {"layers": [{**layer, "config": config}]}}
+    weights = hdf5(
+        lambda f: f.create_dataset("layers/layer_norm_gru/cell/vars/0", data=np.ones((2, 3), "f4"))
+    )
+    raw = zipped({"config.json": json.dumps(model).encode(), "model.weights.h5": weights})
+    (tmp_path / "m.keras").write_bytes(raw)
+    with pytest.raises(FileError, match="lnrnn inspect lists the tensors"):
+        read(tmp_path / "m.keras")
+
+
 def checkpoint(folder: Path) -> Path:
     tensorflow.write(folder / "w.ckpt", original_weights("tfa_lnlstm"))
     return folder / "w.ckpt.index"

@@ -178,6 +178,21 @@ def test_an_update_gate_of_another_activation_is_not_turned_round():
         rewrite(weights_of(variant), variant.replace(update="new"))
 
 
+def test_what_the_reset_gate_multiplies_does_not_fold():
+    """The recurrent bias of n is multiplied by r; those of r and z add to the others."""
+    variant = Variant(cell="gru", norms=(Norm("x"), Norm("h")), bias=True)
+    weights = weights_of(variant, "float64")
+    without = variant.replace(norms=(Norm("x"), Norm("h", bias=False)))
+    with pytest.raises(FileError, match="Gate 'n' has a bias that the wanted form has no"):
+        rewrite(weights, without)
+    params = dict(weights.params)
+    params["h_norm_bias"] = params["h_norm_bias"] * np.repeat([1, 1, 0], 5)
+    assert_same_function(Weights(variant, params), without)
+    plain = Variant(cell="gru", bias_x=True, bias_h=True)
+    with pytest.raises(FileError, match="Gate 'n' has a bias"):
+        rewrite(weights_of(plain), plain.replace(bias_h=False))
+
+
 def test_weights_that_are_not_neutral_are_not_left_out():
     plain = Variant(cell="lstm", norms=(Norm("x"), Norm("h")), cell_norm="output", bias=True)
     for fields, name in (

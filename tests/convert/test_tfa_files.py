@@ -8,7 +8,16 @@ import keras
 import numpy as np
 import pytest
 from convert_samples import equal_bits
-from tfa_model import EPSILONS, PATHS, keras_predictions, predict, predictions, with_epsilons
+from tfa_model import (
+    EPSILONS,
+    PATHS,
+    RELATIVE_FILES,
+    keras_predictions,
+    predict,
+    predictions,
+    relatives_outputs,
+    with_epsilons,
+)
 
 import lnrnn.keras
 from lnrnn.convert import read, restore
@@ -66,6 +75,14 @@ def test_keras_3_loads_the_model_by_its_registered_names(name):
     model = keras.saving.load_model(FILES / name, compile=False)
     x, y = predictions(FILES)
     assert_close("predictions", keras_predictions(model, x), y, "float32")
+
+
+@pytest.mark.parametrize("name", RELATIVE_FILES)
+def test_relatives_give_their_outputs(name):
+    """Cells of keras-layernorm-rnn and of the book, in every file of Keras 2."""
+    folder = FILES.parent / "keras2"
+    with np.load(folder / "relatives.npz") as kept:
+        assert_close("outputs", relatives_outputs(folder, name), kept["y"], "float32")
 
 
 def loaded() -> keras.Model:

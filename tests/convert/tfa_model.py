@@ -1,4 +1,4 @@
-"""The small model that `tests/peers/tfa_program.py` trains, computed with our reference."""
+"""The small models that `tests/peers/tfa_program.py` saves, computed with our reference."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from lnrnn import reference
 from lnrnn.convert import Checkpoint, Weights, read
+from lnrnn.convert.containers import open_file
+from lnrnn.convert.find import find
 
 EPSILONS = (2e-3, 1e-3, 1e-3, 1e-4)  # of the four cells of the model
 PATHS = ["layers.0.forward", "layers.1.forward", "layers.1.reverse", "layers.2.forward"]
@@ -53,3 +55,34 @@ def with_epsilons(file: Path) -> Checkpoint:
 
 def keras_predictions(model: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict(x, verbose=0))
+
+
+# the cells of the model of relatives, with their inputs
+RELATIVES = (
+    ("kerasln_lstm1_hard_sigmoid", 5),
+    ("kerasln_lstm3_sigmoid", 7),
+    ("kerasln_simplernn", 6),
+    ("book_lnsimplernn", 4),
+)
+RELATIVE_FILES = (
+    "relatives.keras",
+    "relatives.weights.h5",
+    "relatives_legacy.h5",
+    "relatives.ckpt",
+)
+
+
+def relatives_outputs(folder: Path, name: str) -> np.ndarray:
+    """The outputs (B, T, 3) of the model of relatives with the weights of a file."""
+    x = np.swapaxes(predictions(folder)[0], 0, 1).astype(np.float64)
+    for dialect, inputs in RELATIVES:
+        # of a .keras file the activation comes from its configuration
+        wanted = dialect.replace("hard_", "") if name.endswith(".keras") else dialect
+        (scope,) = (
+            found.scope
+            for found in find(open_file(folder / name))
+            for fit in found.fits
+            if fit.name == wanted and fit.sizes.inputs == inputs
+        )
+        x = run(read(folder / name, wanted, scope)[0].single, x)
+    return np.swapaxes(x, 0, 1)

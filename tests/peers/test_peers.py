@@ -15,9 +15,11 @@ from convert_samples import (  # pyright: ignore[reportMissingImports]
     save_npz,
 )
 from tfa_model import (  # pyright: ignore[reportMissingImports]
+    RELATIVE_FILES,
     keras_predictions,
     predict,
     predictions,
+    relatives_outputs,
     run,
     with_epsilons,
 )
@@ -26,8 +28,6 @@ import lnrnn
 import lnrnn.keras
 from lnrnn.convert import read
 from lnrnn.convert.check import check_layer
-from lnrnn.convert.containers import open_file
-from lnrnn.convert.find import find
 from lnrnn.convert.forms import FORMS
 from lnrnn.convert.programs import program_of
 from lnrnn.testing import assert_close
@@ -103,29 +103,10 @@ def test_through_a_file_of_ours(tfa, tmp_path):
     assert_close("predictions", predict(tfa, layers, x), y, "float32")
 
 
-RELATIVES = (
-    ("kerasln_lstm1_hard_sigmoid", 5),
-    ("kerasln_lstm3_sigmoid", 7),
-    ("kerasln_simplernn", 6),
-    ("book_lnsimplernn", 4),
-)
-
-
-@pytest.mark.parametrize(
-    "name", ["relatives.keras", "relatives.weights.h5", "relatives_legacy.h5", "relatives.ckpt"]
-)
+@pytest.mark.parametrize("name", RELATIVE_FILES)
 def test_models_of_keras_layernorm_rnn_and_of_the_book(name, tfa):
-    x = np.swapaxes(predictions(tfa)[0], 0, 1).astype(np.float64)
-    for dialect, inputs in RELATIVES:
-        # of a .keras file the activation comes from its configuration
-        wanted = dialect.replace("hard_", "") if name.endswith(".keras") else dialect
-        found = find(open_file(tfa / name))
-        (scope,) = (
-            f.scope for f in found for t in f.fits if t.name == wanted and t.sizes.inputs == inputs
-        )
-        x = run(read(tfa / name, wanted, scope)[0].single, x)
     with np.load(tfa / "relatives.npz") as kept:
-        assert_close("outputs", np.swapaxes(x, 0, 1), kept["y"], "float32")
+        assert_close("outputs", relatives_outputs(tfa, name), kept["y"], "float32")
 
 
 def linear(kept: Any, name: str, x: np.ndarray) -> np.ndarray:

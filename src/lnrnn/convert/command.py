@@ -76,7 +76,7 @@ def convert(
     """Read a file, write another; see `lnrnn convert --help`."""
     checkpoint, sentences = read(source, dialect, select, parse(settings))
     for sentence in sentences:
-        print(sentence)
+        print(_shown(sentence))
     if check is not None:
         from lnrnn.convert.check import check_layer
 
@@ -112,7 +112,7 @@ def inspect(source: Path, tensors: bool = False) -> int:
         return 0
     found = find(container)
     rows = [
-        (one.scope or "(top)", fit.name, fit.variant.cell, str(fit.sizes.inputs),
+        (_shown(one.scope) or "(top)", fit.name, fit.variant.cell, str(fit.sizes.inputs),
          str(fit.sizes.units), _constants(fit))
         for one in found
         for fit in one.fits
@@ -120,13 +120,13 @@ def inspect(source: Path, tensors: bool = False) -> int:
     if rows:
         print(columns(("--select", "--from", "cell", "I", "H", "assumed"), rows))
     for one in found:
+        scope = _shown(one.scope) or "(top)"
         if len(one.fits) > 1:
             print(
-                f"\n{one.scope or '(top)'} fits {len(one.fits)} forms; --from says which, and "
-                "--set what else differs."
+                f"\n{scope} fits {len(one.fits)} forms; --from says which, --set what else differs."
             )
         if one.beside:
-            print(f"\nBeside the weights at {one.scope or '(top)'}: {', '.join(one.beside)}.")
+            print(f"\nBeside the weights at {scope}: {_shown(', '.join(one.beside))}.")
     if not found:
         print("No tensors have the names and shapes of a known recurrent layer.")
     if tensors or not found:
@@ -183,13 +183,18 @@ def _changed(weights: Any, settings: dict[str, Any]) -> Any:
     return dataclasses.replace(weights, variant=variant, **rates)
 
 
+def _shown(text: str) -> str:
+    """A text from a file as a terminal can show it, without control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _constants(fit: Fit) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in fit.assumed.items())
 
 
 def _print_tensors(container: Container, columns: Any) -> None:
     rows = [
-        (name, "x".join(map(str, entry.shape)) or "scalar", entry.dtype.name)
+        (_shown(name), "x".join(map(str, entry.shape)) or "scalar", entry.dtype.name)
         for name, entry in container.entries.items()
     ]
     print("\n" + columns(("tensor", "shape", "dtype"), rows), file=sys.stdout)

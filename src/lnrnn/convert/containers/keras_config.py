@@ -69,7 +69,7 @@ def dialect_of(fact: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 
 def own_variant(fact: Mapping[str, Any]) -> tuple[Variant, float, float] | None:
-    """The variant and zoneout of a layer of this package; None for other classes.
+    """The variant and zoneout of a layer of this package; None for all else.
 
     Only plain values of the configuration are taken, so nothing in it can name code.
     """
@@ -87,7 +87,11 @@ def own_variant(fact: Mapping[str, Any]) -> tuple[Variant, float, float] | None:
         )
         if name in config and _is_plain(config[name], name == "variant")
     }  # fmt: skip
-    cell = getattr(front, f"LayerNorm{known[1]}Cell")(**plain)
+    try:
+        cell = getattr(front, f"LayerNorm{known[1]}Cell")(**plain)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        # no configuration that a layer of this package wrote
+        return None
     return cell.variant, float(cell.zoneout), float(cell.zoneout_cell)
 
 

@@ -58,27 +58,31 @@ def damaged(error: BaseException) -> FileError:
 
 def read(path: Path) -> Container:
     """The arrays of an .npz file; arrays of Python objects are refused."""
+    held = [name for name in members(path) if name.endswith(".npy")]
     entries = {}
-    for member in members(path):
-        if not member.endswith(".npy"):
-            continue
-        name = member.removesuffix(".npy")
-        try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
-                shape, _, dtype = _header(name, cast("BinaryIO", stream))
-                start = stream.tell()
-                due, there = math.prod(shape) * dtype.itemsize, archive.getinfo(member).file_size
-        except DAMAGED as error:
-            raise error if isinstance(error, FileError) else damaged(error) from error
-        if due != there - start:
-            raise FileError(
-                f"An array takes the space of its shape; {name!r} of shape {str(shape)[:60]} takes "
-                f"{due} bytes and has {there - start}."
-            )
-        entries[name] = Entry(shape, dtype, _loader(path, member))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in held:
+                entries[member.removesuffix(".npy")] = _entry(archive, path, member)
+    except DAMAGED as error:
+        raise error if isinstance(error, FileError) else damaged(error) from error
     if not entries:
         raise FileError("An .npz file holds arrays; this archive has none.")
     return Container("npz", entries, ordered=True)
+
+
+def _entry(archive: zipfile.ZipFile, path: Path, member: str) -> Entry:
+    """One array, as its header describes it."""
+    with archive.open(member) as stream:
+        shape, _, dtype = _header(member, cast("BinaryIO", stream))
+        there = archive.getinfo(member).file_size - stream.tell()
+    due = math.prod(shape) * dtype.itemsize
+    if due != there:
+        raise FileError(
+            f"An array takes the space of its shape; {member!r} of shape {str(shape)[:60]} takes "
+            f"{due} bytes and has {there}."
+        )
+    return Entry(shape, dtype, _loader(path, member))
 
 
 def _loader(path: Path, member: str) -> Any:
