@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import cache
+from numbers import Integral
 from typing import Any, ClassVar
 
 import keras
@@ -142,8 +143,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.use_bias = use_bias
         self.unit_forget_bias = unit_forget_bias
         self.reset_after = reset_after
-        self.dropout = dropout
-        self.recurrent_dropout = recurrent_dropout
+        self.dropout = 0.0 if dropout is None else dropout  # Keras takes None
+        self.recurrent_dropout = 0.0 if recurrent_dropout is None else recurrent_dropout
         self.recurrent_dropout_mode = recurrent_dropout_mode
         self.zoneout = zoneout
         self.zoneout_cell = zoneout_cell
@@ -167,6 +168,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 setattr(self, f"{group}_{role}", _get(handler, given))
         self._given_variant = variant
         self._check_options()
+        units, projection_units = self.units, self.projection_units
         self.variant, self._dialect, self.functions = self._resolve()
         width = projection_units or units
         self.state_size = [width, units] if self.kind is cell_variant.LSTM else [width]
@@ -452,30 +454,30 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             )
 
     def _check_options(self) -> None:
-        if not isinstance(self.units, int) or self.units <= 0:
-            raise ValueError(
-                f"units is a positive integer; got {self.units!r}: use for example 64."
-            )
+        for name, remedy in (("units", "for example 64"), ("projection_units", "None for none")):
+            size = getattr(self, name)
+            if size is None and name == "projection_units":
+                continue
+            if isinstance(size, bool) or not isinstance(size, Integral) or size <= 0:
+                raise ValueError(f"{name} is a positive integer; got {size!r}: use {remedy}.")
+            setattr(self, name, int(size))  # NumPy's integers cannot be saved
         for name in ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout"):
-            if not 0 <= getattr(self, name) < 1:
+            rate = getattr(self, name)
+            if not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:
                 raise ValueError(
-                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}: "
+                    f"{name} is a probability, at least 0 and below 1; got {rate!r}: "
                     "use 0 to switch it off."
                 )
+            setattr(self, name, float(rate))
         if self.recurrent_dropout_mode not in RECURRENT_DROPOUT_MODES:
             raise ValueError(
                 f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
                 f"{self.recurrent_dropout_mode!r}."
             )
         clip = self.recurrent_gradient_clip
-        if clip is not None and not clip > 0:
+        if clip is not None and not (isinstance(clip, (int, float, np.floating)) and clip > 0):
             raise ValueError(
-                f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
-            )
-        if self.projection_units is not None and self.projection_units <= 0:
-            raise ValueError(
-                f"projection_units is a positive integer or None; got {self.projection_units}: "
-                "use None for no projection."
+                f"recurrent_gradient_clip is a positive bound or None; got {clip!r}: use None."
             )
         for name, owner in cell_variant.foreign(self.kind).items():
             given = getattr(self, name)

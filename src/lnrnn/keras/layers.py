@@ -122,11 +122,13 @@ class LayerNormRNN(keras.layers.RNN):
         """The hook of `keras.layers.RNN`: last output, outputs and final states."""
         cell = self.cell
         mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
+        if mask is not None:
+            _check_mask(sequences, mask)
         states = tree.flatten(initial_state)
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
-        x = ops.transpose(ops.cast(sequences, self.compute_dtype), (1, 0, 2))
+        x: Any = ops.transpose(ops.cast(sequences, self.compute_dtype), (1, 0, 2))
         mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))
         if self.go_backwards:
             x = ops.flip(x, axis=0)
@@ -255,6 +257,16 @@ class LayerNormRNN(keras.layers.RNN):
 
     def _maybe_config_dropout_masks(self, cell: Any, input_sequence: Any, input_state: Any) -> None:
         """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
+
+
+def _check_mask(sequences: Any, mask: Any) -> None:
+    expected, given = tuple(sequences.shape[:2]), tuple(mask.shape)
+    pairs = zip(given, expected, strict=False)
+    if len(given) != 2 or any(a != b and None not in (a, b) for a, b in pairs):
+        raise ValueError(
+            f"A mask has one value for each step, (B, T) = {expected}; got shape {given}: "
+            "reduce it over the features."
+        )
 
 
 _LAYER_OPTIONS = {"batch_input_shape", "batch_shape", "input_shape", "autocast"}
