@@ -41,8 +41,8 @@ RESET = torch.tensor(
     [
         [0, 1, 0, 1],
         [0, 0, 1, 0],
-        [1, 0, 0, 1],
-        [0, 0, 1, 1],
+        [1, 0, 1, 1],  # also at valid steps that follow masked ones
+        [0, 1, 1, 1],
         [0, 1, 0, 0],
         [0, 0, 0, 0],
         [0, 1, 1, 0],
