@@ -3,7 +3,7 @@
 // Largest error over all finite float32 inputs, in units in the last place of the correctly
 // rounded result (asserted by csrc/test/ulp.cpp):
 //
-//     exp 1.5    sigmoid 2.5    tanh 2.5
+//     exp 1.5    sigmoid 3    tanh 3
 //
 // NaN gives NaN; results below the smallest normal number are computed as such.
 #pragma once

@@ -164,6 +164,32 @@ def sizes(cell: Cell, a: Inputs) -> list[int]:
     return [steps, batch, wide // cell.gates, *(_moves(m) for m in a[-2:])]
 
 
+def check(cell: Cell, a: Inputs) -> None:
+    """Raise ValueError unless the shapes of the inputs fit; the core reads them unchecked."""
+    steps, batch, wide = a.x.shape
+    units = wide // cell.gates
+    fits: dict[str, list[tuple[int, ...]]] = {
+        "recurrent": [(units, wide)],
+        **dict.fromkeys(VECTORS, [(wide,)]),
+        **dict.fromkeys(("gain_c", "shift_c"), [(units,)]),
+        "x": [(steps, batch, cell.gates * units)],
+        **dict.fromkeys(("h0", "c0"), [(batch, units)]),
+        **dict.fromkeys(("mask", "reset"), [(steps, batch)]),
+        **dict.fromkeys(("take_h", "take_c"), [(steps, batch, units)]),
+        **dict.fromkeys(
+            ("recurrent_mask", "candidate_mask"), [(batch, units), (steps, batch, units)]
+        ),
+    }
+    for name, array in a._asdict().items():
+        if array is not None and tuple(array.shape) not in fits[name]:
+            raise ValueError(
+                f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
+                f"B={batch}, H={units}; got {tuple(array.shape)}."
+            )
+    if steps < 1 or (cell.lstm and a.c0 is None):
+        raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")
+
+
 def outgoing_shapes(cell: Cell, a: Inputs, clip: float) -> dict[str, tuple[int, ...]]:
     """The gradients that a backward pass gives, by name, and their shapes."""
     steps, batch, wide = a.x.shape

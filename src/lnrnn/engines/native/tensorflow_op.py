@@ -97,7 +97,7 @@ def _gradients(
                     by_name = dict(zip(call.INCOMING, values, strict=False))
                     total = tf.add_n(
                         [
-                            tf.reduce_sum(by_name[n] * tf.stop_gradient(d))
+                            tf.reduce_sum(by_name[n] * d)
                             for n, d in zip(coming, ds, strict=True)
                         ]
                     )

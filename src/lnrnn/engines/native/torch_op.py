@@ -30,8 +30,11 @@ def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tupl
 
 
 def _by_definition(tensors: list[Tensor]) -> bool:
-    """Whether this call is traced for export or differentiated forwards."""
+    """Whether this call is traced for export, or inside a transformation of functions."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return True
+    # operators with Python rules refuse torch.func, which has no public question for this
+    if torch._C._are_functorch_transforms_active():
         return True
     dual = torch.autograd.forward_ad.unpack_dual
     return not torch.compiler.is_compiling() and any(
@@ -123,7 +126,7 @@ def _backward(
     words: list[int],
     numbers: list[float],
 ) -> list[Tensor]:
-    """The gradients that `call.outgoing_shapes` names, in that order."""
+    """The gradients of the inputs that have one, in their order."""
     a = Inputs(
         recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
         x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
@@ -133,14 +136,21 @@ def _backward(
     found = {name: x.new_empty(shape) for name, shape in shapes.items()}
     known = {"h": h, "c": c, "s": s, "dh": dh, "dh_last": dh_last, "dc_last": dc_last}
     _run(cell, scalars, a, known | found, back=True)
-    return list(found.values())
+    found["drecurrent"] = call.recurrent_gradient(ops, _outer, cell, a, h, found)
+    if "dx" not in found:
+        found["dx"] = found["ds"]
+    return [found[f"d{name}"] for name in _differentiable(a)]
 
 
 @_backward.register_fake
 def _(*args: Any) -> Any:
-    a, (words, numbers) = Inputs(*args[:19]), args[25:]
-    shapes = call.outgoing_shapes(Cell(tuple(words)), a, numbers[3])
-    return [a.x.new_empty(shape) for shape in shapes.values()]
+    a = Inputs(*args[:19])
+    return [torch.empty_like(getattr(a, n)).contiguous() for n in _differentiable(a)]
+
+
+def _differentiable(a: Inputs) -> list[str]:
+    names = (*Inputs._fields[: call.WEIGHTS], "x", "h0", "c0")
+    return [n for n in names if getattr(a, n) is not None]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -151,18 +161,52 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _gradients(ctx: Any, dh: Any, _dc: Any, _ds: Any, dh_last: Any, dc_last: Any) -> Any:
     *inputs, h, c, s = ctx.saved_tensors
-    a, cell = Inputs(*inputs), Cell(tuple(ctx.words))
+    a = Inputs(*inputs)
     found = _backward(*a, h, c, s, dh, dh_last, dc_last, ctx.words, ctx.numbers)
-    names = call.outgoing_shapes(cell, a, ctx.numbers[3])
-    by_name = dict(zip(names, found, strict=True))
-    gradients = {name: by_name.get(f"d{name}") for name in (*call.VECTORS, "h0", "c0")}
-    gradients["x"] = by_name.get("dx", by_name["ds"])
-    if ctx.needs_input_grad[0]:
-        gradients["recurrent"] = call.recurrent_gradient(ops, _outer, cell, a, h, by_name)
-    return (*(gradients.get(name) for name in Inputs._fields), None, None, None, None)
+    by_name = dict(zip(_differentiable(a), found, strict=True))
+    return (*(by_name.get(name) for name in Inputs._fields), None, None, None, None)
+
+
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.words, ctx.numbers = inputs[25], inputs[26]
+    ctx.save_for_backward(*inputs[:25])
+    ctx.set_materialize_grads(False)
+
+
+def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
+    """The derivative of the gradients, which is that of the definition's gradients."""
+    a, given = Inputs(*ctx.saved_tensors[:19]), ctx.saved_tensors[22:]
+    names = _differentiable(a)
+    with torch.enable_grad():
+        leaves = {n: getattr(a, n).detach().requires_grad_() for n in names}
+        incoming = [None if g is None else g.detach().requires_grad_() for g in given]
+        values = definition.recurrence(
+            ops, tuple(ctx.words), Numbers(*ctx.numbers), a._replace(**leaves)
+        )
+        weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
+        first = torch.autograd.grad(
+            [v for v, _ in weighed],
+            list(leaves.values()),
+            [g for _, g in weighed],
+            create_graph=True,
+            materialize_grads=True,
+        )
+    asked = [(f, u) for f, u in zip(first, upstream, strict=True) if u is not None]
+    arguments = [*leaves.values(), *(g for _, g in weighed)]
+    found = torch.autograd.grad(
+        [f for f, _ in asked], arguments, [u for _, u in asked], materialize_grads=True
+    )
+    by_name = dict(zip(names, found, strict=False))
+    rest = iter(found[len(names) :])
+    of_given = [None if g is None else next(rest) for g in incoming]
+    inputs = [by_name.get(name) for name in Inputs._fields]
+    return (*inputs, None, None, None, *of_given, None, None)
 
 
 _recurrence.register_autograd(_gradients, setup_context=_setup)
+_backward.register_autograd(_second, setup_context=_setup_second)
+torch.library.register_autocast(_recurrence, "cpu", torch.float32)
+torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
@@ -172,6 +216,18 @@ def _outer(a: Tensor, b: Tensor) -> Tensor:
 def _run(
     cell: Cell, numbers: Numbers, a: Inputs, others: dict[str, Tensor | None], back: bool
 ) -> None:
+    call.check(cell, a)
+    for name, t in a._asdict().items():
+        flag = name in ("mask", "reset")
+        if t is not None and (
+            t.device != a.x.device or t.dtype != (torch.bool if flag else a.x.dtype)
+        ):
+            raise ValueError(
+                f"The inputs of a recurrence are of one dtype and device, flags bool; got {name} "
+                f"{t.dtype} on {t.device} beside {a.x.dtype} on {a.x.device}: convert it."
+            )
+    if a.x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"The native engine computes float32 and float64; got {a.x.dtype}.")
     given = {n: None if t is None else t.contiguous() for n, t in a._asdict().items()}
     given |= {n: None if t is None else t.contiguous() for n, t in others.items()}
     core.run(

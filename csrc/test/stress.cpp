@@ -1,0 +1,140 @@
+// Odd sizes of every cell with every option, for the sanitizers; two callers at once.
+//
+// Fails where a result is not a number, or where two runs differ in a bit.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "call.h"
+
+using namespace lnrnn;
+
+namespace {
+
+template <class T>
+struct Arrays {
+    std::vector<std::vector<T>> owned;
+    std::vector<std::vector<uint8_t>> flags;
+    void* at[arrays] = {};
+
+    T* add(Array name, int64_t n, std::mt19937& random, bool given) {
+        std::uniform_real_distribution<double> value(-1, 1);
+        owned.emplace_back(n, T(NAN));  // results start as not a number
+        if (given)
+            for (T& v : owned.back()) v = T(value(random));
+        at[name] = owned.back().data();
+        return owned.back().data();
+    }
+
+    void add_flags(Array name, int64_t n, std::mt19937& random) {
+        flags.emplace_back(n);
+        for (uint8_t& f : flags.back()) f = random() % 3 != 0;
+        at[name] = flags.back().data();
+    }
+};
+
+Spec spec_of(std::mt19937& random) {
+    Spec s{};
+    s.cell = Cell(random() % 3);
+    s.gates = s.is(Cell::simple) ? 1 : s.is(Cell::gru) ? 3 : 3 + random() % 2;
+    s.rms = random() % 4 == 0;
+    s.epsilon_at_root = random() % 4 == 0;
+    s.cell_norm = s.is(Cell::lstm) ? CellNorm(random() % 5) : CellNorm::none;
+    s.reset = s.is(Cell::gru) ? Reset(random() % 4) : Reset::after;
+    s.keep = random() % 2;
+    s.phi = random() % 2 ? Activation::tanh : Activation(random() % 6);
+    s.sigma = random() % 2 ? Activation::sigmoid : Activation(random() % 6);
+    s.psi = Activation::tanh;
+    const int where = random() % 3;  // x and h, sum, or none
+    for (int g = 0; g < max_gates; ++g) {
+        const int64_t group = g < s.gates ? g : -1;
+        s.x.of[g] = s.h.of[g] = where == 0 ? group : -1;
+        s.sum.of[g] = where == 1 && !s.apart(g) ? group : -1;
+    }
+    if (s.is(Cell::gru) && s.reset == Reset::inside) {
+        for (int g = 0; g < max_gates; ++g) s.x.of[g] = s.h.of[g] = s.sum.of[g] = -1;
+        s.sum.of[2] = 0;
+    }
+    return s;
+}
+
+template <class T>
+int one(unsigned seed) {
+    std::mt19937 random(seed);
+    const Spec spec = spec_of(random);
+    const int64_t T_ = 1 + random() % 6, B = 1 + random() % 9, H = 1 + random() % 37;
+    const int64_t wide = spec.gates * H, rows = T_ * B;
+    const bool lstm = spec.is(Cell::lstm);
+    Arrays<T> a;
+    a.owned.reserve(arrays), a.flags.reserve(2);
+    a.add(recurrent, H * wide, random, true);
+    if (random() % 2) a.add(bias_h, wide, random, true), a.add(dbias_h, wide, random, false);
+    auto affine = [&](const Groups& groups, Array gain, Array shift, Array dgain, Array dshift) {
+        bool normed = false;
+        for (int64_t g : groups.of) normed |= g >= 0;
+        if (!normed) return;
+        a.add(gain, wide, random, true), a.add(dgain, wide, random, false);
+        if (random() % 2) a.add(shift, wide, random, true), a.add(dshift, wide, random, false);
+    };
+    affine(spec.x, gain_x, shift_x, dgain_x, dshift_x);
+    affine(spec.h, gain_h, shift_h, dgain_h, dshift_h);
+    affine(spec.sum, gain_sum, shift_sum, dgain_sum, dshift_sum);
+    if (spec.cell_norm != CellNorm::none) {
+        a.add(gain_c, H, random, true), a.add(dgain_c, H, random, false);
+        a.add(shift_c, H, random, true), a.add(dshift_c, H, random, false);
+    }
+    a.add(x, rows * wide, random, true);
+    a.add(h0, B * H, random, true);
+    if (lstm) a.add(c0, B * H, random, true);
+    if (random() % 2) a.add_flags(mask, rows, random);
+    if (random() % 2) a.add_flags(reset, rows, random);
+    if (random() % 2) a.add(take_h, rows * H, random, true);
+    if (random() % 2) a.add(recurrent_mask, B * H, random, true);
+    if (random() % 2) a.add(candidate_mask, rows * H, random, true);
+    a.add(h, rows * H, random, false);
+    if (lstm) a.add(c, rows * H, random, false), a.add(c_last, B * H, random, false);
+    if (random() % 2) a.add(s, rows * wide, random, false);
+    a.add(h_last, B * H, random, false);
+    const Numbers n = {T_, B, H, 0, 1, 1, 0.9, 1e-5, random() % 3 ? 0 : 0.5};
+    OwnPool pool(1 + random() % 3);
+    call<T>(*chosen(), false, spec, n, a.at, pool);
+    a.add(dh, rows * H, random, true), a.add(dh_last, B * H, random, true);
+    a.add(dx, rows * wide, random, false), a.add(ds, rows * wide, random, false);
+    if (spec.two_products()) a.add(rh, rows * H, random, false);
+    a.add(dh0, B * H, random, false);
+    if (lstm) a.add(dc0, B * H, random, false);
+    call<T>(*chosen(), true, spec, n, a.at, pool);
+    const auto first = a.owned;
+    call<T>(*chosen(), false, spec, n, a.at, pool);
+    call<T>(*chosen(), true, spec, n, a.at, pool);
+    int failures = 0;
+    for (size_t i = 0; i < first.size(); ++i) {
+        for (T v : first[i]) failures += !std::isfinite(v);
+        failures += std::memcmp(first[i].data(), a.owned[i].data(), first[i].size() * sizeof(T)) != 0;
+    }
+    if (failures)
+        std::printf("seed %u: T=%d B=%d H=%d cell %d: %d failures\n", seed, int(T_), int(B), int(H),
+                    int(spec.cell), failures);
+    return failures;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const int seeds = count > 1 ? std::atoi(arguments[1]) : 200;
+    int failures[2] = {0, 0};
+    auto run = [&](int which) {
+        for (int i = 0; i < seeds; ++i) {
+            failures[which] += one<float>(2 * i + which);
+            failures[which] += one<double>(2 * i + which);
+        }
+    };
+    std::thread other(run, 1);
+    run(0);
+    other.join();
+    std::printf("%d runs, %d failures\n", 4 * seeds, failures[0] + failures[1]);
+    return failures[0] + failures[1] != 0;
+}

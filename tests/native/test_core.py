@@ -1,0 +1,326 @@
+"""The C++ core against the NumPy reference: variants, shapes and options drawn by chance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lnrnn import reference
+from lnrnn.engines import select
+from lnrnn.engines.native import call, core
+from lnrnn.params import sizes_of
+from lnrnn.testing.cases import VARIANTS, random_params, sizes_for
+from lnrnn.testing.tolerances import assert_close
+from lnrnn.variant import Variant
+
+SUPPORTED = {n: v for n, v in VARIANTS.items() if call.refusal(v) is None}
+LSTM = Variant(cell="lstm", bias=True)
+
+
+def sequence(engine: str, variant: Variant):
+    return select.choose(engine, select.Request(variant, "torch")).load(
+        select.Request(variant, "torch")
+    )
+
+
+def draw(variant, seed, steps, batch, inputs, units, options=(), dtype=np.float64):
+    """Weights, inputs, states and options, all random and asymmetric."""
+    rng = np.random.default_rng(seed)
+    params = random_params(variant, sizes_for(variant, inputs, units), rng)
+    x = rng.normal(size=(steps, batch, inputs))
+    states = [rng.normal(size=(batch, units)) for _ in variant.states]
+    possible = {
+        "mask": rng.random((steps, batch)) > 0.3,
+        "reset": rng.random((steps, batch)) > 0.7,
+        "take_h": rng.choice([0.0, 1.0], (steps, batch, units)),
+        "take_c": 0.8,
+        "recurrent_mask": rng.choice([0.0, 1.25], (batch, units)),
+        "candidate_mask": rng.choice([0.0, 2.0], (steps, batch, units)),
+        "recurrent_gradient_clip": 0.05,
+    }
+    if variant.cell != "lstm":
+        del possible["take_c"]
+    if variant.cell == "simple":
+        del possible["candidate_mask"]
+    given = {n: possible[n] for n in options if n in possible}
+    given = {n: v.astype(dtype) if _is_factor(v) else v for n, v in given.items()}
+    weigh = [
+        rng.normal(size=(steps, batch, units)),
+        *(rng.normal(size=(batch, units)) for _ in states),
+    ]
+    return (
+        {n: p.astype(dtype) for n, p in params.items()},
+        x.astype(dtype),
+        [s.astype(dtype) for s in states],
+        given,
+        [w.astype(dtype) for w in weigh],
+    )
+
+
+def _is_factor(value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype != bool
+
+
+def by_core(variant, params, x, states, options, weigh, engine="native"):
+    """Outputs, final states and gradients of a weighted sum of them, by name."""
+    leaves = {"x": x, **dict(zip(("h0", "c0"), states, strict=False)), **params}
+    leaves = {n: torch.tensor(v, requires_grad=True) for n, v in leaves.items()}
+    given = {n: torch.tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    y, final = sequence(engine, variant)(
+        variant,
+        {n: leaves[n] for n in params},
+        leaves["x"],
+        tuple(leaves[n] for n in ("h0", "c0") if n in leaves),
+        masked_output="hold",
+        **given,
+    )
+    total = sum((torch.tensor(w) * v).sum() for w, v in zip(weigh, (y, *final), strict=True))
+    gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    found = {"y": y, **{f"final {i}": f for i, f in enumerate(final)}}
+    found |= {
+        f"gradient of {n}": torch.zeros_like(t) if g is None else g
+        for (n, t), g in zip(leaves.items(), gradients, strict=True)
+    }
+    return {n: v.detach().numpy() for n, v in found.items()}
+
+
+def by_reference(variant, params, x, states, options, weigh):
+    h0, c0 = states[0], states[1] if len(states) > 1 else None
+    clip = options.get("recurrent_gradient_clip")
+    rest = {n: v for n, v in options.items() if n != "recurrent_gradient_clip"}
+    run = reference.forward(
+        variant,
+        params,
+        x,
+        h0,
+        c0,
+        masked_output="hold",
+        **rest,
+    )
+    back = reference.backward(run, *weigh, recurrent_gradient_clip=clip)
+    found = {"y": run.y, "final 0": run.h, "gradient of x": back.x, "gradient of h0": back.h0}
+    if c0 is not None:
+        found |= {"final 1": run.c, "gradient of c0": back.c0}
+    return found | {f"gradient of {n}": g for n, g in back.params.items()}
+
+
+def check(variant, drawn, dtype="float64"):
+    found, expected = by_core(variant, *drawn), by_reference(variant, *drawn)
+    for name, value in expected.items():
+        assert_close(name, found[name], value, dtype, gradient="gradient" in name)
+
+
+OPTIONS = (
+    "mask",
+    "reset",
+    "take_h",
+    "take_c",
+    "recurrent_mask",
+    "candidate_mask",
+    "recurrent_gradient_clip",
+)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("options", [(), OPTIONS], ids=["plain", "all_options"])
+def test_every_variant(name, options):
+    check(SUPPORTED[name], draw(SUPPORTED[name], 1, 5, 3, 4, 7, options))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(SUPPORTED)),
+    seed=st.integers(0, 2**31),
+    steps=st.integers(1, 6),
+    batch=st.integers(1, 19),
+    inputs=st.integers(1, 5),
+    units=st.sampled_from([2, 3, 7, 8, 15, 16, 17, 31, 33, 64]),
+    options=st.sets(st.sampled_from(OPTIONS)),
+)
+def test_any_shape_and_options(name, seed, steps, batch, inputs, units, options):
+    variant = SUPPORTED[name]
+    check(variant, draw(variant, seed, steps, batch, inputs, units, sorted(options)))
+
+
+@pytest.mark.parametrize("name", ["lstm_x_h", "gru_x_h"])
+def test_single_precision(name):
+    drawn = draw(SUPPORTED[name], 2, 9, 5, 6, 33, OPTIONS, np.float32)
+    check(SUPPORTED[name], drawn, "float32")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 40])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_a_bit(batch, threads):
+    variant = SUPPORTED[next(n for n in SUPPORTED if SUPPORTED[n].cell == "lstm")]
+    drawn = draw(variant, 3, 12, batch, 8, 96, dtype=np.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        first = by_core(variant, *drawn)
+        again = by_core(variant, *drawn)
+    finally:
+        torch.set_num_threads(before)
+    for name, value in first.items():
+        assert np.array_equal(value, again[name]), name
+    check(variant, drawn, "float32")
+
+
+def test_several_callers_at_once():
+    drawn = [draw(LSTM, seed, 20, 6, 5, 32) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda d: by_core(LSTM, *d), drawn * 3))
+    for one, its in zip(found, drawn * 3, strict=True):
+        for name, value in by_reference(LSTM, *its).items():
+            assert_close(name, one[name], value, "float64", gradient="gradient" in name)
+
+
+def test_a_forked_process_computes():
+    """As the workers of a data loader do; the parent has used its threads before."""
+    program = """
+import multiprocessing, numpy as np, torch
+from lnrnn.engines import select
+from lnrnn.variant import Variant
+variant = Variant(cell="gru")
+request = select.Request(variant, "torch")
+run = select.choose("native", request).load(request)
+def compute(seed):
+    torch.manual_seed(seed)
+    w = {"kernel": torch.randn(4, 192), "recurrent_kernel": torch.randn(64, 192)}
+    y, _ = run(variant, w, torch.randn(30, 8, 4), (torch.zeros(8, 64),))
+    return y.numpy()
+here = [compute(i) for i in range(3)]
+with multiprocessing.get_context("fork").Pool(2, torch.set_num_threads, (1,)) as pool:
+    there = pool.map(compute, range(3))
+assert all(np.array_equal(a, b) for a, b in zip(here, there))
+print("equal")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.strip() == "equal", run.stderr
+
+
+@pytest.mark.parametrize("isa", [n for n, here in core.instruction_sets().items() if here])
+def test_every_instruction_set(isa):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_core as t; "
+        "from lnrnn.engines.native import core; print(core.instruction_set()); "
+        "[t.check(v, t.draw(v, 1, 4, 5, 3, 19, t.OPTIONS)) "
+        "for v in list(t.SUPPORTED.values())[::4]]; "
+        "[t.check(v, t.draw(v, 1, 4, 5, 3, 19, t.OPTIONS, t.np.float32), 'float32') "
+        "for v in list(t.SUPPORTED.values())[::6]]"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, os.path.dirname(__file__)],
+        env=os.environ | {"LNRNN_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == isa
+
+
+def test_unknown_instruction_set_is_refused():
+    program = "from lnrnn.engines.native import core; core.instruction_set()"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"LNRNN_ISA": "mmx"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "LNRNN_ISA is the name of an instruction set" in run.stderr
+
+
+def test_empty_batch():
+    drawn = draw(LSTM, 4, 5, 0, 3, 8)
+    found = by_core(LSTM, *drawn)
+    assert found["y"].shape == (5, 0, 8)
+    assert not found["gradient of recurrent_kernel"].any()
+    assert not found["gradient of bias"].any()
+
+
+def test_long_sequence():
+    variant = Variant(cell="simple", bias=True)
+    drawn = draw(variant, 5, 100_000, 1, 1, 3)
+    params = {**drawn[0], "recurrent_kernel": 0.3 * drawn[0]["recurrent_kernel"]}
+    found = by_core(variant, params, *drawn[1:])
+    tail = by_core(variant, params, drawn[1][-200:], *drawn[2:4], [drawn[4][0][-200:], drawn[4][1]])
+    assert_close("y", found["y"][-50:], tail["y"][-50:], "float64")
+    assert_close(
+        "gradient", found["gradient of x"][-50:], tail["gradient of x"][-50:], "float64", True
+    )
+
+
+def test_strided_inputs():
+    params, x, states, options, weigh = draw(LSTM, 6, 7, 4, 5, 9)
+    wide = torch.zeros(4, 7, 10, dtype=torch.float64)
+    wide[..., ::2] = torch.tensor(x.transpose(1, 0, 2))
+    strided = wide[..., ::2].transpose(0, 1)
+    assert not strided.is_contiguous()
+    weights = {n: torch.tensor(np.asfortranarray(p)) for n, p in params.items()}
+    y, _ = sequence("native", LSTM)(LSTM, weights, strided, tuple(map(torch.tensor, states)))
+    assert_close(
+        "y", y.numpy(), by_reference(LSTM, params, x, states, options, weigh)["y"], "float64"
+    )
+
+
+def test_recomputed_projection_gives_the_same_gradients(monkeypatch):
+    from lnrnn.engines.native import torch_op
+
+    variant = SUPPORTED[next(n for n in SUPPORTED if SUPPORTED[n].cell == "lstm")]
+    drawn = draw(variant, 7, 9, 5, 4, 20, OPTIONS)
+    saved = by_core(variant, *drawn)
+    monkeypatch.setattr(torch_op, "_MOST_SAVED", 0)
+    again = by_core(variant, *drawn)
+    for name, value in saved.items():
+        assert_close(name, again[name], value, "float64", gradient="gradient" in name)
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions(name, dtype):
+    x = np.concatenate(
+        [
+            np.random.default_rng(8).normal(0, 5, 4099),
+            [0.0, -0.0, 1e-30, -1e-30, 700, -700, np.inf, -np.inf, np.nan],
+        ]
+    ).astype(dtype)
+    y = np.empty_like(x)
+    core.function(name, dtype == np.float64, x.size, x.ctypes.data, y.ctypes.data)
+    wide = x.astype(np.longdouble)
+    with np.errstate(over="ignore", invalid="ignore"):
+        exact = {
+            "exp": lambda: np.exp(wide),
+            "tanh": lambda: np.tanh(wide),
+            "sigmoid": lambda: 1 / (1 + np.exp(-wide)),
+        }[name]().astype(dtype)
+    assert np.isnan(y[-1])
+    same = y[:-1] == exact[:-1]
+        close = np.abs(y[:-1] - exact[:-1]) <= 3 * np.spacing(np.abs(exact[:-1]))
+    assert (same | close).all(), x[:-1][~(same | close)]
+
+
+def test_no_is_a_sentence():
+    peephole = Variant(cell="lstm", peephole="after")
+    answer = select.report(select.Request(peephole, "torch"))["native"]
+    assert isinstance(answer, select.No)
+    with pytest.raises(ValueError, match="it has no peephole"):
+        select.choose("native", select.Request(peephole, "torch"))
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_words_say_what_the_variant_says(name):
+    """A variant read back from its words is encoded to the same words."""
+    words = call.encode(SUPPORTED[name])
+    assert call.encode(call.decode(words, 1e-5)) == words
+
+
+def test_sizes():
+    assert sizes_of(LSTM, draw(LSTM, 0, 1, 1, 3, 5)[0]).units == 5

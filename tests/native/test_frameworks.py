@@ -1,0 +1,274 @@
+"""The core inside PyTorch, JAX and TensorFlow: their transformations, compilers and exports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+import torch
+
+from lnrnn import dialects
+from lnrnn.engines import native, portable
+from lnrnn.params import Sizes, shapes
+from lnrnn.testing.tolerances import assert_close
+
+VARIANT = dialects.get("haste_lnlstm").variant
+STEPS, BATCH, INPUTS, UNITS = 6, 3, 4, 9
+
+
+def draw(seed=0, lead=()):
+    rng = np.random.default_rng(seed)
+    weights = {
+        n: rng.normal(size=s).astype("float32")
+        for n, s in shapes(VARIANT, Sizes(INPUTS, UNITS, UNITS)).items()
+    }
+    x = rng.normal(size=(*lead, STEPS, BATCH, INPUTS)).astype("float32")
+    states = tuple(rng.normal(size=(BATCH, UNITS)).astype("float32") for _ in "hc")
+    return weights, x, states
+
+
+def close(found, expected, gradient=True):
+    assert len(found) == len(expected)
+    for i, (a, e) in enumerate(zip(found, expected, strict=True)):
+        assert_close(str(i), a, e, "float32", gradient=gradient)
+
+
+# ---- PyTorch
+
+
+def torch_loss(engine):
+    weights, _, states = draw()
+    weights = {n: torch.tensor(w) for n, w in weights.items()}
+    run = engine.on("torch").sequence
+
+    def loss(x, kernel):
+        given = weights | {"recurrent_kernel": kernel}
+        y, final = run(VARIANT, given, x, tuple(map(torch.tensor, states)))
+        return y.square().mean() + final[1].sin().mean()
+
+    return loss, (torch.tensor(draw()[1]), weights["recurrent_kernel"])
+
+
+TORCH_TRANSFORMATIONS = {
+    "gradient": lambda f, a: torch.func.grad(f, (0, 1))(*a),
+    "forward mode": lambda f, a: torch.func.jvp(f, a, tuple(t.cos() for t in a)),
+    "second derivative": lambda f, a: torch.func.grad(
+        lambda *b: torch.func.grad(f)(*b).square().sum(), (0, 1)
+    )(*a),
+    "vmap": lambda f, a: (torch.func.vmap(f, (0, None))(torch.stack([a[0], a[0].sin()]), a[1]),),
+    "vmap of gradients": lambda f, a: torch.func.vmap(torch.func.grad(f, (0, 1)), (0, None))(
+        torch.stack([a[0], a[0].sin()]), a[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TORCH_TRANSFORMATIONS)
+def test_torch_transformations(name):
+    found, expected = (
+        TORCH_TRANSFORMATIONS[name](*torch_loss(engine)) for engine in (native, portable)
+    )
+    close([t.detach().numpy() for t in found], [t.detach().numpy() for t in expected])
+
+
+def test_torch_double_backward():
+    found = []
+    for engine in (native, portable):
+        loss, arguments = torch_loss(engine)
+        x, kernel = (t.clone().requires_grad_() for t in arguments)
+        (dx,) = torch.autograd.grad(loss(x, kernel), x, create_graph=True)
+        found.append([g.numpy() for g in torch.autograd.grad(dx.square().sum(), (x, kernel))])
+    close(*found)
+
+
+def test_torch_compiles_into_one_graph():
+    loss, arguments = torch_loss(native)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    found = []
+    for f in (compiled, loss):
+        x, kernel = (t.clone().requires_grad_() for t in arguments)
+        value = f(x, kernel)
+        found.append(
+            [value.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(value, (x, kernel)))]
+        )
+    close(*found)
+
+
+def test_torch_export_holds_the_definition():
+    loss, arguments = torch_loss(native)
+
+    class Module(torch.nn.Module):
+        def forward(self, x, kernel):
+            return loss(x, kernel)
+
+    program = torch.export.export(Module(), arguments)
+    assert "lnrnn" not in str(program.graph)
+    close([program.module()(*arguments).numpy()], [loss(*arguments).numpy()])
+
+
+def test_torch_autocast_computes_in_single_precision():
+    loss, arguments = torch_loss(native)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*arguments)
+    assert abs(float(value) - float(loss(*arguments))) < 0.05
+
+
+def test_torch_operators_keep_their_contract():
+    from lnrnn.engines.native import torch_op
+    from lnrnn.engines.native.call import Inputs, Numbers, encode
+
+    weights, x, states = draw()
+    wide = torch.tensor(x @ weights["kernel"], requires_grad=True)
+    a = {n: None for n in Inputs._fields} | {
+        "recurrent": torch.tensor(weights["recurrent_kernel"], requires_grad=True),
+        "gain_x": torch.tensor(weights["x_norm_gain"], requires_grad=True),
+        "gain_h": torch.tensor(weights["h_norm_gain"], requires_grad=True),
+        "gain_c": torch.tensor(weights["cell_norm_gain"], requires_grad=True),
+        "x": wide,
+        "h0": torch.tensor(states[0]),
+        "c0": torch.tensor(states[1]),
+    }
+    torch.library.opcheck(
+        torch_op._recurrence,
+        (*a.values(), list(encode(VARIANT)), list(Numbers(epsilon=1e-3)), True, True),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
+
+
+# ---- JAX
+
+
+def jax_loss(engine):
+    weights, _, states = draw()
+    run = engine.on("jax").sequence
+
+    def loss(x, kernel):
+        y, final = run(VARIANT, weights | {"recurrent_kernel": kernel}, x, states)
+        return jnp.square(y).mean() + jnp.sin(final[1]).mean()
+
+    return loss, (jnp.asarray(draw()[1]), jnp.asarray(weights["recurrent_kernel"]))
+
+
+def _two(x):
+    return jnp.stack([x, jnp.sin(x)])
+
+
+JAX_TRANSFORMATIONS = {
+    "gradient": lambda f, a: jax.grad(f, (0, 1))(*a),
+    "compiled": lambda f, a: jax.jit(jax.value_and_grad(f, (0, 1)))(*a),
+    "forward mode": lambda f, a: jax.jvp(f, a, tuple(map(jnp.cos, a))),
+    "reverse over reverse": lambda f, a: jax.grad(
+        lambda *b: jnp.square(jax.grad(f)(*b)).sum(), (0, 1)
+    )(*a),
+    "forward over reverse": lambda f, a: jax.jvp(jax.grad(f, (0, 1)), a, tuple(map(jnp.cos, a))),
+    "vmap": lambda f, a: jax.vmap(f, (0, None))(_two(a[0]), a[1]),
+    "vmap of gradients": lambda f, a: jax.vmap(jax.grad(f, (0, 1)), (0, None))(_two(a[0]), a[1]),
+    "scan": lambda f, a: jax.lax.scan(
+        lambda s, x: (s + f(x, a[1]), jax.grad(f)(x, a[1])), 0.0, _two(a[0])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JAX_TRANSFORMATIONS)
+def test_jax_transformations(name):
+    found, expected = (
+        jax.tree.leaves(JAX_TRANSFORMATIONS[name](*jax_loss(engine)))
+        for engine in (native, portable)
+    )
+    close(found, expected)
+
+
+def test_jax_compiles_a_call_of_the_core():
+    loss, arguments = jax_loss(native)
+    text = jax.jit(jax.grad(loss)).lower(*arguments).compile().as_text()
+    assert 'custom_call_target="lnrnn_forward"' in text
+    assert 'custom_call_target="lnrnn_backward"' in text
+
+
+def test_jax_export_holds_the_definition():
+    loss, arguments = jax_loss(native)
+    exported = jax.export.export(jax.jit(jax.grad(loss)))(*arguments)
+    assert "@lnrnn_forward" not in exported.mlir_module()
+    assert "@lnrnn_backward" not in exported.mlir_module()
+    close([exported.call(*arguments)], [jax.grad(loss)(*arguments)])
+
+
+def test_jax_keeps_a_sharded_batch_where_it_is():
+    program = """
+import jax, numpy as np, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import test_frameworks as t
+weights, _, _ = t.draw()
+x = np.random.default_rng(1).normal(size=(6, 16, 4)).astype("float32")
+run = t.native.on("jax").sequence
+def loss(weights, x):
+    zeros = jnp.zeros((x.shape[1], t.UNITS))
+    return jnp.square(run(t.VARIANT, weights, x, (zeros, zeros))[0]).mean()
+step = jax.jit(jax.value_and_grad(loss))
+expected = step(weights, x)
+mesh = Mesh(np.array(jax.devices()), ("data",))
+assert len(jax.devices()) == 8
+x = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "data")))
+weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
+t.close(jax.tree.leaves(step(weights, x)), jax.tree.leaves(expected))
+text = step.lower(weights, x).compile().as_text()
+print(text.count("all-gather"), text.count("all-to-all"), "lnrnn_backward" in text)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=os.path.dirname(__file__),
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["0", "0", "True"], run.stderr
+
+
+# ---- TensorFlow
+
+
+def tensorflow_loss(engine):
+    weights, x, states = draw()
+    run = engine.on("tensorflow").sequence
+
+    def loss(x, kernel):
+        given = {n: tf.constant(w) for n, w in weights.items()} | {"recurrent_kernel": kernel}
+        y, final = run(VARIANT, given, x, tuple(map(tf.constant, states)))
+        return tf.reduce_mean(tf.square(y)) + tf.reduce_mean(tf.sin(final[1]))
+
+    return loss, (tf.constant(x), tf.constant(weights["recurrent_kernel"]))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_tensorflow_gradients(compiled):
+    found = []
+    for engine in (native, portable):
+        loss, arguments = tensorflow_loss(engine)
+
+        def step(*arguments, loss=loss):
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                value = loss(*arguments)
+            return value, *tape.gradient(value, arguments)
+
+        found.append([t.numpy() for t in (tf.function(step) if compiled else step)(*arguments)])
+    close(*found)
+
+
+def test_tensorflow_second_derivative():
+    found = []
+    for engine in (native, portable):
+        loss, arguments = tensorflow_loss(engine)
+        with tf.GradientTape() as outer:
+            outer.watch(arguments)
+            with tf.GradientTape() as inner:
+                inner.watch(arguments)
+                value = loss(*arguments)
+            penalty = tf.reduce_sum(tf.square(inner.gradient(value, arguments[0])))
+        found.append([g.numpy() for g in outer.gradient(penalty, arguments)])
+    close(*found)
