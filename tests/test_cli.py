@@ -126,6 +126,19 @@ def test_a_resumed_run_has_the_numbers_of_an_unbroken_one(
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_run_that_is_made_longer_is_the_longer_run(text: Path, tmp_path: Path) -> None:
+    """A validation more, where the shorter one ended, changes nothing."""
+    noisy = ("--compare", "--cell", "gru", "--recurrent-dropout", "0.2")
+    for name, steps in (("whole", 9), ("first", 7)):
+        arguments = ("--text", text, "--out", tmp_path / name, "--steps", steps, *SMALL, *noisy)
+        assert lnrnn("train", *arguments) == 0
+    assert lnrnn("train", "--resume", tmp_path / "first", "--steps", 9) == 0
+    whole, longer = (checkpoint.read(tmp_path / name).arrays for name in ("whole", "first"))
+    for model, arrays in whole.items():
+        for a, b in zip(arrays, longer[model], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def _stop_at(step: int, *arguments: object) -> int:
     """Run with a SIGINT that comes in the midst of the step of that number, from 1."""
     batch = corpus.Corpus.batch
@@ -172,6 +185,7 @@ BAD_TEXTS = {
     "empty": (b" \n\n", "is empty"),
     "binary": (bytes(range(256)), "is not UTF-8 text"),
     "nul": (b"abc\0" * 999, "NUL"),
+    "monotonous": (b"a" * 5000, "has no character but 'a'"),
     "short": (b"To be, or not to be" * 9, "has 171 characters, but --length 64 needs 1,320"),
 }
 

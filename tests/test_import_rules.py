@@ -56,14 +56,38 @@ RULES = (
     rule("lnrnn.dialects", *_MATHEMATICS),
     rule("lnrnn.reference", *_MATHEMATICS),
     rule("lnrnn.engines"),
-    rule("lnrnn.engines.select", "lnrnn.variant"),
-    rule("lnrnn.engines.portable", *_MATHEMATICS),
+    rule(
+        "lnrnn.engines.select",
+        "lnrnn.variant",
+        # engines are imported where a layer asks, as statements that torch.compile can trace
+        inside=("lnrnn.engines.native", "lnrnn.engines.portable"),
+    ),
+    rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
+    rule("lnrnn.engines.portable", *_MATHEMATICS, "lnrnn.engines.sites"),
+    rule("lnrnn.engines.native", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
+    *(
+        rule(
+            f"lnrnn.engines.native.{f}_op",
+            f,
+            "numpy",
+            "lnrnn.engines.native",
+            "lnrnn.engines.portable",
+        )
+        for f in ("tensorflow", "jax", "torch")
+    ),
     *(
         rule(f"lnrnn.engines.portable.ops_{f}", f, "lnrnn.variant", "lnrnn.engines.portable.ops")
         for f in ("tensorflow", "jax", "torch")
     ),
     rule("lnrnn.frontends", *_MATHEMATICS, "lnrnn.dialects"),
-    rule("lnrnn.keras", "keras", *_MATHEMATICS, "lnrnn.dialects", "lnrnn.engines.select"),
+    rule(
+        "lnrnn.keras",
+        "keras",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.engines.select",
+        inside=("torch",),  # Keras has no public name for the device of its torch backend
+    ),
     rule(
         "lnrnn.torch",
         "torch",
@@ -77,6 +101,8 @@ RULES = (
         *_MATHEMATICS,
         "lnrnn.dialects",
         "lnrnn.reference",
+        "lnrnn.engines.select",
+        "lnrnn.engines.native.call",
         inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
     ),
     rule(
@@ -84,12 +110,42 @@ RULES = (
         "lnrnn.__version__",
         _SETTINGS,
         inside=(
+            "lnrnn.bench",
             "lnrnn.convert",
             "lnrnn.dialects",
             "lnrnn.engines.select",
             "lnrnn.train",
             "lnrnn.variant",
         ),
+    ),
+    rule(
+        "lnrnn.bench",
+        *_MATHEMATICS,
+        "lnrnn.__version__",
+        "lnrnn.engines.native",
+        "lnrnn.frontends",
+        "lnrnn.testing",
+        "lnrnn.train",
+        inside=("matplotlib",),
+    ),
+    rule(
+        "lnrnn.bench.report",
+        "rich",
+        "lnrnn.__version__",
+        "lnrnn.bench",
+        "lnrnn.train.files",
+        inside=("matplotlib",),
+    ),
+    *(
+        rule(
+            f"lnrnn.bench.on_{f}",
+            f,
+            *_MATHEMATICS,
+            "lnrnn.bench",
+            f"lnrnn.{f}",
+            inside=("tensorflow",),
+        )
+        for f in ("torch", "keras", "jax", "tensorflow")
     ),
     rule(
         "lnrnn.convert",

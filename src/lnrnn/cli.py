@@ -1,4 +1,4 @@
-"""The command line program `lnrnn`: train, sample, convert, inspect, info."""
+"""The command line program `lnrnn`: train, sample, convert, inspect, bench, info."""
 
 from __future__ import annotations
 
@@ -84,6 +84,17 @@ def _inspect(source: Path, **options: Any) -> int:
         return command.inspect(source, **options)
     except FileError as error:
         raise UserError(f"{source}: {error}") from error
+
+
+def _bench(**options: Any) -> int:
+    from lnrnn.bench import program
+    from lnrnn.bench.problem import DisagreementError
+
+    try:
+        return program.bench(**options)
+    except DisagreementError as error:
+        print(f"lnrnn: {error}", file=sys.stderr)
+        return 1
 
 
 def _info() -> int:
@@ -256,6 +267,53 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("source", type=Path, metavar="FILE", help=_SOURCE)
     inspect.add_argument("--tensors", action="store_true", help="list all tensors as well")
 
+    bench = commands.add_parser(
+        "bench",
+        help="how fast the layers are here, beside others",
+        description="Time and memory of the layers and of their peers on this machine.",
+        epilog="Exit status: 0; 1 if two that should agree compute different numbers; 2 for input "
+        "that cannot be used.",
+    )
+    bench.set_defaults(command=_bench)
+    bench.add_argument(
+        "--framework",
+        choices=BACKENDS,
+        help="the only one to measure (default: all that are installed)",
+    )
+    bench.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="(default: lstm)")
+    bench.add_argument(
+        "--grid",
+        nargs="+",
+        type=_points,
+        metavar="POINT",
+        help="small, full, or T,B,H of which H is the number of inputs as well (default: small)",
+    )
+    bench.add_argument(
+        "--repeats",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="timings of each competitor (default: 10)",
+    )
+    bench.add_argument(
+        "--threads", type=_count, metavar="N", help="processors to use (default: all)"
+    )
+    bench.add_argument(
+        "--no-memory", dest="memory", action="store_false", help="leave peak memory out"
+    )
+    bench.add_argument(
+        "--compile",
+        dest="compiled",
+        action="store_true",
+        help="torch.compile of a loop as well, at 100,32,128; it takes minutes",
+    )
+    bench.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for bench.csv, bench.json and bench.png (default: runs/ and the time)",
+    )
+
     info = commands.add_parser("info", help="versions, engines, dialects", epilog=_EXIT)
     info.set_defaults(command=_info)
     return parser
@@ -276,6 +334,15 @@ def _number(
         return value
 
     return parse
+
+
+def _points(text: str) -> Any:
+    from lnrnn.bench.settings import parse_points
+
+    try:
+        return parse_points(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 _count = _number(int, "a whole number from 1", lambda n: n >= 1)

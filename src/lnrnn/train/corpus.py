@@ -110,7 +110,8 @@ def load(path: str | None) -> Corpus:
             where that is not installed the documentation in `pydoc_data.topics`.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, or not UTF-8 text.
+        UserError: the file is missing, unreadable, empty, not UTF-8 text, or one
+            character again and again.
     """
     if path is None:
         return _shakespeare() or _python_documentation()
@@ -126,6 +127,8 @@ def load(path: str | None) -> Corpus:
         raise UserError(f"{path} is not text: it contains the character NUL.")
     if not text.strip():
         raise UserError(f"{path} is empty: give a file with text.")
+    if len(set(text)) == 1:
+        raise UserError(f"{path} has no character but {text[0]!r}: give a text with others.")
     return Corpus(Path(path).name, text)
 
 

@@ -50,7 +50,7 @@ def train(folder: Path | None, options: Mapping[str, Any]) -> int:
     _check_new(folder)
     text = corpus.load(settings.text)
     text.check_length(settings.length)
-    _load_keras(settings.backend)
+    load_keras(settings.backend)
 
     from lnrnn.train import loop
 
@@ -85,7 +85,7 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
             f"The run in {folder} was begun on another text ({saved.text}): restore that text, or "
             "begin a new run."
         )
-    _load_keras(settings.backend)
+    load_keras(settings.backend)
 
     from lnrnn.train import loop
 
@@ -120,7 +120,7 @@ def sample(
         raise UserError(
             f"The run in {folder} has no model {name!r}: use {' or '.join(saved.progress)}."
         )
-    _load_keras(saved.settings.backend)
+    load_keras(saved.settings.backend)
 
     from lnrnn.train.model import build, generate, set_state
 
@@ -246,10 +246,10 @@ def _check_new(folder: Path) -> None:
         )
 
 
-def _load_keras(backend: str) -> None:
-    """Import Keras on a backend, or say what is missing."""
+def load_keras(backend: str, option: str = "--backend") -> None:
+    """Import Keras on a backend that an option of a command named, or say what is missing."""
     if backend not in BACKENDS:
-        raise UserError(f"--backend is one of {', '.join(BACKENDS)}; got {backend!r}.")
+        raise UserError(f"{option} is one of {', '.join(BACKENDS)}; got {backend!r}.")
     for package, extra in (
         (backend, backend),
         ("keras", backend),
@@ -259,7 +259,7 @@ def _load_keras(backend: str) -> None:
         if find_spec(package) is None:
             raise UserError(
                 f"{package} is not installed: install it with pip install 'lnrnn[{extra}]'"
-                + (", or choose another --backend." if package == backend else ".")
+                + (f", or choose another {option}." if package == backend else ".")
             )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -269,5 +269,5 @@ def _load_keras(backend: str) -> None:
     if keras.backend.backend() != backend:
         raise UserError(
             f"Keras already runs on {keras.backend.backend()} in this process, not on {backend}: "
-            "start a new process, or choose that --backend."
+            f"start a new process, or choose that {option}."
         )

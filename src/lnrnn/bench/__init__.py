@@ -1,0 +1,1 @@
+"""`lnrnn bench`: how fast and how large the layers are on this machine, beside their peers."""

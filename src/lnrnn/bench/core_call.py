@@ -1,0 +1,82 @@
+"""The C++ core called on NumPy arrays: what a call costs without any framework around it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from lnrnn.bench.problem import NORMALISED, Competitor, Problem, Runs
+from lnrnn.bench.settings import OVERHEAD
+from lnrnn.engines.native import call, core
+from lnrnn.engines.native.call import Cell, Inputs, Numbers
+from lnrnn.engines.native.sequence import sequence
+
+
+def competitor(framework: str, threads: int) -> Competitor:
+    """The core at the point of the overhead; `framework` only prepares its arrays."""
+
+    def build(problem: Problem) -> Runs:
+        cell, numbers, inputs = _inputs(framework, problem)
+        steps, batch, units = problem.point
+        wide = inputs.x.shape[-1]
+        shapes = {
+            "h": (steps, batch, units),
+            "c": (steps, batch, units),
+            "s": (steps, batch, wide),
+            "h_last": (batch, units),
+            "c_last": (batch, units),
+        }
+        back = call.outgoing_shapes(cell, inputs, numbers.clip)
+        given = {n: a for n, a in inputs._asdict().items() if a is not None}
+        given |= {n: np.empty(s, np.float32) for n, s in (shapes | back).items()}
+        given["dh"] = problem.dy
+        if not cell.lstm:
+            del given["c"], given["c_last"]
+        forward = {n: a.ctypes.data for n, a in given.items() if n not in ("c", "s", "dh", *back)}
+        kept = {n: given[n].ctypes.data for n in ("c", "s") if n in given}
+        backward = {n: a.ctypes.data for n, a in given.items() if not n.endswith("_last")}
+        sizes = call.sizes(cell, inputs)
+
+        def run(addresses: dict[str, int], back: bool) -> None:
+            core.run(
+                cell, numbers, sizes, addresses, back=back, double=False, threads=threads,
+            )  # fmt: skip
+
+        def training() -> None:
+            run(forward | kept, False)
+            run(backward, True)
+
+        return Runs(lambda: run(forward, False), training, lambda _: given["h"])
+
+    return Competitor("lnrnn core", NORMALISED, build, lambda point: point == OVERHEAD)
+
+
+def _inputs(framework: str, problem: Problem) -> tuple[Cell, Numbers, Inputs]:
+    """What the engine hands to the core, as NumPy arrays."""
+    ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+    module, function = {
+        "torch": ("torch", "tensor"),
+        "jax": ("jax.numpy", "asarray"),
+        "tensorflow": ("tensorflow", "constant"),
+    }[framework]
+    tensor = getattr(import_module(module), function)
+    variant, units = problem.variants[NORMALISED], problem.point.units
+    caught: list[tuple[Cell, Numbers, Inputs]] = []
+
+    def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> Any:
+        arrays = (None if a is None else np.array(a, order="C") for a in inputs)
+        caught.append((Cell(words), numbers, Inputs(*arrays)))  # pyright: ignore
+        return inputs.x[..., :units], inputs.h0, inputs.h0
+
+    zeros = np.zeros((problem.point.batch, units), np.float32)
+    sequence(
+        ops,
+        recurrence,
+        variant,
+        {n: tensor(a) for n, a in problem.params[NORMALISED].items()},
+        tensor(problem.x),
+        tuple(tensor(zeros) for _ in variant.states),
+    )
+    return caught[0]

@@ -1,0 +1,60 @@
+"""Times: interleaved, so that a disturbance of the machine falls on all competitors alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+# a timing has as many calls as take this long, for the resolution of the clock
+_SECONDS_OF_A_TIMING = 2e-3
+# a competitor that has used up so many seconds at a point is left out of further repeats
+_MOST_SECONDS = 20.0
+
+
+class Times(NamedTuple):
+    """Seconds of a call, from each timing, and the calls in a timing."""
+
+    calls: int
+    seconds: list[float]
+
+
+def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Times]:
+    """Time functions in turn, again and again, after a first call of each.
+
+    Args:
+        runs: functions by name.
+        repeats: timings of each, fewer for one that takes more than 20 seconds in all.
+
+    Returns:
+        Times by name, each with one timing or more.
+
+    Example:
+        >>> interleaved({"nothing": lambda: None}, 3)["nothing"].seconds
+        [...]
+    """
+    times: dict[str, Times] = {}
+    for name, run in runs.items():
+        run()
+        times[name] = Times(max(1, int(_SECONDS_OF_A_TIMING / max(_time(run, 1), 1e-7))), [])
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for repeat in range(repeats):
+            for name, run in runs.items():
+                calls, seconds = times[name]
+                if not repeat or calls * sum(seconds) < _MOST_SECONDS:
+                    seconds.append(_time(run, calls))
+    finally:
+        if was_enabled:
+            gc.enable()
+    return times
+
+
+def _time(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls

@@ -1,0 +1,87 @@
+"""What is measured: the points of a grid and the settings of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """T steps, B sequences, and as many inputs as units.
+
+    Args:
+        steps: T.
+        batch: B.
+        units: H and I.
+    """
+
+    steps: int
+    batch: int
+    units: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+SMALL = (Point(100, 32, 128), Point(100, 1, 128))
+FULL = (
+    Point(100, 1, 128),
+    Point(100, 1, 512),
+    Point(100, 32, 64),
+    Point(100, 32, 128),
+    Point(100, 32, 256),
+    Point(100, 64, 512),
+    Point(50, 128, 1024),
+    Point(1000, 8, 128),
+    Point(10000, 8, 128),
+)
+GRIDS = {"small": SMALL, "full": FULL}
+OVERHEAD = Point(1, 1, 16)  # the time of a call that has next to nothing to compute
+COMPILED = Point(100, 32, 128)  # the only one that torch.compile is measured at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of the measurements on one framework.
+
+    Args:
+        framework: `"torch"`, `"jax"` or `"tensorflow"`.
+        threads: processors to use.
+        cell: `"lstm"`, `"gru"` or `"simple"`.
+        points: of the grid, in order.
+        repeats: timings of each competitor.
+        memory: whether peak memory is measured, in a process for each competitor.
+        compiled: whether torch.compile is measured.
+    """
+
+    framework: str
+    threads: int
+    cell: str = "lstm"
+    points: tuple[Point, ...] = SMALL
+    repeats: int = 10
+    memory: bool = True
+    compiled: bool = False
+
+
+def parse_points(text: str) -> tuple[Point, ...]:
+    """The points of a named grid, or the one that `T,B,H` says.
+
+    Args:
+        text: a name of `GRIDS`, or three whole numbers from 1.
+
+    Returns:
+        The points.
+
+    Raises:
+        ValueError: neither.
+
+    Example:
+        >>> parse_points("50,2,16")
+        (Point(steps=50, batch=2, units=16),)
+    """
+    if text in GRIDS:
+        return GRIDS[text]
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(n.isdecimal() and int(n) for n in numbers):
+        raise ValueError(f"it is small, full or T,B,H, three whole numbers from 1; got {text!r}")
+    return (Point(*map(int, numbers)),)
