@@ -170,7 +170,7 @@ def _validate(
     seeds = [(v, np.array(v.numpy())) for v in model.non_trainable_variables]
     validation = model.evaluate(*held_out, batch_size=batch, verbose=0)
     for variable, before in seeds:
-        pass
+        variable.assign(before)
     steps = progress.step - progress.last_validation
     progress.rows.append(
         Row(
