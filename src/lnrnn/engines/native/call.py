@@ -125,7 +125,7 @@ def decode(words: tuple[int, ...], epsilon: float) -> Variant:
         for group in sorted({g for g in of_gate if g >= 0}):
             named = "".join(k for k, g in zip(plain.gates, of_gate, strict=True) if g == group)
             norms.append(Norm(site, named))
-    return Variant(
+    fields: dict[str, Any] = dict(
         cell=CELLS[cell],
         norms=tuple(norms),
         norm="rms" if rms else "layer",
@@ -135,6 +135,7 @@ def decode(words: tuple[int, ...], epsilon: float) -> Variant:
         activation=ACTIVATIONS[rest[0]],
         **options,
     )
+    return Variant(**fields)
 
 
 class Cell:
@@ -168,17 +169,16 @@ def check(cell: Cell, a: Inputs) -> None:
     """Raise ValueError unless the shapes of the inputs fit; the core reads them unchecked."""
     steps, batch, wide = a.x.shape
     units = wide // cell.gates
-    fits: dict[str, list[tuple[int, ...]]] = {
-        "recurrent": [(units, wide)],
-        **dict.fromkeys(VECTORS, [(wide,)]),
-        **dict.fromkeys(("gain_c", "shift_c"), [(units,)]),
-        "x": [(steps, batch, cell.gates * units)],
-        **dict.fromkeys(("h0", "c0"), [(batch, units)]),
-        **dict.fromkeys(("mask", "reset"), [(steps, batch)]),
-        **dict.fromkeys(("take_h", "take_c"), [(steps, batch, units)]),
-        **dict.fromkeys(
-            ("recurrent_mask", "candidate_mask"), [(batch, units), (steps, batch, units)]
-        ),
+    sequence, state = (steps, batch, units), (batch, units)
+    fits: dict[str, tuple[tuple[int, ...], ...]] = {
+        "recurrent": ((units, wide),),
+        **dict.fromkeys(VECTORS, ((wide,),)),
+        **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
+        "x": ((steps, batch, cell.gates * units),),
+        **dict.fromkeys(("h0", "c0"), (state,)),
+        **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
+        **dict.fromkeys(("take_h", "take_c"), (sequence,)),
+        **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
     }
     for name, array in a._asdict().items():
         if array is not None and tuple(array.shape) not in fits[name]:

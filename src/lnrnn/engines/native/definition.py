@@ -11,6 +11,7 @@ from lnrnn.engines.native.call import Inputs, Numbers, decode
 from lnrnn.engines.portable.recurrence import Recurrence
 from lnrnn.engines.portable.sequence import loop
 from lnrnn.engines.sites import Affine
+from lnrnn.variant import Site
 
 Array = Any
 
@@ -23,7 +24,7 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
         "cell_norm_gain": a.gain_c,
         "cell_norm_bias": a.shift_c,
     }
-    sites = {
+    sites: dict[Site, Affine] = {
         "x": Affine(a.gain_x, a.shift_x),
         "h": Affine(a.gain_h, a.shift_h),
         "sum": Affine(a.gain_sum, a.shift_sum),

@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
@@ -299,9 +300,7 @@ def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> An
     return found, [*moved, *(jnp.zeros_like(k) for k in kept)]
 
 
-def _transpose(
-    gradients: Arrays, *arrays: Any, how: How, moving: tuple[int, ...]
-) -> list[jax.Array | None]:
+def _transpose(gradients: Arrays, *arrays: Any, how: How, moving: tuple[int, ...]) -> list[Any]:
     known = len(how.names) + 1 + len(how.kept)
     given = {
         f"d{name}": g

@@ -94,12 +94,9 @@ def _gradients(
                     inner.watch(given)
                     b = _inputs(names, given[: len(names)])
                     values = definition.recurrence(ops, words, numbers, b)
-                    by_name = dict(zip(call.INCOMING, values, strict=False))
+                    by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
                     total = tf.add_n(
-                        [
-                            tf.reduce_sum(by_name[n] * d)
-                            for n, d in zip(coming, ds, strict=True)
-                        ]
+                        [tf.reduce_sum(by_name[n] * d) for n, d in zip(coming, ds, strict=True)]
                     )
                 first = inner.gradient(total, [getattr(b, n) for n in differentiable])
                 whole = tf.add_n(

@@ -31,7 +31,7 @@ def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tupl
 
 def _by_definition(tensors: list[Tensor]) -> bool:
     """Whether this call is traced for export, or inside a transformation of functions."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore
         return True
     # operators with Python rules refuse torch.func, which has no public question for this
     if torch._C._are_functorch_transforms_active():
