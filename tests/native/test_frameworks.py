@@ -230,6 +230,13 @@ print(text.count("all-gather"), text.count("all-to-all"), "lnrnn_backward" in te
     assert run.stdout.split() == ["0", "0", "True"], run.stderr
 
 
+def test_jax_without_compiler():
+    loss, arguments = jax_loss(native)
+    expected = jax.grad(loss, (0, 1))(*arguments)
+    with jax.disable_jit():
+        close(jax.grad(loss, (0, 1))(*arguments), expected)
+
+
 # ---- TensorFlow
 
 

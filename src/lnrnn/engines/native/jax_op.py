@@ -265,7 +265,12 @@ def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any])
         form = meaning if exported else fast
         return mlir.lower_fun(partial(form, **options), multiple_results=True)(context, *arrays)
 
-    primitive.def_impl(lambda *arrays, **options: _compiled(primitive, **options)(*arrays))
+    def run(*arrays: Any, **options: Any) -> Any:
+        if jax.config.jax_disable_jit:  # a compiled call would come back here
+            return fast(*arrays, **options)
+        return _compiled(primitive, **options)(*arrays)
+
+    primitive.def_impl(run)
     primitive.def_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batched
