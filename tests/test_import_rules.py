@@ -113,6 +113,7 @@ RULES = (
             "lnrnn.bench",
             "lnrnn.convert",
             "lnrnn.dialects",
+            "lnrnn.engines.native.core",
             "lnrnn.engines.select",
             "lnrnn.train",
             "lnrnn.variant",

@@ -100,6 +100,7 @@ def _bench(**options: Any) -> int:
 def _info() -> int:
     from lnrnn import dialects
     from lnrnn.engines import select
+    from lnrnn.engines.native import core
     from lnrnn.train.report import columns
 
     installed = packages_distributions()
@@ -122,6 +123,10 @@ def _info() -> int:
     print(f"lnrnn {__version__}\n")
     print(columns(("framework", "version"), frameworks) + "\n")
     print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
+    sets = core.instruction_sets() if core.missing() is None else {}
+    if sets:
+        here = ", ".join(name if usable else f"{name} (not here)" for name, usable in sets.items())
+        print(f"instruction sets: {here}; in use: {core.instruction_set()}\n")
     print(columns(heading, table))
     return 0
 

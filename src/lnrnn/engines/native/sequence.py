@@ -41,10 +41,26 @@ def sequence(
         ops: a framework's operations.
         recurrence: a framework's binding of the core: words, numbers and inputs to all h,
             the last h and, of an lstm, the last c.
+        variant: the cell.
+        params: canonical weights, see [lnrnn.params][].
+        x: inputs (T, B, I).
+        states: initial h (B, H), and c (B, H) of an lstm.
+        mask: (T, B), True at valid steps; a masked step holds the states.
+        reset: (T, B), True where the states are zeroed before the step.
+        masked_output: what a masked step emits, as of
+            [the portable engine][lnrnn.engines.portable.sequence.sequence].
+        take_h: zoneout, the share of the new h: (T, B, H) in training, a number in
+            inference.
+        take_c: the same of c.
+        recurrent_mask: factor on h in the recurrent projection, (B, H) or (T, B, H).
+        candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
+        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        functions: empty, as the engine says no to functions without a name.
+        unroll: has nothing to unroll.
+        return_sequences: whether all outputs are returned or the last only.
 
-    The other arguments and what is returned are as of
-    [the portable engine's][lnrnn.engines.portable.sequence.sequence]; `functions` is empty,
-    as `supports` says no to functions without a name, and `unroll` has nothing to unroll.
+    Returns:
+        Outputs (T, B, H), or the last (B, H), and the final states.
     """
     units = sizes_of(variant, params).units
     sites = site_vectors(ops, variant, params, units)
