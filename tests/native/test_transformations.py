@@ -203,7 +203,7 @@ def test_jax_keeps_a_sharded_batch_where_it_is():
     program = """
 import jax, numpy as np, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import test_frameworks as t
+import test_transformations as t
 weights, _, _ = t.draw()
 x = np.random.default_rng(1).normal(size=(6, 16, 4)).astype("float32")
 run = t.native.on("jax").sequence
