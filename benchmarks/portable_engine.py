@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -51,8 +51,9 @@ class ObviousCell(keras.layers.Layer):
         z = self.x_norm(ops.matmul(inputs, self.kernel))
         z = z + self.h_norm(ops.matmul(h, self.recurrent_kernel)) + self.bias
         i, f, g, o = (z[:, k * self.units : (k + 1) * self.units] for k in range(4))
-        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-        h = ops.sigmoid(o) * ops.tanh(self.cell_norm(c))
+        i, f, o = (cast(Any, ops.sigmoid(gate)) for gate in (i, f, o))
+        c = f * c + i * ops.tanh(g)
+        h = o * ops.tanh(self.cell_norm(c))
         return h, [h, c]
 
     def load_params(self, params: dict[str, np.ndarray]) -> None:

@@ -266,7 +266,8 @@ def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any])
         return mlir.lower_fun(partial(form, **options), multiple_results=True)(context, *arrays)
 
     def run(*arrays: Any, **options: Any) -> Any:
-        if jax.config.jax_disable_jit:  # a compiled call would come back here
+        disabled: bool = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if disabled:  # a compiled call would come back here
             return fast(*arrays, **options)
         return _compiled(primitive, **options)(*arrays)
 
