@@ -29,7 +29,7 @@ def read(
     """The recurrent layers of any file that a reader knows.
 
     Args:
-        path: of the file; see [open_file][lnrnn.convert.containers.open_file].
+        path: of the file, in any of the containers of the guide.
         dialect: name of the form of its weights; None takes the one that fits, if only one does.
         select: the start of the names of the weights that are wanted, or for a file of this
             package the start of a path.
