@@ -19,7 +19,7 @@ demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
 test: .venv/ready
-	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
