@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -50,6 +52,34 @@ def data() -> tuple[Model, Tensor, Tensor]:
     )
 
 
+def from_meta(mesh: Any, like: Model, rank: int) -> Model:
+    """A model sharded on meta, then filled: drawn anew, and at last with the weights of another."""
+    with torch.device("meta"):
+        model = Model().double()
+    parts = ((model.first, like.first), (model.second, like.second))
+    for part, _ in parts:
+        fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    for part, other in parts:
+        torch.manual_seed(5 + rank)  # the draws of the first process are those of all
+        part.reset_parameters()
+        drawn, weights = part.params(), other.params()
+        torch.manual_seed(5)
+        expected = copy.deepcopy(other)
+        expected.reset_parameters()
+        for name, value in expected.params().items():
+            np.testing.assert_array_equal(drawn[name], value)
+        part.load_params(weights)
+        for name, value in part.params().items():
+            np.testing.assert_array_equal(value, weights[name])
+    # the forward pass gathers the weights, and setting them afterwards is not lost either
+    with torch.no_grad():
+        model(torch.zeros(1, 1, INPUTS, dtype=torch.float64))
+    model.first.load_params(like.first.params(reverse=True), reverse=True)
+    return model
+
+
 def main(rank: int, folder: Path, way: str) -> None:
     """Train on half of the batch; the first process saves the weights."""
     dist.init_process_group("gloo", init_method=f"file://{folder / way}", rank=rank, world_size=2)
@@ -58,9 +88,7 @@ def main(rank: int, folder: Path, way: str) -> None:
     if way == "ddp":
         trained = DistributedDataParallel(model)
     else:
-        for part in (model.first, model.second):
-            fully_shard(part, mesh=mesh)
-        trained = fully_shard(model, mesh=mesh)
+        trained = model = from_meta(mesh, model, rank)
     half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
     train(trained, x[:, half], target[:, half])
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

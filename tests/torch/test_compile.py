@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -108,7 +110,30 @@ def test_a_cell_in_a_loop() -> None:
         assert_same(state, expected, "float32")
 
 
-def test_inductor() -> None:
+@pytest.mark.parametrize("engine", ["portable", "native"])
+def test_inductor(engine: str) -> None:
     """Gradients as well: Inductor adds up those of captured vectors wrongly in a scan."""
-    module = made(KINDS["gru"], engine="portable").float()
-    compare(module, torch.compile(module, fullgraph=True), 6)
+    module = made(KINDS["lstm"], engine=engine).float()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    for steps in LENGTHS[:2]:
+        compare(module, compiled, steps)
+
+
+PROGRAM = """
+import torch
+from lnrnn.torch import LayerNormGRU, LayerNormLSTM
+
+emptied = LayerNormLSTM(3, 4, device="meta").to_empty(device="cpu")
+emptied.reset_parameters()
+assigned = LayerNormGRU(3, 4, device="meta")
+assigned.load_state_dict(LayerNormGRU(3, 4).state_dict(), assign=True)
+x = torch.randn(5, 2, 3)
+for module in (emptied, assigned):
+    compiled = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], module(x)[0])
+"""
+
+
+def test_modules_that_were_on_meta_in_a_fresh_process() -> None:
+    """Where nothing has loaded the engines yet, which a tracer cannot do."""
+    subprocess.run([sys.executable, "-c", PROGRAM], check=True)

@@ -9,8 +9,14 @@ import torch
 from torch.nn.utils.rnn import pack_sequence
 from torch_cases import KINDS
 
-from lnrnn import Variant
-from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormLSTMCell, LayerNormRNN
+from lnrnn import Norm, Variant
+from lnrnn.torch import (
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LayerNormRNN,
+)
 
 LSTM = LayerNormLSTM(3, 5)
 X = torch.zeros(7, 4, 3)
@@ -38,6 +44,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "mask dtype": ((X,), {"mask": ALL.float()}, r"mask is boolean .* got torch.float32"),
     "mask shape": ((X,), {"mask": ALL.T}, r"axes \(T, B\) of the input, here \(7, 4\); got"),
     "mask device": ((X,), {"mask": ALL.to("meta")}, r"mask is on the device of the input"),
+    "mask list": ((X,), {"mask": ALL.tolist()}, r"mask is a boolean tensor .* got list: convert"),
     "reset shape": ((X,), {"reset": ALL[0]}, r"reset is boolean and has the axes \(T, B\)"),
     "packed": ((pack_sequence([X[:, 0]]),), {"lengths": [7]}, r"A PackedSequence has its lengths"),
     "packed features": ((pack_sequence([X[:, 0, :2]]),), {}, r"input_size=3; got the shape"),
@@ -57,7 +64,9 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "input_size": ({"input_size": 2.0}, "input_size is a positive integer; got 2.0"),
     "num_layers": ({"num_layers": 0}, "num_layers is a positive integer; got 0"),
     "proj_size": ({"proj_size": 5}, "proj_size is below hidden_size"),
-    "dropout": ({"dropout": 1.5}, "dropout is a probability, at least 0 and below 1; got 1.5"),
+    "dropout": ({"dropout": 1.5}, "dropout is a probability, at least 0 and at most 1; got 1.5"),
+    "dropout of words": ({"dropout": "a"}, "dropout is a probability, .* got 'a': use 0"),
+    "weight_dropout": ({"weight_dropout": 1.0}, "weight_dropout is a probability, .* below 1; got"),
     "zoneout": ({"zoneout": -0.1}, "zoneout is a probability"),
     "mode": ({"recurrent_dropout_mode": "all"}, "recurrent_dropout_mode is one of"),
     "clip": ({"recurrent_gradient_clip": 0.0}, "recurrent_gradient_clip is a positive bound"),
@@ -107,6 +116,25 @@ def test_other_refusals() -> None:
         LSTM._function("step", torch.int32, X.device)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_autocast_takes_floating_point_alone(dtype: torch.dtype) -> None:
+    cell = LayerNormLSTMCell(3, 5)
+    x = X.to(dtype)
+    calls = (
+        lambda: LSTM(x),
+        lambda: LSTM(X, (H.to(dtype), C)),
+        lambda: cell(x[0]),
+        lambda: LSTM.step(x[0]),
+        lambda: LSTM(pack_sequence([x[:, 0]])),
+    )
+    for call in calls:
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(ValueError, match=rf"has the dtype of the .*; got {dtype} and"),
+        ):
+            call()
+
+
 def test_a_named_engine_runs_or_says_why_not() -> None:
     module = LayerNormLSTM(3, 5, engine="native", dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"engine='native' cannot .* not bfloat16"):
@@ -122,7 +150,20 @@ def test_cells() -> None:
         cell(X[0], (H, C))
 
 
-def test_a_single_feature_is_warned_of() -> None:
+class Derived(LayerNormRNN):
+    """A class of the user's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+
+
+@pytest.mark.parametrize("made", [LayerNormLSTM, LayerNormRNN, Derived, LayerNormGRUCell])
+def test_warnings_point_at_the_line_of_the_caller(made: Any) -> None:
+    cause: dict[str, Any] = {"variant": Variant(cell=made.family.cells[0], norms=(Norm("x"),))}
     with pytest.warns(UserWarning, match="little more than the sign of a single feature") as found:
-        LayerNormLSTM(1, 5)
+        made(1, 5, **cause)
     assert found[0].filename == __file__
+    if made is not LayerNormGRUCell:
+        with pytest.warns(UserWarning, match="dropout acts between layers") as found:
+            made(3, 5, dropout=0.1)
+        assert found[0].filename == __file__

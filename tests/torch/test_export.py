@@ -73,9 +73,10 @@ def test_torch_export_of_masks() -> None:
     [
         ("rnn", {"bidirectional": True}),
         ("gru", {"num_layers": 2, "batch_first": True}),
+        ("lstm", {}),
         ("lstm", {"variant": "tflite_lnlstm", "proj_size": 2}),
     ],
-    ids=["both_directions", "two_layers", "peepholes_and_projection"],
+    ids=["both_directions", "two_layers", "default", "peepholes_and_projection"],
 )
 def test_onnx(kind: str, options: dict[str, Any], tmp_path) -> None:
     """The states are inputs and outputs of the graph: a stream runs in chunks of any length."""
@@ -107,6 +108,37 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return self.rnn(x, lengths=lengths)[0]
+
+
+class Flagged(nn.Module):
+    """A model that reads a mask and the starts of episodes."""
+
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x: Tensor, mask: Tensor, reset: Tensor) -> Any:
+        return self.rnn(x, mask=mask, reset=reset)
+
+
+def test_onnx_of_masks_and_resets(tmp_path) -> None:
+    """In both directions, of which the reverse one looks for the next valid step."""
+    model = Flagged(float_module(KINDS["rnn"], bidirectional=True)).eval()
+    path = tmp_path / "model.onnx"
+    flags = [torch.rand(6, 3) < 0.6 for _ in range(2)]
+    write_onnx(model, (torch.randn(6, 3, INPUTS), *flags), path, (SEQUENCE,) * 3)
+    for steps, batch in ((9, 4), (1, 2)):
+        given = [torch.randn(steps, batch, INPUTS), *(torch.rand(2, steps, batch) < 0.6)]
+        assert_same(in_runtime(path, *given), flat(model(*given)), "float32")
+
+
+def test_onnx_of_a_cell(tmp_path) -> None:
+    cell = KINDS["lstm"].cell(INPUTS, 5).eval()
+    path = tmp_path / "cell.onnx"
+    hx = torch.randn(2, 3, 5).unbind()
+    write_onnx(cell, (torch.randn(3, INPUTS), hx), path, {"input": {0: ANY}, "hx": ({0: ANY},) * 2})
+    x, h, c = torch.randn(7, INPUTS), torch.randn(7, 5), torch.randn(7, 5)
+    assert_same(in_runtime(path, x, h, c), flat(cell(x, (h, c))), "float32")
 
 
 def test_onnx_of_lengths(tmp_path) -> None:

@@ -7,13 +7,14 @@ import io
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 from torch_cases import (
     BATCH,
@@ -27,6 +28,7 @@ from torch_cases import (
     flat,
     gradients,
     made,
+    randomized,
     states_of,
 )
 
@@ -158,6 +160,50 @@ def test_parametrizations(kind: Kind) -> None:
 class _Triple(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return 3 * weight
+
+
+class _Signed(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return -weight
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return -weight
+
+
+@each_kind
+@pytest.mark.parametrize("variant", [None, "none"])
+def test_parametrised_weights_are_set_through_the_right_inverse(kind: Kind, variant: Any) -> None:
+    module = made(kind, variant=variant)
+    parametrizations.weight_norm(module, "weight_ih_l0")
+    parametrize.register_parametrization(module, "weight_hh_l0", _Signed())
+    wanted = randomized(kind.layer(INPUTS, UNITS, variant=variant).double(), seed=8).params()
+    module.load_params(wanted)
+    for name, value in module.params().items():
+        assert_same(torch.tensor(value), torch.tensor(wanted[name]))
+    x = draw(STEPS, BATCH, INPUTS)
+    before = module(x)[0]
+    torch.manual_seed(3)
+    module.reset_parameters()
+    plain = made(kind, variant=variant)
+    torch.manual_seed(3)
+    plain.reset_parameters()
+    assert not torch.allclose(module(x)[0], before)
+    assert_same(module(x), plain(x))
+
+
+def test_weights_that_cannot_be_set_are_named() -> None:
+    module = LayerNormLSTM(INPUTS, UNITS)
+    parametrize.register_parametrization(module, "weight_hh_l0", _Triple())
+    before = module.params()
+    other = {name: value + 1 for name, value in before.items()}
+    with pytest.raises(ValueError, match=r"got weight_hh_l0 with _Triple, which has none"):
+        module.load_params(other)
+    with pytest.raises(ValueError, match="through the right inverse"):
+        module.reset_parameters()
+    assert all((value == before[name]).all() for name, value in module.params().items())
+    pruned = prune.random_unstructured(LayerNormLSTM(INPUTS, UNITS), "weight_ih_l0", 0.5)
+    with pytest.raises(ValueError, match="got weight_ih_l0, which a hook computes"):
+        pruned.load_params(other)
 
 
 def test_flatten_parameters_and_all_weights() -> None:

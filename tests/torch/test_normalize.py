@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
-from torch_cases import BATCH, INPUTS, KINDS, STEPS, UNITS, assert_same, draw
+from torch.nn.utils import parametrizations, prune
+from torch_cases import BATCH, INPUTS, KINDS, STEPS, UNITS, assert_same, draw, flat
 
 from lnrnn import Norm, Variant
 from lnrnn.torch import LayerNormGRU, LayerNormGRUCell, LayerNormLSTM, LayerNormRNN, layer_normalize
@@ -141,6 +141,51 @@ def test_zero_biases_are_warned_of_and_can_be_drawn_anew() -> None:
     new, _ = layer_normalize(old, keep_bias=False)
     assert new.bias_ih_l0.std() > 0.01
     assert torch.equal(new.weight_hh_l0, old.all_weights[0][1])
+
+
+def test_hooks_and_attributes_are_on_the_replacement() -> None:
+    seen: list[str] = []
+    old: Any = nn.Sequential(nn.GRU(INPUTS, UNITS))
+    old[0].register_forward_pre_hook(lambda *_: seen.append("before"))
+    old[0].register_forward_hook(
+        lambda module, given, options, _: seen.append(f"after {given[0].shape[0]}"),
+        with_kwargs=True,
+    )
+    old[0].register_full_backward_hook(lambda *_: seen.append("backward"))
+    old[0].role = {"encoder": 1}
+    new, report = layer_normalize(old)
+    assert len(report.replaced) == 1 and new[0].role == {"encoder": 1}
+    new(torch.randn(STEPS, BATCH, INPUTS, requires_grad=True))[0].sum().backward()
+    assert seen == ["before", f"after {STEPS}", "backward"]
+
+
+def test_what_a_replacement_could_not_hold_is_left() -> None:
+    tree = nn.ModuleDict({n: nn.GRU(3, 3) for n in ("buffer", "child", "weight", "hook", "pruned")})
+    tree["buffer"].register_buffer("mean", torch.zeros(3))
+    tree["child"].add_module("head", nn.Linear(3, 3))
+    tree["weight"].register_parameter("scale", nn.Parameter(torch.ones(1)))
+    tree["hook"].register_state_dict_post_hook(lambda *_: None)
+    with torch.no_grad():  # or PyTorch could not copy it
+        prune.identity(tree["pruned"], "weight_ih_l0")
+    _, report = layer_normalize(tree)
+    beside = "it has parameters, buffers or modules beside those of its class"
+    assert {left.path: left.reason for left in report.left} == {
+        **dict.fromkeys(("buffer", "child", "weight"), beside),
+        "hook": "it has hooks on its state dict, which will have more names",
+        "pruned": "its weights are computed from other parameters",
+    }
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+def test_a_module_on_meta_has_nothing_to_keep(name: str) -> None:
+    with torch.device("meta"):
+        old = nn.ModuleDict({"rnn": getattr(nn, name)(INPUTS, UNITS)})
+    new, report = layer_normalize(old)
+    assert not report[0].kept and "recurrent_kernel" in report[0].fresh
+    assert all(p.is_meta for p in new.parameters())
+    new.to_empty(device="cpu")["rnn"].reset_parameters()
+    y = flat(new["rnn"](torch.randn(BATCH, INPUTS)))[0]
+    assert y.isfinite().all() and not y.is_meta
 
 
 def test_refusals() -> None:

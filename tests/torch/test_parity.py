@@ -14,10 +14,19 @@ from torch_cases import KINDS, flat
 
 from lnrnn import reference
 from lnrnn.testing import VARIANTS, assert_close, random_inputs, random_params, sizes_for
-from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN, names
+from lnrnn.torch import (
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LayerNormRNN,
+    LayerNormRNNCell,
+    names,
+)
 
 KERAS = {"lstm": "LayerNormLSTM", "gru": "LayerNormGRU", "rnn": "LayerNormSimpleRNN"}
 CLASSES = {"simple": LayerNormRNN, "indrnn": LayerNormRNN, "lstm": LayerNormLSTM}
+CELLS = {"simple": LayerNormRNNCell, "indrnn": LayerNormRNNCell, "lstm": LayerNormLSTMCell}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -48,6 +57,26 @@ def test_every_variant_is_the_reference(name: str) -> None:
     found = [y, *(s[0] for s in flat(final))]
     for label, one, other in zip(("y", "h", "c"), found, expected, strict=False):
         assert_close(label, one.detach().numpy(), other, "float64")
+
+
+@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if not v.projection])
+def test_every_variant_as_a_cell_is_the_reference(name: str) -> None:
+    variant = VARIANTS[name]
+    rng, sizes = np.random.default_rng(6), sizes_for(variant)
+    params = random_params(variant, sizes, rng)
+    given = random_inputs(variant, sizes, rng)
+    cell = CELLS.get(variant.cell, LayerNormGRUCell)(
+        sizes.inputs, sizes.units, variant=variant, dtype=torch.float64
+    )
+    cell.load_params(params)
+    states = [torch.as_tensor(a) for a in (given.h0, given.c0) if a is not None]
+    hx: Any = tuple(states) if len(states) > 1 else states[0]
+    for x_t in torch.as_tensor(given.x):
+        hx = cell(x_t, hx)
+    run = reference.forward(variant, params, given.x, given.h0, given.c0)
+    expected = [a for a in (run.h, run.c) if a is not None]
+    for found, other in zip(flat(hx), expected, strict=True):
+        assert_close("state", found.detach().numpy(), other, "float64")
 
 
 @pytest.mark.parametrize("name", VARIANTS)

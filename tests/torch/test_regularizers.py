@@ -130,6 +130,27 @@ def test_recurrent_gradient_clip(kind: Kind, bound: float | None) -> None:
         assert abs(free - expected).max() > 1e-3
 
 
+def test_recurrent_gradient_clip_compiled() -> None:
+    """In the traced scan as in the loop, against the reference."""
+    module = made(KINDS["rnn"], recurrent_gradient_clip=0.05, engine="portable")
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x, dy = X.clone().requires_grad_(), draw(STEPS, BATCH, UNITS)
+    (slope,) = torch.autograd.grad((compiled(x)[0] * dy).sum(), x)
+    run = reference.forward(module.variant, module.params(), X.numpy())
+    expected = reference.backward(run, dy.numpy(), recurrent_gradient_clip=0.05).x
+    assert_same(slope, torch.as_tensor(expected), gradient=True)
+
+
+def test_an_export_with_the_clip_is_for_inference() -> None:
+    module = made(KINDS["rnn"], recurrent_gradient_clip=0.05)
+    with pytest.raises(
+        ValueError, match=r"does not clip gradients .* recurrent_gradient_clip=0.05"
+    ):
+        torch.export.export(module, (X,))
+    program = torch.export.export(module.eval(), (X,)).module()
+    assert_same(program(X), module(X))
+
+
 def test_a_cell_draws_at_each_call() -> None:
     cell = KINDS["gru"].cell(INPUTS, UNITS, recurrent_dropout=0.5, dtype=torch.float64)
     h = draw(BATCH, UNITS)

@@ -181,6 +181,20 @@ def test_layouts_of_flags(kind: Kind) -> None:
     assert not shorter[0][4:].any()
 
 
+def test_lengths_under_vmap() -> None:
+    """Each call of the batch has lengths, and a mask, of its own."""
+    module = made(KINDS["gru"], bidirectional=True)
+    x, lengths = draw(3, STEPS, BATCH, INPUTS), torch.tensor([[7, 1, 3, 0], [5, 5, 2, 7], [1] * 4])
+    masks = torch.rand(3, STEPS, BATCH) < 0.6
+
+    def call(x: Tensor, lengths: Tensor, mask: Tensor) -> Any:
+        return module(x, lengths=lengths, mask=mask, reset=RESET)
+
+    found = torch.vmap(call)(x, lengths, masks)
+    for i, given in enumerate(zip(x, lengths, masks, strict=True)):
+        assert_same([t[i] for t in flat(found)], call(*given))
+
+
 def test_a_masked_step_may_hold_anything_finite() -> None:
     module = made(KINDS["lstm"], bidirectional=True)
     x = draw(STEPS, BATCH, INPUTS)

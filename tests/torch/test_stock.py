@@ -23,6 +23,11 @@ from torch_cases import (
     gradients,
 )
 
+from lnrnn import dialects
+from lnrnn.dialects import DIALECTS
+
+CLASSES = {"simple": "rnn", "indrnn": "rnn", "lstm": "lstm", "gru": "gru", "ligru": "gru"}
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_bias": {"bias": False},
@@ -150,6 +155,12 @@ def test_dropout_draws_as_pytorch_does(kind: Kind) -> None:
 
 
 @each_kind
+def test_dropout_of_all_outputs(kind: Kind) -> None:
+    stock, ours = pair(kind, num_layers=2, dropout=1.0)
+    compare(stock, ours, draw(STEPS, BATCH, INPUTS))
+
+
+@each_kind
 @pytest.mark.parametrize("bias", [False, True])
 def test_cells(kind: Kind, bias: bool) -> None:
     stock = kind.stock_cell(INPUTS, UNITS, bias, dtype=torch.float64)
@@ -183,6 +194,24 @@ def test_a_state_dict_of_pytorch_loads_and_only_norms_are_missing(kind: Kind) ->
     assert report.unexpected_keys == [] and report.missing_keys
     assert all(name.startswith("norm_") for name in report.missing_keys)
     assert torch.equal(ours.weight_hh_l1_reverse, stock.weight_hh_l1_reverse)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_state_dict_of_pytorch_loses_nothing_in_any_dialect(name: str) -> None:
+    """Where the gates are the same; with others the shapes differ, and loading raises."""
+    variant = dialects.get(name).variant
+    kind = KINDS[CLASSES[variant.cell]]
+    options = {"proj_size": 2} if variant.projection else {}
+    stock, ours = kind.stock(3, 5, **options), kind.layer(3, 5, variant=name, **options)
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[CLASSES[variant.cell]]
+    if len(variant.gates) != gates or variant.cell == "indrnn":
+        with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
+            ours.load_state_dict(stock.state_dict(), strict=False)
+        return
+    report = ours.load_state_dict(stock.state_dict(), strict=False)
+    assert report.unexpected_keys == []
+    others = ("norm_", "weight_peephole", "bias_hr")
+    assert all(missing.startswith(others) for missing in report.missing_keys)
 
 
 def test_a_projection_loads_as_well() -> None:

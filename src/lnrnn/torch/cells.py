@@ -24,11 +24,9 @@ class LayerNormCell(Recurrent):
         bias: bool = True,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        nonlinearity: str | None = None,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(input_size, hidden_size, bias=bias, nonlinearity=nonlinearity, **options)
+        super().__init__(input_size, hidden_size, bias=bias, **options)
         self._create("", input_size, device, dtype)
         self.reset_parameters()
         self._load_ahead()
@@ -74,7 +72,6 @@ class LayerNormLSTMCell(LayerNormCell):
         bias: False removes every bias of the pre-activations.
         device: of the parameters.
         dtype: of the parameters.
-        nonlinearity: of LayerNormRNNCell alone; None here.
         **options: see [Options][lnrnn.torch.Options]; masks are drawn anew at each call.
 
     Returns:
@@ -138,6 +135,6 @@ class LayerNormRNNCell(LayerNormCell):
             bias,
             device,
             dtype,
-            nonlinearity=nonlinearity,
+            nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )

@@ -49,13 +49,14 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:
-    """Raise unless a tensor has the device of another and, without autocast, its dtype."""
+    """Raise unless a tensor has the device of another, and its dtype; autocast converts floats."""
     if given.device != other.device:
         raise ValueError(
             f"{name} is on the device of {what}; got {given.device} and {other.device}: "
             "move one of them with .to(device)."
         )
-    if given.dtype != other.dtype and not autocasts(given):
+    same = given.dtype == other.dtype or (autocasts(given) and given.is_floating_point())
+    if not same:
         raise ValueError(
             f"{name} has the dtype of {what}; got {given.dtype} and {other.dtype}: convert one "
             "of them with .to(dtype)."
@@ -126,7 +127,9 @@ def valid_steps(
             f"{lengths.dtype} of the shape {tuple(lengths.shape)}: pass for example "
             "mask.sum(time_axis)."
         )
-    if not torch.compiler.is_compiling() and not bool(((lengths >= 0) & (lengths <= steps)).all()):
+    # neither a traced value nor one of a batch of torch.vmap is known here
+    known = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    if known and not bool(((lengths >= 0) & (lengths <= steps)).all()):
         raise ValueError(
             f"lengths are from 0 to the number of steps, {steps}; got {lengths.tolist()}: pad "
             "the input further, or shorten them."
@@ -142,6 +145,11 @@ def flags(name: str, given: Tensor | None, layout: Layout, x: Tensor) -> Tensor 
         return None
     axes = "(T,)" if not layout.batched else "(B, T)" if layout.batch_first else "(T, B)"
     shape = layout.restored(x).shape[:-1]
+    if not isinstance(given, Tensor):
+        raise ValueError(
+            f"{name} is a boolean tensor of the axes {axes}; got {type(given).__name__}: convert "
+            "it with torch.tensor."
+        )
     if given.dtype != torch.bool or given.shape != shape:
         raise ValueError(
             f"{name} is boolean and has the axes {axes} of the input, here {tuple(shape)}; got "
@@ -164,14 +172,16 @@ def reversed_reset(reset: Tensor, mask: Tensor | None) -> Tensor:
         mask: (T, B), True at valid steps.
 
     Returns:
-        (T, B), in the order of time.
+        (T, B), in the order of time; of no meaning at masked steps.
     """
-    episode = (reset if mask is None else reset & mask).cumsum(0)
-    later = episode
-    if mask is not None:
-        # at a masked step the episode of the next valid one
-        later = torch.where(mask, episode, episode[-1]).flip(0).cummin(0).values.flip(0)
-    return torch.cat([later[1:], episode[-1:]]) > episode
+    if mask is None:
+        return torch.cat([reset[1:], torch.zeros_like(reset[:1])])
+    # whether the n-th valid step begins an episode, and then that of the next one for each step;
+    # a cummin from the end would be shorter, but ONNX has none
+    seen = mask.cumsum(0)
+    begins = torch.cat([torch.zeros_like(seen), torch.zeros_like(seen[:1])])
+    begins = begins.scatter_add(0, (seen - 1).clamp(min=0), (reset & mask).to(seen.dtype))
+    return begins.gather(0, seen) > 0
 
 
 def _tuple(axes: str) -> str:

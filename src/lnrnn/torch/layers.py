@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lnrnn.frontends import families
+from lnrnn.frontends.warn import warn
 from lnrnn.torch import inputs
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
@@ -32,8 +32,6 @@ class LayerNormRNNBase(Recurrent):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        *,
-        nonlinearity: str | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -42,7 +40,6 @@ class LayerNormRNNBase(Recurrent):
             bias=bias,
             proj_size=proj_size,
             dropout=dropout,
-            nonlinearity=nonlinearity,
             **options,
         )
         if not isinstance(num_layers, int) or num_layers <= 0:
@@ -50,10 +47,9 @@ class LayerNormRNNBase(Recurrent):
                 f"num_layers is a positive integer; got {num_layers!r}: use 1 or more."
             )
         if dropout and num_layers == 1:
-            warnings.warn(
+            warn(
                 "dropout acts between layers, so that it needs num_layers above 1; got "
-                f"dropout={dropout} and num_layers=1: use recurrent_dropout or nn.Dropout.",
-                stacklevel=2,
+                f"dropout={dropout} and num_layers=1: use recurrent_dropout or nn.Dropout."
             )
         self.num_layers = num_layers
         self.batch_first = batch_first
@@ -284,7 +280,6 @@ class LayerNormLSTM(LayerNormRNNBase):
         proj_size: R, the size of a projected h; 0 for no projection.
         device: of the parameters.
         dtype: of the parameters.
-        nonlinearity: of LayerNormRNN alone; None here.
         **options: the mathematics and regularisers, see [Options][lnrnn.torch.Options].
 
     Returns:
@@ -404,7 +399,7 @@ class LayerNormRNN(LayerNormRNNBase):
             bidirectional,
             device=device,
             dtype=dtype,
-            nonlinearity=nonlinearity,
+            nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
 

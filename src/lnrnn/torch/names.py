@@ -3,8 +3,8 @@
 A parameter is `<stem>_l<layer>`, with `_reverse` in the second direction; a cell's is the
 stem alone.  A matrix is stored (out, in), as in `nn.LSTM`: the canonical one transposed.
 
-`nn.LSTM` adds two biases where one would do.  So do we: where a variant has one bias for
-both sides, `bias_ih` and `bias_hh` are two summands of it.
+`nn.LSTM` adds two biases where one would do.  So do we: where a variant has one bias, for
+both sides or on one of them, `bias_ih` and `bias_hh` are two summands of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lnrnn.variant import Variant
 _STEMS: dict[str, tuple[str, ...]] = {
     "weight_ih": ("kernel",),
     "weight_hh": ("recurrent_kernel", "recurrent_scale"),
-    "bias_ih": ("bias_x", "bias", "x_norm_bias", "sum_norm_bias"),
-    "bias_hh": ("bias_h", "bias", "h_norm_bias", "bias_x", "sum_norm_bias"),
+    "bias_ih": ("bias_x", "bias", "x_norm_bias", "sum_norm_bias", "bias_h"),
+    "bias_hh": ("bias_h", "bias", "h_norm_bias", "bias_x", "sum_norm_bias", "x_norm_bias"),
     "weight_hr": ("projection_kernel",),
     "bias_hr": ("projection_bias",),
-    "bias": ("bias",),
+    "bias_both": ("bias",),  # beside one of each side; a cell's `bias` says whether it has any
     "norm_weight_ih": ("x_norm_gain",),
     "norm_bias_ih": ("x_norm_bias",),
     "norm_weight_hh": ("h_norm_gain",),

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import nn
 
 from lnrnn import dialects
 from lnrnn.frontends import families
 from lnrnn.frontends.carry import Replacement, Report, Weights, carry_over, vary
 from lnrnn.frontends.families import Family, VariantArgument
+from lnrnn.frontends.warn import warn
 from lnrnn.torch import names
 from lnrnn.torch.cells import LayerNormGRUCell, LayerNormLSTMCell, LayerNormRNNCell
 from lnrnn.torch.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN
-from lnrnn.torch.recurrent import Options, Recurrent, array
+from lnrnn.torch.parameters import array
+from lnrnn.torch.recurrent import Options, Recurrent
 from lnrnn.variant import Variant
 
 _OPTIONS = tuple(name for name in Options.__annotations__ if name != "variant")
@@ -29,6 +31,18 @@ _REPLACED: dict[type[nn.Module], tuple[str, type[Recurrent]]] = {
     nn.RNN: ("RNN", LayerNormRNN),
     nn.RNNCell: ("RNN", LayerNormRNNCell),
 }
+# what a replacement takes over beside attributes of the user
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+_STATE_DICT_HOOKS = ("state_dict_hooks", "state_dict_pre_hooks", "state_dict_post_hooks")
 _FAMILIES: dict[str, Family] = {
     "LSTM": families.LSTM,
     "GRU": families.GRU,
@@ -55,7 +69,9 @@ def layer_normalize(
     Weights and biases keep their values, so that a trained model is a starting point;
     gains and biases of norms are new, so that the copy needs training before it is
     useful.  A module that is used in several places stays one module; the tree that was
-    given is not touched.  An optimiser needs the parameters of the copy.
+    given is not touched.  An optimiser needs the parameters of the copy.  Forward and
+    backward hooks and attributes that you set on a module are on its replacement as well.
+    A module on the meta device is replaced too, and has no values to keep.
 
     Where the variant has no bias of its own, the bias of a norm holds the old bias.  Where
     `bias_ih` and `bias_hh` are summands of one bias, the first holds both.  A constant that
@@ -123,10 +139,9 @@ def layer_normalize(
         elif new is not None:
             root = new
     if unvaried:
-        warnings.warn(
+        warn(
             f"The biases of {', '.join(unvaried)} are the same for all units; kept, they let "
-            "gradients explode on sequences that begin with zeros: pass keep_bias=False.",
-            stacklevel=2,
+            "gradients explode on sequences that begin with zeros: pass keep_bias=False."
         )
     return Normalized(root, Report(report))
 
@@ -147,6 +162,9 @@ def _replaced(
     fresh: Weights = {}
     varies = True
     for suffix in new._stems:
+        if new._weight_ih(suffix).is_meta:
+            fresh = dict.fromkeys(new._stems[suffix].values(), np.empty(0))
+            continue
         stems = names.stems(plain, new._sizes(suffix))
         weights = names.to_canonical(stems, lambda stem, s=suffix: array(getattr(old, stem + s)))
         projection = weights.pop("projection_kernel", None)
@@ -163,6 +181,10 @@ def _replaced(
         if hasattr(new, name):
             getattr(new, name).requires_grad_(parameter.requires_grad)
     new.train(old.training)
+    pristine = _pristine(old)
+    for name, value in vars(old).items():
+        if name in _HOOKS or not (hasattr(new, name) or hasattr(pristine, name)):
+            setattr(new, name, value)
     added = tuple(n for n in fresh if n not in kept)
     replacement = Replacement(path, type(old).__name__, form.__name__, kept, added, lost)
     return new, replacement, varies
@@ -183,6 +205,12 @@ def _arguments(old: Any, family: str) -> dict[str, Any]:
     return {**found, "device": weight.device, "dtype": weight.dtype}
 
 
+def _pristine(old: Any) -> nn.Module:
+    """PyTorch's module as its constructor makes it, without values."""
+    arguments = _arguments(old, _REPLACED[type(old)][0])
+    return type(old)(**{**arguments, "device": "meta"})
+
+
 def _taken(options: Mapping[str, Any], family: str) -> dict[str, Any]:
     """The options that a family takes."""
     return {n: v for n, v in options.items() if n != "zoneout_cell" or family == "LSTM"}
@@ -195,8 +223,13 @@ def _reason(old: Any, chosen: Mapping[str, Any], shared: set[nn.Parameter]) -> s
     if type(old) not in _REPLACED:
         return "its class is derived from PyTorch's and may compute something else"
     own = dict(old.named_parameters())
-    if "weight_hh_l0" not in own and "weight_hh" not in own:
+    plain = _pristine(old)
+    if not own.keys() >= dict(plain.named_parameters()).keys():
         return "its weights are computed from other parameters"
+    if len(own) > len(plain.state_dict()) or [*old.buffers(), *old.children()]:
+        return "it has parameters, buffers or modules beside those of its class"
+    if any(hooks for name, hooks in vars(old).items() if name.endswith(_STATE_DICT_HOOKS)):
+        return "it has hooks on its state dict, which will have more names"
     if shared & set(own.values()):
         return "it shares parameters with another module"
     given = chosen[_REPLACED[type(old)][0]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -15,9 +15,11 @@ from lnrnn.dialects import Dialect
 from lnrnn.engines import select
 from lnrnn.frontends import families
 from lnrnn.frontends.families import Family, VariantArgument
+from lnrnn.frontends.warn import warn
 from lnrnn.params import Sizes, check, shapes
 from lnrnn.torch import initial, inputs, names
 from lnrnn.torch.inputs import States
+from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
@@ -127,12 +129,23 @@ class Recurrent(nn.Module):
         start as in the dialect that was chosen by name, or as in the default, which lets
         gradients through leading zero inputs: gains of recurrent norms at 0.1 (of sum norms
         at 0.25), biases at normal noise of deviation 0.1, forget biases at one.
+
+        A parametrised weight is set through its right inverse.  Where parameters are sharded
+        over processes, all of these call it together, and the draws of the first count.
+
+        Raises:
+            ValueError: a weight whose parametrisation has no right inverse.
         """
         variant = self.variant
         if not variant.norms and variant.cell_norm == "none" and not variant.hidden_norm:
             bound = 1 / math.sqrt(self.hidden_size)
-            for parameter in self.parameters():
-                nn.init.uniform_(parameter, -bound, bound)
+            for suffix, stems in self._stems.items():
+                drawn = {}
+                for name in (f"{stem}{suffix}" for stem in stems):
+                    like = getattr(self, name)
+                    value = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+                    drawn[name] = nn.init.uniform_(value, -bound, bound)
+                assign(self, drawn)
             return
         for suffix in self._stems:
             weight = self._weight_ih(suffix)
@@ -191,6 +204,12 @@ class Recurrent(nn.Module):
         super().__setstate__(state)
         self._load_ahead()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recurrent:
+        """What `to`, `cuda` and `to_empty` call: the device may be another now."""
+        super()._apply(fn, recurse)
+        self._load_ahead()
+        return self
+
     def _defaults(self) -> dict[str, Any]:
         """The arguments that `extra_repr` shows where they differ from these."""
         return {
@@ -239,9 +258,8 @@ class Recurrent(nn.Module):
         self._assign({n: torch.as_tensor(np.asarray(p)) for n, p in params.items()}, suffix)
 
     def _assign(self, params: Mapping[str, Tensor], suffix: str) -> None:
-        with torch.no_grad():
-            for stem, value in names.from_canonical(self._stems[suffix], params).items():
-                getattr(self, f"{stem}{suffix}").copy_(value)
+        values = names.from_canonical(self._stems[suffix], params)
+        assign(self, {f"{stem}{suffix}": value for stem, value in values.items()})
 
     def _states(self, hx: Any, leading: tuple[int, ...], x: Tensor) -> States:
         """The states of the shapes (*leading, R) and (*leading, H): the caller's, or zeros."""
@@ -306,8 +324,14 @@ class Recurrent(nn.Module):
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
-        if use == "sequence" and torch.compiler.is_exporting():
-            use = "export"
+        if torch.compiler.is_exporting():
+            if self.recurrent_gradient_clip is not None and self.training:
+                raise ValueError(
+                    "An exported program does not clip gradients within the recurrence; got "
+                    f"recurrent_gradient_clip={self.recurrent_gradient_clip} in training mode: "
+                    "export module.eval() for inference, or train with torch.compile."
+                )
+            use = "export" if use == "sequence" else use
         key = use, dtype, device.type
         if key not in self._functions:
             self._functions[key] = self._load(use, self._request(dtype, device))
@@ -322,8 +346,9 @@ class Recurrent(nn.Module):
     def _load_ahead(self) -> None:
         """Find the functions of an engine before a tracer comes, which traces no import."""
         self._functions: dict[tuple[str, torch.dtype, str], Callable[..., Any]] = {}
-        device = next(self.parameters()).device
-        for dtype in _DTYPES:
+        # a module on meta may get its weights, on the CPU as a rule, by assignment alone
+        devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
+        for dtype, device in product(_DTYPES, devices):
             answers = select.report(self._request(dtype, device))
             named = answers.get(self.engine)
             for use in ("sequence", "export", "step"):
@@ -353,11 +378,10 @@ class Recurrent(nn.Module):
                 f"{variant.cell!r}: use 'sequence' or 'step'."
             )
         if self.input_size == 1 and variant.norms_at("x"):
-            warnings.warn(
+            warn(
                 "A norm of the input projection keeps little more than the sign of a single "
                 "feature; use a variant that norms the sum, such as 'magenta_lnlstm', "
-                "'dreamerv2_gru' or 'book_lnsimplernn'.",
-                stacklevel=4,
+                "'dreamerv2_gru' or 'book_lnsimplernn'."
             )
         return variant, dialect
 
@@ -369,10 +393,14 @@ class Recurrent(nn.Module):
                     f"{name} is a positive integer; got {value!r}: use for example 64."
                 )
         for name in _RATES:
-            if not 0 <= getattr(self, name) < 1:
+            rate, bound = getattr(self, name), "below 1"
+            within = isinstance(rate, (int, float, np.floating)) and 0 <= rate < 1
+            if name == "dropout":  # as nn.LSTM takes it
+                within, bound = within or rate == 1, "at most 1"
+            if not within:
                 raise ValueError(
-                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}: "
-                    "use 0 to switch it off."
+                    f"{name} is a probability, at least 0 and {bound}; got {rate!r}: use 0 to "
+                    "switch it off."
                 )
         for name, family in _OWN.items():
             if getattr(self, name) and self.family is not family:
@@ -395,12 +423,6 @@ class Recurrent(nn.Module):
             raise ValueError(
                 f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
             )
-
-
-def array(parameter: Tensor) -> np.ndarray:
-    """A copy as a NumPy array, of float32 at least, as NumPy has no bfloat16."""
-    value = parameter.detach().cpu()
-    return value.to(torch.promote_types(value.dtype, torch.float32)).numpy().copy()
 
 
 def _bernoulli(shape: tuple[int, ...], keep: float, like: Tensor) -> Tensor:
