@@ -1,7 +1,7 @@
-// The cells: one row at one step, forward and backward.
+// The cells: a few rows at one step, forward and backward.
 //
 // A backward pass computes the forward values of a row again from x W and h U, which is cheaper
-// than to write and read them: the row is in the first-level cache.  So `gates` fills a `Row`, and
+// than to write and read them: the row is in the first-level cache.  So `gates` fills rows, and
 // then either `emit` gives the new states or `back` the gradients.
 #pragma once
 
@@ -13,33 +13,15 @@ namespace lnrnn::LNRNN_ISA {
 template <class T>
 struct Context {
     const Spec& spec;
-    double epsilon;
+    T epsilon;
     int64_t H;
     Site<T> x, h, sum, c;
+    // gains (or ones) at x and h, what is added to the sum of both parts, and to h alone where r
+    // multiplies it: (G H) each, so that the loops over columns need not ask what is there
+    T *gain_x, *gain_h, *shift, *shift_h;
 
     int gates() const { return int(spec.gates); }
-};
-
-// What is known of one row: the forward values that a backward pass needs, and its gradients.
-template <class T>
-struct Row {
-    T* p;       // (G H) pre-activations, then the activated gates
-    T* raw;     // (G H) the argument of a sum norm
-    T* d;       // (G H) gradients of the pre-activations
-    T* hn;      // (H) the recurrent part of n where r multiplies it
-    T* dhn;     // (H) its gradient
-    T* cell;    // (H) the new c before its norm
-    T* shown;   // (H) psi of the cell that the output sees
-    T* dy;      // (H) gradient of the normed cell
-    T* direct;  // (H) gradient of c beside the norm
-    Statistics<T> at_x, at_h, at_sum, at_c;
-
-    static int64_t size(int64_t G, int64_t H) { return (3 * G + 6) * H; }
-
-    Row(T* memory, int64_t G, int64_t H) {
-        p = memory, raw = p + G * H, d = raw + G * H, hn = d + G * H;
-        dhn = hn + H, cell = dhn + H, shown = cell + H, dy = shown + H, direct = dy + H;
-    }
+    bool normed() const { return x.gain || h.gain; }
 };
 
 // The states that a row starts from, and the factor on its candidate (or null).
@@ -48,61 +30,123 @@ struct Before {
     const T *h, *c, *candidate;
 };
 
-// The norm of the summed pre-activations of the gates [from, to), in place.
+// One row at one step: where it stands in the batch, its inputs, its forward values and gradients.
 template <class T>
-inline void sum_norm(const Context<T>& k, Row<T>& w, int from, int to) {
-    if (!k.sum.gain || from == to) return;
-    const int64_t H = k.H;
-    memcpy(w.raw + from * H, w.p + from * H, (to - from) * H * sizeof(T));
-    const Statistics<T> st = statistics<T>(k.spec, k.epsilon, k.sum.groups, w.raw, H, from, to);
-    for (int g = from; g < to; ++g) {
-        w.at_sum.mean[g] = st.mean[g], w.at_sum.scale[g] = st.scale[g];
-        w.at_sum.ratio[g] = st.ratio[g];
-        each<T>(H, [&](int64_t j, auto part) {
-            const int64_t i = g * H + j;
-            store(w.p + i, affine(k.sum, w.at_sum, load(w.raw + i, part), g, i, part), part);
-        });
+struct Row {
+    int64_t index;
+    const T *x, *s;  // (G H) its x W and h U
+    Before<T> from;
+    T *dh, *dc;      // (H) gradients of the new states, then of the old ones
+    T* ds;           // (G H) gradient of h U
+
+    T* p;       // (G H) pre-activations, then the activated gates
+    T* raw;     // (G H) the argument of a sum norm
+    T* d;       // (G H) gradients of the pre-activations
+    T* hn;      // (H) the recurrent part of n where r multiplies it
+    T* dhn;     // (H) its gradient
+    T* cell;    // (H) the new c before its norm
+    T* shown;   // (H) psi of the cell, where the cell's norm comes after it
+    T* dy;      // (H) gradient of the normed cell
+    T* direct;  // (H) gradient of c beside the norm
+    T *rest_h, *rest_c;  // (H) gradients that pass zoneout straight to the old states
+    Statistics<T> at_x, at_h, at_sum, at_c;
+
+    static int64_t size(int64_t G, int64_t H) { return (3 * G + 8) * H; }
+
+    Row(T* memory, int64_t G, int64_t H) {
+        p = memory, raw = p + G * H, d = raw + G * H, hn = d + G * H;
+        dhn = hn + H, cell = dhn + H, shown = cell + H, dy = shown + H, direct = dy + H;
+        rest_h = direct + H, rest_c = rest_h + H;
     }
+};
+
+// The rows that are computed together.
+template <class T>
+struct Rows {
+    Row<T>* at[together];
+    int n = 0;
+
+    Row<T>** begin() { return at; }
+    Row<T>** end() { return at + n; }
+};
+
+// How the parts of a pre-activation come: plain sums; normed, which is right for all; or summed
+// and normed already, in Row::p.
+enum class Parts { plain, normed, summed };
+
+template <Parts parts, class T, class P>
+inline Vec<T> part_x(const Context<T>& k, const Row<T>& w, int g, int64_t i, P part) {
+    const Vec<T> v = load(w.x + i, part);
+    if constexpr (parts == Parts::plain) return v;
+    else return (v - w.at_x.mean[g]) * w.at_x.scale[g] * load(k.gain_x + i, part);
 }
 
-// Pre-activations of the gates [from, to) from x W and h U.
+template <Parts parts, class T, class P>
+inline Vec<T> part_h(const Context<T>& k, const Row<T>& w, int g, int64_t i, P part) {
+    const Vec<T> v = load(w.s + i, part);
+    if constexpr (parts == Parts::plain) return v;
+    else return (v - w.at_h.mean[g]) * w.at_h.scale[g] * load(k.gain_h + i, part);
+}
+
+// The pre-activation of gate g at column j.
+template <Parts parts, class T, class P>
+inline Vec<T> preactivation(const Context<T>& k, const Row<T>& w, int g, int64_t j, P part) {
+    const int64_t i = g * k.H + j;
+    if constexpr (parts == Parts::summed)
+        return load(w.p + i, part);
+    else
+        return part_x<parts>(k, w, g, i, part) + part_h<parts>(k, w, g, i, part) +
+               load(k.shift + i, part);
+}
+
+// Call f with the parts of this cell as a template argument.
+template <class T, class F>
+inline void with_parts(const Context<T>& k, F f) {
+    if (k.sum.gain) f.template operator()<Parts::summed>();
+    else if (k.normed()) f.template operator()<Parts::normed>();
+    else f.template operator()<Parts::plain>();
+}
+
+// From Row::raw, the norm of the sum of the gates [from, to), to Row::p.
 template <class T>
-inline void preactivate(const Context<T>& k, const T* x, const T* s, Row<T>& w, int from, int to) {
-    const int64_t H = k.H;
-    if (k.h.gain) {
-        const Statistics<T> st = statistics<T>(k.spec, k.epsilon, k.h.groups, s, H, from, to);
+inline void sum_norm(const Context<T>& k, Rows<T>& rows, int from, int to) {
+    statistics<T>(k.spec, k.epsilon, k.sum, from, to, rows.n,
+                  [&](int i) { return rows.at[i]->raw; },
+                  [&](int i) -> Statistics<T>& { return rows.at[i]->at_sum; });
+    for (Row<T>* w : rows)
         for (int g = from; g < to; ++g)
-            w.at_h.mean[g] = st.mean[g], w.at_h.scale[g] = st.scale[g],
-            w.at_h.ratio[g] = st.ratio[g];
-    }
-    int joined = to;
-    for (int g = from; g < to; ++g) {
-        if (k.spec.apart(g)) {
-            joined = g;
-            each<T>(H, [&](int64_t j, auto part) {
-                const int64_t i = g * H + j;
-                store(w.p + i, affine(k.x, w.at_x, load(x + i, part), g, i, part), part);
-                store(w.hn + j, affine(k.h, w.at_h, load(s + i, part), g, i, part), part);
+            each<T>(k.H, [&](int64_t j, auto part) {
+                const int64_t i = g * k.H + j;
+                store(w->p + i, affine(k.sum, w->at_sum, load(w->raw + i, part), g, i, part), part);
             });
-        } else {
-            each<T>(H, [&](int64_t j, auto part) {
-                const int64_t i = g * H + j;
-                store(w.p + i,
-                      affine(k.x, w.at_x, load(x + i, part), g, i, part) +
-                          affine(k.h, w.at_h, load(s + i, part), g, i, part),
-                      part);
+}
+
+// Statistics of h U of the gates [from, to), and where their sum is normed that too; x W's are
+// there already.
+template <class T>
+inline void prepare(const Context<T>& k, Rows<T>& rows, int from, int to) {
+    statistics<T>(k.spec, k.epsilon, k.h, from, to, rows.n, [&](int i) { return rows.at[i]->s; },
+                  [&](int i) -> Statistics<T>& { return rows.at[i]->at_h; });
+    if (!k.sum.gain) return;
+    while (to > from && k.spec.apart(to - 1)) --to;
+    for (Row<T>* w : rows)
+        for (int g = from; g < to; ++g)
+            each<T>(k.H, [&](int64_t j, auto part) {
+                store(w->raw + g * k.H + j, preactivation<Parts::normed>(k, *w, g, j, part), part);
             });
-        }
-    }
-    sum_norm(k, w, from, joined);
+    sum_norm(k, rows, from, to);
 }
 
 template <class T>
-inline void sum_norm_back(const Context<T>& k, Row<T>& w, int from, int to) {
+inline void sum_norm_back(const Context<T>& k, Rows<T>& rows, int from, int to) {
     if (!k.sum.gain || from == to) return;
-    const T* dy[max_gates];
-    for (int g = from; g < to; ++g) dy[g] = w.d + g * k.H;
-    norm_back<T>(k.spec, k.sum, w.at_sum, w.raw, dy, w.d, k.H, from, to);
+    NormBack<T> back[together];
+    for (int i = 0; i < rows.n; ++i) {
+        Row<T>& w = *rows.at[i];
+        back[i] = {&w.at_sum, w.raw, {}, w.d};
+        for (int g = from; g < to; ++g) back[i].dy[g] = w.d + g * k.H;
+    }
+    norm_back<T>(k.spec, k.sum, rows.n, back, k.H, from, to);
 }
 
 template <bool standard>
@@ -147,24 +191,31 @@ struct Simple {
     using F = Functions<standard>;
     static constexpr bool has_c = false, may_gate = false;
 
-    static void gates(const Context<T>& k, Row<T>& w, const Before<T>&) {
-        each<T>(k.H, [&](int64_t j, auto part) {
-            store(w.p + j, F::template phi<T>(k.spec, load(w.p + j, part)), part);
+    static void gates(const Context<T>& k, Rows<T>& rows) {
+        prepare(k, rows, 0, 1);
+        with_parts(k, [&]<Parts parts>() {
+            for (Row<T>* w : rows)
+                each<T>(k.H, [&](int64_t j, auto part) {
+                    const Vec<T> v = preactivation<parts>(k, *w, 0, j, part);
+                    store(w->p + j, F::template phi<T>(k.spec, v), part);
+                });
         });
     }
 
-    static void emit(const Context<T>& k, Row<T>& w, const Before<T>&, T* h, T*) {
+    static void emit(const Context<T>& k, const Row<T>& w, T* h, T*) {
         memcpy(h, w.p, k.H * sizeof(T));
     }
 
     // dh is overwritten by the part that goes straight to the old h
-    static void back(const Context<T>& k, Row<T>& w, const Before<T>&, T* dh, T*) {
-        each<T>(k.H, [&](int64_t j, auto part) {
-            const Vec<T> d = load(dh + j, part);
-            store(w.d + j, d * F::template phi_slope<T>(k.spec, load(w.p + j, part)), part);
-            store(dh + j, Vec<T>{}, part);
-        });
-        sum_norm_back(k, w, 0, 1);
+    static void back(const Context<T>& k, Rows<T>& rows) {
+        for (Row<T>* w : rows) {
+            each<T>(k.H, [&](int64_t j, auto part) {
+                const Vec<T> y = load(w->p + j, part);
+                store(w->d + j, load(w->dh + j, part) * F::template phi_slope<T>(k.spec, y), part);
+            });
+            memset(w->dh, 0, k.H * sizeof(T));
+        }
+        sum_norm_back(k, rows, 0, 1);
     }
 };
 
@@ -174,72 +225,114 @@ struct Lstm {
     using F = Functions<standard>;
     static constexpr bool has_c = true, may_gate = false;
 
-    static void gates(const Context<T>& k, Row<T>& w, const Before<T>& from) {
-        const Spec& spec = k.spec;
+    static void gates(const Context<T>& k, Rows<T>& rows) {
+        prepare(k, rows, 0, k.gates());
+        with_parts(k, [&]<Parts parts>() {
+            for (Row<T>* w : rows) {
+                if (k.spec.coupled())
+                    activate_gates<parts, true>(k, *w);
+                else
+                    activate_gates<parts, false>(k, *w);
+            }
+        });
+        const CellNorm mode = k.spec.cell_norm;
+        if (mode == CellNorm::after_tanh)
+            for (Row<T>* w : rows)
+                each<T>(k.H, [&](int64_t j, auto part) {
+                    store(w->shown + j, F::template psi<T>(k.spec, load(w->cell + j, part)), part);
+                });
+        if (mode != CellNorm::none)
+            statistics<T>(k.spec, k.epsilon, k.c, 0, 1, rows.n,
+                          [&](int i) { return normed(k.spec, *rows.at[i]); },
+                          [&](int i) -> Statistics<T>& { return rows.at[i]->at_c; });
+    }
+
+    static void emit(const Context<T>& k, const Row<T>& w, T* h, T* c) {
+        const CellNorm mode = k.spec.cell_norm;
+        const bool carried = mode == CellNorm::carry || mode == CellNorm::carry_only;
+        const T* o = w.p + (k.spec.gates - 1) * k.H;
+        each<T>(k.H, [&](int64_t j, auto part) {
+            const Vec<T> cell = load(w.cell + j, part);
+            store(c + j, carried ? affine(k.c, w.at_c, cell, 0, j, part) : cell, part);
+            Vec<T> y = shown(k, w, j, part);
+            if (mode == CellNorm::after_tanh) y = affine(k.c, w.at_c, y, 0, j, part);
+            store(h + j, load(o + j, part) * y, part);
+        });
+    }
+
+    static void back(const Context<T>& k, Rows<T>& rows) {
+        for (Row<T>* w : rows) back_output(k, *w);
+        if (k.spec.cell_norm != CellNorm::none) {
+            NormBack<T> back[together];
+            for (int i = 0; i < rows.n; ++i) {
+                Row<T>& w = *rows.at[i];
+                back[i] = {&w.at_c, normed(k.spec, w), {w.dy}, w.dy};
+            }
+            norm_back<T>(k.spec, k.c, rows.n, back, k.H, 0, 1);
+        }
+        for (Row<T>* w : rows) {
+            if (k.spec.coupled())
+                back_gates<true>(k, *w);
+            else
+                back_gates<false>(k, *w);
+        }
+        sum_norm_back(k, rows, 0, k.gates());
+    }
+
+private:
+    // the argument of the cell's norm
+    static const T* normed(const Spec& spec, const Row<T>& w) {
+        return spec.cell_norm == CellNorm::after_tanh ? w.shown : w.cell;
+    }
+
+    // psi of the cell that the output sees
+    template <class P>
+    static Vec<T> shown(const Context<T>& k, const Row<T>& w, int64_t j, P part) {
+        const CellNorm mode = k.spec.cell_norm;
+        if (mode == CellNorm::after_tanh) return load(w.shown + j, part);
+        Vec<T> v = load(w.cell + j, part);
+        if (mode == CellNorm::output || mode == CellNorm::carry)
+            v = affine(k.c, w.at_c, v, 0, j, part);
+        return F::template psi<T>(k.spec, v);
+    }
+
+    template <Parts parts, bool coupled>
+    static void activate_gates(const Context<T>& k, Row<T>& w) {
+        constexpr int at_f = coupled ? 0 : 1;
         const int64_t H = k.H;
-        T* i = w.p;
-        T* f = spec.coupled() ? w.p : w.p + H;
-        T *g = f + H, *o = g + H;
+        T *i = w.p, *f = w.p + at_f * H, *g = f + H, *o = g + H;
         each<T>(H, [&](int64_t j, auto part) {
-            const Vec<T> forget = F::template sigma<T>(spec, load(f + j, part));
-            Vec<T> input;
-            if (spec.coupled()) {
-                input = T(1) - forget;
-            } else {
-                input = F::template sigma<T>(spec, load(i + j, part));
+            const Vec<T> forget = F::template sigma<T>(
+                k.spec, preactivation<parts>(k, w, at_f, j, part));
+            Vec<T> input = T(1) - forget;
+            if constexpr (!coupled) {
+                input = F::template sigma<T>(k.spec, preactivation<parts>(k, w, 0, j, part));
                 store(i + j, input, part);
             }
-            const Vec<T> candidate = F::template phi<T>(spec, load(g + j, part));
+            const Vec<T> candidate = F::template phi<T>(
+                k.spec, preactivation<parts>(k, w, at_f + 1, j, part));
+            const Vec<T> output = F::template sigma<T>(
+                k.spec, preactivation<parts>(k, w, at_f + 2, j, part));
             store(f + j, forget, part);
             store(g + j, candidate, part);
-            store(o + j, F::template sigma<T>(spec, load(o + j, part)), part);
-            const Vec<T> used = candidate * factor<T>(from.candidate, j, part);
-            const Vec<T> cell = forget * load(from.c + j, part) + input * used;
-            store(w.cell + j, cell, part);
-            if (spec.cell_norm == CellNorm::after_tanh)
-                store(w.shown + j, F::template psi<T>(spec, cell), part);
-        });
-        if (spec.cell_norm != CellNorm::none)
-            w.at_c = statistics<T>(spec, k.epsilon, k.c.groups, normed(spec, w), H, 0, 1);
-        if (spec.cell_norm == CellNorm::after_tanh) return;
-        const bool seen =
-            spec.cell_norm == CellNorm::output || spec.cell_norm == CellNorm::carry;
-        each<T>(H, [&](int64_t j, auto part) {
-            Vec<T> v = load(w.cell + j, part);
-            if (seen) v = affine(k.c, w.at_c, v, 0, j, part);
-            store(w.shown + j, F::template psi<T>(spec, v), part);
+            store(o + j, output, part);
+            const Vec<T> used = candidate * factor<T>(w.from.candidate, j, part);
+            store(w.cell + j, forget * load(w.from.c + j, part) + input * used, part);
         });
     }
 
-    static void emit(const Context<T>& k, Row<T>& w, const Before<T>&, T* h, T* c) {
-        const Spec& spec = k.spec;
-        const T* o = w.p + (spec.gates - 1) * k.H;
-        const bool carried =
-            spec.cell_norm == CellNorm::carry || spec.cell_norm == CellNorm::carry_only;
+    // the gradients of o, and of the cell: through its norm (dy) and beside it
+    static void back_output(const Context<T>& k, Row<T>& w) {
+        const int64_t oo = (k.spec.gates - 1) * k.H;
+        const CellNorm mode = k.spec.cell_norm;
         each<T>(k.H, [&](int64_t j, auto part) {
-            Vec<T> cell = load(w.cell + j, part), shown = load(w.shown + j, part);
-            if (carried) cell = affine(k.c, w.at_c, cell, 0, j, part);
-            if (spec.cell_norm == CellNorm::after_tanh)
-                shown = affine(k.c, w.at_c, shown, 0, j, part);
-            store(c + j, cell, part);
-            store(h + j, load(o + j, part) * shown, part);
-        });
-    }
-
-    static void back(const Context<T>& k, Row<T>& w, const Before<T>& from, T* dh, T* dc) {
-        const Spec& spec = k.spec;
-        const int64_t H = k.H;
-        const CellNorm mode = spec.cell_norm;
-        const int64_t of = spec.coupled() ? 0 : H, og = of + H, oo = og + H;
-        // the output, and the gradient of the cell: through its norm (dy) and beside it
-        each<T>(H, [&](int64_t j, auto part) {
-            const Vec<T> d = load(dh + j, part), carried = load(dc + j, part);
-            const Vec<T> o = load(w.p + oo + j, part), y = load(w.shown + j, part);
+            const Vec<T> d = load(w.dh + j, part), carried = load(w.dc + j, part);
+            const Vec<T> o = load(w.p + oo + j, part), y = shown(k, w, j, part);
             Vec<T> seen = y, through = d * o, beside = carried;
             if (mode == CellNorm::after_tanh) {
                 seen = affine(k.c, w.at_c, y, 0, j, part);
             } else {
-                const Vec<T> inner = through * F::template psi_slope<T>(spec, y);
+                const Vec<T> inner = through * F::template psi_slope<T>(k.spec, y);
                 switch (mode) {
                     case CellNorm::none: beside = inner + carried; break;
                     case CellNorm::carry: through = inner + carried, beside = Vec<T>{}; break;
@@ -247,41 +340,38 @@ struct Lstm {
                     default: through = inner;
                 }
             }
-            store(w.d + oo + j, d * seen * F::template sigma_slope<T>(spec, o), part);
+            store(w.d + oo + j, d * seen * F::template sigma_slope<T>(k.spec, o), part);
             store(w.dy + j, through, part);
             store(w.direct + j, beside, part);
-            store(dh + j, Vec<T>{}, part);
         });
-        if (mode != CellNorm::none) {
-            const T* dy[] = {w.dy};
-            norm_back<T>(spec, k.c, w.at_c, normed(spec, w), dy, w.dy, H, 0, 1);
-        }
+        memset(w.dh, 0, k.H * sizeof(T));
+    }
+
+    template <bool coupled>
+    static void back_gates(const Context<T>& k, Row<T>& w) {
+        const int64_t H = k.H, of = coupled ? 0 : H, og = of + H;
+        const CellNorm mode = k.spec.cell_norm;
         each<T>(H, [&](int64_t j, auto part) {
             Vec<T> du = load(w.direct + j, part);
             if (mode == CellNorm::after_tanh)
                 du += load(w.dy + j, part) *
-                      F::template psi_slope<T>(spec, load(w.shown + j, part));
+                      F::template psi_slope<T>(k.spec, load(w.shown + j, part));
             else if (mode != CellNorm::none)
                 du += load(w.dy + j, part);
             const Vec<T> f = load(w.p + of + j, part), g = load(w.p + og + j, part);
-            const Vec<T> mask = factor<T>(from.candidate, j, part);
-            Vec<T> df = du * load(from.c + j, part), i = T(1) - f;
+            const Vec<T> mask = factor<T>(w.from.candidate, j, part);
+            Vec<T> df = du * load(w.from.c + j, part), i = T(1) - f;
             const Vec<T> di = du * g * mask;
-            if (spec.coupled()) {
+            if constexpr (coupled) {
                 df -= di;
             } else {
                 i = load(w.p + j, part);
-                store(w.d + j, di * F::template sigma_slope<T>(spec, i), part);
+                store(w.d + j, di * F::template sigma_slope<T>(k.spec, i), part);
             }
-            store(w.d + of + j, df * F::template sigma_slope<T>(spec, f), part);
-            store(w.d + og + j, du * i * mask * F::template phi_slope<T>(spec, g), part);
-            store(dc + j, du * f, part);
+            store(w.d + of + j, df * F::template sigma_slope<T>(k.spec, f), part);
+            store(w.d + og + j, du * i * mask * F::template phi_slope<T>(k.spec, g), part);
+            store(w.dc + j, du * f, part);
         });
-        sum_norm_back(k, w, 0, k.gates());
-    }
-
-    static const T* normed(const Spec& spec, const Row<T>& w) {
-        return spec.cell_norm == CellNorm::after_tanh ? w.shown : w.cell;
     }
 };
 
@@ -291,89 +381,123 @@ struct Gru {
     using F = Functions<standard>;
     static constexpr bool has_c = false, may_gate = true;
 
-    static void gates(const Context<T>& k, Row<T>& w, const Before<T>&) {
-        early(k, w);
-        late(k, w);
+    static void gates(const Context<T>& k, Rows<T>& rows) {
+        prepare(k, rows, 0, 3);
+        early(k, rows);
+        late(k, rows);
     }
 
     // r and z
-    static void early(const Context<T>& k, Row<T>& w) {
-        each<T>(2 * k.H, [&](int64_t j, auto part) {
-            store(w.p + j, F::template sigma<T>(k.spec, load(w.p + j, part)), part);
+    static void early(const Context<T>& k, Rows<T>& rows) {
+        with_parts(k, [&]<Parts parts>() {
+            for (Row<T>* w : rows)
+                for (int g = 0; g < 2; ++g)
+                    each<T>(k.H, [&](int64_t j, auto part) {
+                        const Vec<T> v = preactivation<parts>(k, *w, g, j, part);
+                        store(w->p + g * k.H + j, F::template sigma<T>(k.spec, v), part);
+                    });
         });
     }
 
-    // n, of the pre-activation that r has not yet multiplied
-    static void late(const Context<T>& k, Row<T>& w) {
-        const int64_t H = k.H;
+    // n
+    static void late(const Context<T>& k, Rows<T>& rows) {
         const Reset reset = k.spec.reset;
-        T *r = w.p, *n = w.p + 2 * H;
-        each<T>(H, [&](int64_t j, auto part) {
-            Vec<T> v = load(n + j, part);
-            if (reset == Reset::whole) {
-                store(w.hn + j, v, part);  // what r multiplies
-                v = v * load(r + j, part);
-            } else if (reset != Reset::before) {
-                v = v + load(r + j, part) * load(w.hn + j, part);
-            }
-            store(n + j, v, part);
+        const int64_t at_n = 2 * k.H;
+        with_parts(k, [&]<Parts parts>() {
+            for (Row<T>* w : rows)
+                each<T>(k.H, [&](int64_t j, auto part) {
+                    constexpr Parts own = parts == Parts::plain ? Parts::plain : Parts::normed;
+                    const int64_t i = at_n + j;
+                    Vec<T> v;
+                    if (reset == Reset::before) {
+                        v = preactivation<parts>(k, *w, 2, j, part);
+                    } else if (reset == Reset::whole) {
+                        const Vec<T> whole = preactivation<parts>(k, *w, 2, j, part);
+                        store(w->hn + j, whole, part);  // what r multiplies
+                        v = whole * load(w->p + j, part);
+                    } else {
+                        const Vec<T> h =
+                            part_h<own>(k, *w, 2, i, part) + load(k.shift_h + i, part);
+                        store(w->hn + j, h, part);
+                        v = part_x<own>(k, *w, 2, i, part) + load(k.shift + i, part) +
+                            load(w->p + j, part) * h;
+                    }
+                    if (reset == Reset::inside && k.sum.gain)
+                        store(w->raw + i, v, part);
+                    else
+                        store(w->p + i, F::template phi<T>(k.spec, v), part);
+                });
         });
-        if (reset == Reset::inside) sum_norm(k, w, 2, 3);
-        each<T>(H, [&](int64_t j, auto part) {
-            store(n + j, F::template phi<T>(k.spec, load(n + j, part)), part);
-        });
+        if (reset != Reset::inside || !k.sum.gain) return;
+        sum_norm(k, rows, 2, 3);
+        for (Row<T>* w : rows)
+            each<T>(k.H, [&](int64_t j, auto part) {
+                T* n = w->p + at_n + j;
+                store(n, F::template phi<T>(k.spec, load(n, part)), part);
+            });
     }
 
-    static void emit(const Context<T>& k, Row<T>& w, const Before<T>& from, T* h, T*) {
+    static void emit(const Context<T>& k, const Row<T>& w, T* h, T*) {
         const T *z = w.p + k.H, *n = w.p + 2 * k.H;
         each<T>(k.H, [&](int64_t j, auto part) {
-            const Vec<T> old = load(from.h + j, part), share = load(z + j, part);
-            const Vec<T> used = load(n + j, part) * factor<T>(from.candidate, j, part);
+            const Vec<T> old = load(w.from.h + j, part), share = load(z + j, part);
+            const Vec<T> used = load(n + j, part) * factor<T>(w.from.candidate, j, part);
             store(h + j, k.spec.keep ? used + share * (old - used) : old + share * (used - old),
                   part);
         });
     }
 
-    static void back(const Context<T>& k, Row<T>& w, const Before<T>& from, T* dh, T*) {
-        back_late(k, w, from, dh);
+    static void back(const Context<T>& k, Rows<T>& rows) {
+        back_late(k, rows);
         const int64_t H = k.H;
         const bool whole = k.spec.reset == Reset::whole;
-        T* dn = w.d + 2 * H;
-        each<T>(H, [&](int64_t j, auto part) {
-            const Vec<T> r = load(w.p + j, part), d = load(dn + j, part);
-            store(w.d + j, d * load(w.hn + j, part) * F::template sigma_slope<T>(k.spec, r), part);
-            store(whole ? dn + j : w.dhn + j, d * r, part);
-        });
-        sum_norm_back(k, w, 0, whole ? 3 : 2);
+        for (Row<T>* w : rows) {
+            T* dn = w->d + 2 * H;
+            T* dpart = whole ? dn : w->dhn;
+            each<T>(H, [&](int64_t j, auto part) {
+                const Vec<T> r = load(w->p + j, part), d = load(dn + j, part);
+                store(w->d + j,
+                      d * load(w->hn + j, part) * F::template sigma_slope<T>(k.spec, r), part);
+                store(dpart + j, d * r, part);
+            });
+        }
+        sum_norm_back(k, rows, 0, whole ? 3 : 2);
     }
 
     // gradients of z, of n before the product with r, and of h straight (in place of dh)
-    static void back_late(const Context<T>& k, Row<T>& w, const Before<T>& from, T* dh) {
+    static void back_late(const Context<T>& k, Rows<T>& rows) {
         const int64_t H = k.H;
-        const T *z = w.p + H, *n = w.p + 2 * H;
-        each<T>(H, [&](int64_t j, auto part) {
-            const Vec<T> d = load(dh + j, part), share = load(z + j, part);
-            const Vec<T> value = load(n + j, part), mask = factor<T>(from.candidate, j, part);
-            const Vec<T> kept = k.spec.keep ? share : T(1) - share;
-            Vec<T> dkept = d * (load(from.h + j, part) - value * mask);
-            if (!k.spec.keep) dkept = -dkept;
-            store(w.d + H + j, dkept * F::template sigma_slope<T>(k.spec, share), part);
-            store(w.d + 2 * H + j,
-                  d * (T(1) - kept) * mask * F::template phi_slope<T>(k.spec, value), part);
-            store(dh + j, d * kept, part);
-        });
+        for (Row<T>* w : rows) {
+            const T *z = w->p + H, *n = w->p + 2 * H;
+            each<T>(H, [&](int64_t j, auto part) {
+                const Vec<T> d = load(w->dh + j, part), share = load(z + j, part);
+                const Vec<T> value = load(n + j, part);
+                const Vec<T> mask = factor<T>(w->from.candidate, j, part);
+                const Vec<T> kept = k.spec.keep ? share : T(1) - share;
+                Vec<T> dkept = d * (load(w->from.h + j, part) - value * mask);
+                if (!k.spec.keep) dkept = -dkept;
+                store(w->d + H + j, dkept * F::template sigma_slope<T>(k.spec, share), part);
+                store(w->d + 2 * H + j,
+                      d * (T(1) - kept) * mask * F::template phi_slope<T>(k.spec, value), part);
+                store(w->dh + j, d * kept, part);
+            });
+        }
         if (k.spec.reset == Reset::inside || k.spec.reset == Reset::before)
-            sum_norm_back(k, w, 2, 3);
+            sum_norm_back(k, rows, 2, 3);
     }
 
     // of two products: r's gradient from that of q = r h, which also goes to h
-    static void back_early(const Context<T>& k, Row<T>& w, const T* h, const T* dq, T* dh_in) {
-        each<T>(k.H, [&](int64_t j, auto part) {
-            const Vec<T> r = load(w.p + j, part), d = load(dq + j, part);
-            store(w.d + j, d * load(h + j, part) * F::template sigma_slope<T>(k.spec, r), part);
-            store(dh_in + j, d * r, part);
-        });
-        sum_norm_back(k, w, 0, 2);
+    static void back_early(const Context<T>& k, Rows<T>& rows, const T* h, const T* dq, T* dh) {
+        for (Row<T>* w : rows) {
+            const int64_t at = w->index * k.H;
+            each<T>(k.H, [&](int64_t j, auto part) {
+                const Vec<T> r = load(w->p + j, part), d = load(dq + at + j, part);
+                store(w->d + j,
+                      d * load(h + at + j, part) * F::template sigma_slope<T>(k.spec, r), part);
+                store(dh + at + j, d * r, part);
+            });
+        }
+        sum_norm_back(k, rows, 0, 2);
     }
 };
 

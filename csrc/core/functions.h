@@ -5,7 +5,8 @@
 //
 //     exp 1.5    sigmoid 3    tanh 3
 //
-// NaN gives NaN; results below the smallest normal number are computed as such.
+// NaN gives NaN.  Where the sigmoid is below the smallest normal number the error is at most that
+// number; exp computes subnormal results too.
 #pragma once
 
 #include "spec.h"
@@ -24,7 +25,7 @@ struct ExpConstants<float> {
                                   0.008363173074513711f, 0.001392617611993558f};
     static constexpr float magic = 12582912.0f;  // 1.5 2^23: adding it rounds to an integer
     static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    static constexpr float least = -104.0f, most = 89.0f;
+    static constexpr float least = -104.0f, most = 89.0f, normal = 87.34f;
     static constexpr int mantissa = 23, bias = 127;
 };
 
@@ -44,7 +45,7 @@ struct ExpConstants<double> {
     static constexpr double magic = 6755399441055744.0;  // 1.5 2^52
     static constexpr double ln2_high = 6.93147180369123816490e-01;
     static constexpr double ln2_low = 1.90821492927058770002e-10;
-    static constexpr double least = -746.0, most = 710.0;
+    static constexpr double least = -746.0, most = 710.0, normal = 708.4;
     static constexpr int mantissa = 52, bias = 1023;
 };
 
@@ -89,30 +90,29 @@ inline Vec<T> exp(Vec<T> x) {
     return y * power_of_two<T>(half) * power_of_two<T>(n - half);
 }
 
+// x within [-bound, bound]; NaN stays.
 template <class T>
-inline Vec<T> absolute(Vec<T> x) {
-    return x < T(0) ? -x : x;
+inline Vec<T> clamped(Vec<T> x, T bound) {
+    x = x < -bound ? splat<T>(-bound) : x;
+    return x > bound ? splat<T>(bound) : x;
 }
 
-// With e = exp(-|x|): 1 / (1 + e) for x >= 0, e / (1 + e) below.
+// 1 / (1 + e^-x); within the bound 2^n is normal.
 template <class T>
 inline Vec<T> sigmoid(Vec<T> x) {
-    Vec<T> e = exp<T>(-absolute<T>(x));
-    Vec<T> top = x < T(0) ? e : splat<T>(1);
-    return top / (T(1) + e);
+    Int<T> n;
+    const Vec<T> q = reduced_expm1<T>(-clamped<T>(x, ExpConstants<T>::normal), n);
+    return T(1) / (T(1) + (q + T(1)) * power_of_two<T>(n));
 }
 
-// With m = exp(-2|x|) - 1: tanh|x| = -m / (2 + m).
+// With m = e^2x - 1: tanh x = m / (2 + m).
 template <class T>
 inline Vec<T> tanh(Vec<T> x) {
-    Vec<T> a = T(-2) * absolute<T>(x);
-    a = a < T(-44) ? splat<T>(-44) : a;
     Int<T> n;
-    Vec<T> q = reduced_expm1<T>(a, n);
-    Vec<T> scale = power_of_two<T>(n);
-    Vec<T> m = q * scale + (scale - T(1));
-    Vec<T> t = m / (T(2) + m);
-    return x < T(0) ? t : -t;
+    const Vec<T> q = reduced_expm1<T>(T(2) * clamped<T>(x, T(22)), n);
+    const Vec<T> scale = power_of_two<T>(n);
+    const Vec<T> m = q * scale + (scale - T(1));
+    return m / (T(2) + m);
 }
 
 template <class T>

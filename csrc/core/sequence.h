@@ -61,11 +61,15 @@ public:
           gates_(int(job.spec.gates)),
           early_(int(job.early_gates())),
           two_(job.spec.two_products()),
-          k_{job.spec, job.epsilon, H_, {}, {}, {}, {}} {
+          k_{job.spec, T(job.epsilon), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr} {
         const SumsLayout at(wide_, H_);
         Memory<T> own{me.memory};
         sums_ = own.take(at.size);
         zeros_ = own.take(H_);
+        k_.gain_x = own.take(wide_);
+        k_.gain_h = own.take(wide_);
+        k_.shift = own.take(wide_);
+        k_.shift_h = own.take(wide_);
         row_list_ = reinterpret_cast<Row<T>*>(own.take(kept_rows() * sizeof(Row<T>) / sizeof(T)));
         row_memory_ = own.take(Row<T>::size(gates_, H_) * kept_rows());
         entering_ = own.take(rows_ * H_);
@@ -75,8 +79,6 @@ public:
         dh_ = own.take(rows_ * H_);
         dc_ = own.take(rows_ * H_);
         through_gate_ = own.take(two_ ? rows_ * H_ : 0);
-        rest_h_ = own.take(H_);
-        rest_c_ = own.take(H_);
         ds_ = own.take(rows_ * wide_);
         dx_ = own.take(wide_);
         memory_ = own.used;
@@ -88,19 +90,26 @@ public:
 
         memset(sums_, 0, at.size * sizeof(T));
         memset(zeros_, 0, H_ * sizeof(T));
+        if (two_) memset(gated_, 0, rows_ * H_ * sizeof(T));
         for (int64_t r = 0; r < kept_rows(); ++r)
             row_list_[r] = Row<T>(row_memory_ + r * Row<T>::size(gates_, H_), gates_, H_);
         const Weights<T>& w = job.weights;
         auto site = [&](const Groups& groups, const T* gain, const T* shift, int64_t dgain,
                         int64_t dshift) {
-            return Site<T>{groups, gain, shift, gain ? sums_ + dgain : nullptr,
-                           shift ? sums_ + dshift : nullptr};
+            return Site<T>(groups, H_, gain, shift, sums_ + dgain, sums_ + dshift);
         };
         k_.x = site(job.spec.x, w.gain_x, w.shift_x, at.gain_x, at.shift_x);
         k_.h = site(job.spec.h, w.gain_h, w.shift_h, at.gain_h, at.shift_h);
         k_.sum = site(job.spec.sum, w.gain_sum, w.shift_sum, at.gain_sum, at.shift_sum);
         k_.c = site({{0, -1, -1, -1}}, w.gain_c, w.shift_c, at.gain_c, at.shift_c);
         bias_sums_ = w.bias_h ? sums_ + at.bias_h : nullptr;
+        for (int64_t i = 0; i < wide_; ++i) {
+            const T x = w.shift_x ? w.shift_x[i] : T(0), h = w.shift_h ? w.shift_h[i] : T(0);
+            k_.gain_x[i] = w.gain_x ? w.gain_x[i] : T(1);
+            k_.gain_h[i] = w.gain_h ? w.gain_h[i] : T(1);
+            k_.shift[i] = job.spec.apart(int(i / H_)) ? x : x + h;
+            k_.shift_h[i] = h;
+        }
     }
 
     int64_t memory() const { return memory_; }
@@ -117,19 +126,21 @@ public:
             T* s = projected(t);
             project(entered, t, s);
             for (int64_t r = 0; r < rows_; ++r) {
-                T* row_h = new_h + r * H_;
-                T* row_c = new_c + r * H_;
-                if (masked(t, r)) {
-                    memcpy(row_h, h + r * H_, H_ * sizeof(T));
-                    if (C::has_c) memcpy(row_c, c + r * H_, H_ * sizeof(T));
-                    continue;
-                }
-                const Before<T> from = origin(h, c, t, r);
-                Row<T>& w = recompute(t, r, s, from);
-                C::emit(k_, w, from, row_h, row_c);
-                zone_out(job_.in.take_h, t, me_.first + r, H_, from.h, row_h);
-                if (C::has_c) zone_out(job_.in.take_c, t, me_.first + r, H_, from.c, row_c);
+                if (!masked(t, r)) continue;
+                memcpy(new_h + r * H_, h + r * H_, H_ * sizeof(T));
+                if (C::has_c) memcpy(new_c + r * H_, c + r * H_, H_ * sizeof(T));
             }
+            each_rows(t, [&](Rows<T>& rows) {
+                place(rows, t, h, c, s);
+                recompute(rows);
+                for (const Row<T>* w : rows) {
+                    const int64_t r = w->index;
+                    T *row_h = new_h + r * H_, *row_c = new_c + r * H_;
+                    C::emit(k_, *w, row_h, row_c);
+                    zone_out(job_.in.take_h, t, me_.first + r, H_, w->from.h, row_h);
+                    if (C::has_c) zone_out(job_.in.take_c, t, me_.first + r, H_, w->from.c, row_c);
+                }
+            });
         }
         if (!me_.leads()) return;
         const int64_t last = job_.n.T - 1, bytes = rows_ * H_ * sizeof(T);
@@ -138,8 +149,8 @@ public:
     }
 
     void backward() {
-        start(dh_, job_.grad.dh_last);
-        start(dc_, job_.grad.dc_last);
+        begin(dh_, job_.grad.dh_last);
+        begin(dc_, job_.grad.dc_last);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const T* h = before(job_.in.h0, job_.out.h, nullptr, t);
             const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t) : nullptr;
@@ -149,10 +160,15 @@ public:
             T* ds = me_.leads() ? job_.grad.ds + at(t, 0) * wide_ : ds_;
             if (two_ && me_.leads())
                 memcpy(job_.grad.rh + at(t, 0) * H_, gated_, rows_ * H_ * sizeof(T));
-            for (int64_t r = 0; r < rows_; ++r) back_row(t, r, h, c, s, ds);
+            begin_back(t, ds);
+            each_rows(t, [&](Rows<T>& rows) {
+                place(rows, t, h, c, s);
+                for (Row<T>* w : rows) w->ds = ds + w->index * wide_;
+                back_rows(t, rows);
+            });
             T* dq = dq_ring_ + (t & 1) * 2 * rows_ * H_;
             if constexpr (C::may_gate)
-                if (two_) back_gated(t, entered, s, ds, dq + rows_ * H_);
+                if (two_) back_gated(t, entered, ds, dq + rows_ * H_);
             multiply(H_, early_ * H_, ds, wide_, job_.packed.first_back, nullptr, dq);
             for (int64_t r = 0; r < rows_; ++r)
                 if (!masked(t, r)) back_to_state(t, r, dq + r * H_);
@@ -164,11 +180,38 @@ public:
     }
 
 private:
-    int64_t kept_rows() const { return two_ ? rows_ : 1; }
+    int64_t kept_rows() const { return two_ ? rows_ : together; }
     int64_t at(int64_t t, int64_t r) const { return t * job_.n.B + me_.first + r; }
     bool masked(int64_t t, int64_t r) const { return job_.in.mask && !job_.in.mask[at(t, r)]; }
     bool fresh(int64_t t, int64_t r) const { return job_.in.reset && job_.in.reset[at(t, r)]; }
-    Row<T>& row(int64_t r) const { return row_list_[two_ ? r : 0]; }
+
+    // call f for the rows of step t that no mask leaves out, a few at a time
+    template <class F>
+    void each_rows(int64_t t, F f) const {
+        Rows<T> rows;
+        for (int64_t r = 0; r < rows_; ++r) {
+            if (!masked(t, r)) {
+                Row<T>& w = row_list_[two_ ? r : rows.n];
+                w.index = r;
+                rows.at[rows.n++] = &w;
+            }
+            if (rows.n == together || (r + 1 == rows_ && rows.n > 0)) {
+                f(rows);
+                rows.n = 0;
+            }
+        }
+    }
+
+    // where the rows of step t find what they read
+    void place(Rows<T>& rows, int64_t t, const T* h, const T* c, const T* s) const {
+        for (Row<T>* w : rows) {
+            const int64_t r = w->index;
+            w->x = job_.in.x + at(t, r) * wide_;
+            w->s = s + r * wide_;
+            w->from = origin(h, c, t, r);
+            w->dh = dh_ + r * H_, w->dc = dc_ + r * H_;
+        }
+    }
 
     // the states before step t: the initial ones, kept in `all`, or in a ring of two steps
     const T* before(const T* initial, const T* all, const T* ring, int64_t t) const {
@@ -214,42 +257,43 @@ private:
         multiply(early_ * H_, H_, entered, H_, job_.packed.first, bias, s, wide_);
         if constexpr (C::may_gate) {
             if (!two_) return;
-            const T* x = job_.in.x + at(t, 0) * wide_;
-            for (int64_t r = 0; r < rows_; ++r) {
-                Row<T>& w = row(r);
-                begin(w, x + r * wide_, s + r * wide_);
-                C::early(k_, w);
-                each<T>(H_, [&](int64_t j, auto part) {
-                    const Vec<T> q = load(entered + r * H_ + j, part);
-                    store(gated_ + r * H_ + j, load(w.p + j, part) * q, part);
-                });
-            }
+            // the r h of a masked row stays what it was: a number, and not used
+            each_rows(t, [&](Rows<T>& rows) {
+                place(rows, t, nullptr, nullptr, s);
+                start(rows);
+                prepare(k_, rows, 0, 2);
+                C::early(k_, rows);
+                for (const Row<T>* w : rows) {
+                    const int64_t q = w->index * H_;
+                    each<T>(H_, [&](int64_t j, auto part) {
+                        store(gated_ + q + j, load(w->p + j, part) * load(entered + q + j, part),
+                              part);
+                    });
+                }
+            });
             multiply(H_, H_, gated_, H_, job_.packed.second, bias ? bias + 2 * H_ : nullptr,
                      s + 2 * H_, wide_);
         }
     }
 
-    // statistics of x W, and the pre-activations that need one product
-    void begin(Row<T>& w, const T* x, const T* s) const {
-        if (k_.x.gain)
-            w.at_x = statistics<T>(job_.spec, job_.epsilon, k_.x.groups, x, H_, 0, gates_);
-        preactivate(k_, x, s, w, 0, early_);
+    // statistics of x W
+    void start(Rows<T>& rows) const {
+        statistics<T>(job_.spec, k_.epsilon, k_.x, 0, gates_, rows.n,
+                      [&](int i) { return rows.at[i]->x; },
+                      [&](int i) -> Statistics<T>& { return rows.at[i]->at_x; });
     }
 
-    // the forward values of a row
-    Row<T>& recompute(int64_t t, int64_t r, const T* s, const Before<T>& from) const {
-        const T* x = job_.in.x + at(t, r) * wide_;
-        Row<T>& w = row(r);
+    // the forward values
+    void recompute(Rows<T>& rows) const {
         if constexpr (C::may_gate) {
             if (two_) {  // r and z are there
-                preactivate(k_, x, s + r * wide_, w, 2, 3);
-                C::late(k_, w);
-                return w;
+                prepare(k_, rows, 2, 3);
+                C::late(k_, rows);
+                return;
             }
         }
-        begin(w, x, s + r * wide_);
-        C::gates(k_, w, from);
-        return w;
+        start(rows);
+        C::gates(k_, rows);
     }
 
     Before<T> origin(const T* h, const T* c, int64_t t, int64_t r) const {
@@ -258,52 +302,59 @@ private:
         return {h + r * H_, c ? c + r * H_ : nullptr, candidate};
     }
 
-    void start(T* d, const T* last) const {
+    void begin(T* d, const T* last) const {
         if (last)
             memcpy(d, last + me_.first * H_, rows_ * H_ * sizeof(T));
         else
             memset(d, 0, rows_ * H_ * sizeof(T));
     }
 
-    // gradients of a row's pre-activations and, unless r needs another product, of x W and h U
-    void back_row(int64_t t, int64_t r, const T* h, const T* c, const T* s, T* ds) {
-        T *dh = dh_ + r * H_, *dc = dc_ + r * H_;
-        if (job_.grad.dh) add(dh, job_.grad.dh + at(t, r) * H_);
-        if (masked(t, r)) {
+    // the gradient of this step's outputs, and zeros where a mask leaves a row out
+    void begin_back(int64_t t, T* ds) const {
+        for (int64_t r = 0; r < rows_; ++r) {
+            if (job_.grad.dh) add(dh_ + r * H_, job_.grad.dh + at(t, r) * H_);
+            if (!masked(t, r)) continue;
             memset(ds + r * wide_, 0, wide_ * sizeof(T));
             if (job_.grad.dx) memset(dx_row(t, r, ds), 0, wide_ * sizeof(T));
-            return;
         }
-        const Before<T> from = origin(h, c, t, r);
+    }
+
+    // gradients of pre-activations and, unless r needs another product, of x W and h U
+    void back_rows(int64_t t, Rows<T>& rows) {
         const bool zone_h = acts(job_.in.take_h), zone_c = C::has_c && acts(job_.in.take_c);
-        if (zone_h) zone_out_back(job_.in.take_h, t, me_.first + r, H_, dh, rest_h_);
-        if (zone_c) zone_out_back(job_.in.take_c, t, me_.first + r, H_, dc, rest_c_);
-        Row<T>& w = recompute(t, r, s, from);
+        for (Row<T>* w : rows) {
+            const int64_t b = me_.first + w->index;
+            // h U's gradient takes the place of the pre-activations' once that was used
+            if (!two_) w->d = w->ds;
+            if (zone_h) zone_out_back(job_.in.take_h, t, b, H_, w->dh, w->rest_h);
+            if (zone_c) zone_out_back(job_.in.take_c, t, b, H_, w->dc, w->rest_c);
+        }
+        recompute(rows);
         if constexpr (C::may_gate) {
             if (two_) {
-                C::back_late(k_, w, from, dh);
-                projection_back(w, s + r * wide_, ds + r * wide_, 2, 3);
+                C::back_late(k_, rows);
+                projection_back(rows, 2, 3);
             }
         }
         if (!two_) {
-            C::back(k_, w, from, dh, dc);
-            input_back(w, t, r, ds);
-            projection_back(w, s + r * wide_, ds + r * wide_, 0, gates_);
+            C::back(k_, rows);
+            input_back(rows, t);
+            projection_back(rows, 0, gates_);
         }
-        if (zone_h) add(dh, rest_h_);
-        if (zone_c) add(dc, rest_c_);
+        for (Row<T>* w : rows) {
+            if (zone_h) add(w->dh, w->rest_h);
+            if (zone_c) add(w->dc, w->rest_c);
+        }
     }
 
     // of two products: from the gradient of r h to those of r, z and all that is before them
-    void back_gated(int64_t t, const T* entered, const T* s, T* ds, T* dq) {
+    void back_gated(int64_t t, const T* entered, T* ds, T* dq) {
         multiply(H_, H_, ds + 2 * H_, wide_, job_.packed.second_back, nullptr, dq);
-        for (int64_t r = 0; r < rows_; ++r) {
-            if (masked(t, r)) continue;
-            Row<T>& w = row(r);
-            C::back_early(k_, w, entered + r * H_, dq + r * H_, through_gate_ + r * H_);
-            input_back(w, t, r, ds);
-            projection_back(w, s + r * wide_, ds + r * wide_, 0, 2);
-        }
+        each_rows(t, [&](Rows<T>& rows) {
+            C::back_early(k_, rows, entered, dq, through_gate_);
+            input_back(rows, t);
+            projection_back(rows, 0, 2);
+        });
     }
 
     // the gradient of the rows that entered the product, back to the states before the step
@@ -328,27 +379,39 @@ private:
         return me_.leads() ? job_.grad.dx + at(t, r) * wide_ : dx_;
     }
 
-    void input_back(const Row<T>& w, int64_t t, int64_t r, T* ds) const {
-        const T* dy[max_gates];
-        for (int g = 0; g < gates_; ++g) dy[g] = w.d + g * H_;
-        norm_back<T>(job_.spec, k_.x, w.at_x, job_.in.x + at(t, r) * wide_, dy, dx_row(t, r, ds),
-                     H_, 0, gates_);
+    void input_back(Rows<T>& rows, int64_t t) const {
+        NormBack<T> back[together];
+        for (int i = 0; i < rows.n; ++i) {
+            Row<T>& w = *rows.at[i];
+            T* ds = w.ds - w.index * wide_;
+            back[i] = {&w.at_x, w.x, {}, dx_row(t, w.index, ds)};
+            for (int g = 0; g < gates_; ++g) back[i].dy[g] = w.d + g * H_;
+        }
+        norm_back<T>(job_.spec, k_.x, rows.n, back, H_, 0, gates_);
     }
 
     // the gradient of the gates [from, to) of h U: through its norm, into the bias, clipped
-    void projection_back(const Row<T>& w, const T* s, T* ds, int from, int to) const {
-        const T* dy[max_gates];
-        for (int g = from; g < to; ++g) dy[g] = job_.spec.apart(g) ? w.dhn : w.d + g * H_;
-        norm_back<T>(job_.spec, k_.h, w.at_h, s, dy, ds, H_, from, to);
+    void projection_back(Rows<T>& rows, int from, int to) const {
+        NormBack<T> back[together];
+        for (int i = 0; i < rows.n; ++i) {
+            Row<T>& w = *rows.at[i];
+            back[i] = {&w.at_h, w.s, {}, w.ds};
+            for (int g = from; g < to; ++g)
+                back[i].dy[g] = job_.spec.apart(g) ? w.dhn : w.d + g * H_;
+        }
+        norm_back<T>(job_.spec, k_.h, rows.n, back, H_, from, to);
         const int64_t first = from * H_, count = (to - from) * H_;
-        if (bias_sums_) add(bias_sums_ + first, ds + first, count);
-        if (job_.clip > 0) {
-            const T bound = T(job_.clip);
-            each<T>(count, [&](int64_t j, auto part) {
-                Vec<T> d = load(ds + first + j, part);
-                d = d > bound ? splat<T>(bound) : d;
-                store(ds + first + j, d < -bound ? splat<T>(-bound) : d, part);
-            });
+        for (Row<T>* w : rows) {
+            T* ds = w->ds + first;
+            if (bias_sums_) add(bias_sums_ + first, ds, count);
+            if (job_.clip > 0) {
+                const T bound = T(job_.clip);
+                each<T>(count, [&](int64_t j, auto part) {
+                    Vec<T> d = load(ds + j, part);
+                    d = d > bound ? splat<T>(bound) : d;
+                    store(ds + j, d < -bound ? splat<T>(-bound) : d, part);
+                });
+            }
         }
     }
 
@@ -372,7 +435,7 @@ private:
     Row<T>* row_list_;
     T *sums_, *bias_sums_ = nullptr, *zeros_, *row_memory_, *entering_, *gated_;
     T *h_ring_, *c_ring_, *s_ring_;
-    T *dh_, *dc_, *through_gate_, *rest_h_, *rest_c_, *ds_, *dx_, *dq_ring_;
+    T *dh_, *dc_, *through_gate_, *ds_, *dx_, *dq_ring_;
 };
 
 }  // namespace lnrnn::LNRNN_ISA

@@ -13,15 +13,19 @@ namespace lnrnn::LNRNN_ISA {
 template <class T>
 struct Lanes;
 
+// `Anywhere` is in memory at any multiple of an element; memcpy might change any object, so that
+// after a store by it pointers would be read again.
 template <>
 struct Lanes<float> {
     typedef float V __attribute__((vector_size(LNRNN_BYTES)));
+    typedef float Anywhere __attribute__((vector_size(LNRNN_BYTES), aligned(sizeof(float))));
     typedef int32_t I __attribute__((vector_size(LNRNN_BYTES)));
 };
 
 template <>
 struct Lanes<double> {
     typedef double V __attribute__((vector_size(LNRNN_BYTES)));
+    typedef double Anywhere __attribute__((vector_size(LNRNN_BYTES), aligned(sizeof(double))));
     typedef int64_t I __attribute__((vector_size(LNRNN_BYTES)));
 };
 
@@ -45,9 +49,7 @@ inline Vec<T> splat(T value) {
 
 template <class T>
 inline Vec<T> load(const T* p, All) {
-    Vec<T> v;
-    memcpy(&v, p, sizeof v);
-    return v;
+    return *reinterpret_cast<const typename Lanes<T>::Anywhere*>(p);
 }
 
 template <class T>
@@ -59,7 +61,7 @@ inline Vec<T> load(const T* p, Part part) {
 
 template <class T>
 inline void store(T* p, Vec<T> v, All) {
-    memcpy(p, &v, sizeof v);
+    *reinterpret_cast<typename Lanes<T>::Anywhere*>(p) = v;
 }
 
 template <class T>
