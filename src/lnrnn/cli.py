@@ -70,9 +70,12 @@ def _sample(**options: Any) -> int:
 
 def _convert(source: Path, **options: Any) -> int:
     from lnrnn.convert import FileError, command
+    from lnrnn.convert.errors import TargetError
 
     try:
         return command.convert(source, **options)
+    except TargetError as error:
+        raise UserError(str(error)) from error
     except FileError as error:
         raise UserError(f"{source}: {error}") from error
 

@@ -7,6 +7,7 @@ options a cell uses.  It knows nothing of frameworks, sizes or weight layouts.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
@@ -32,6 +33,9 @@ _LSTM_ONLY = (
     "projection_clip",
     "output_activation",
 )
+_NUMBERS = (
+    "epsilon", "forget_bias", "update_bias", "cell_clip", "hidden_clip", "projection_clip",
+)  # fmt: skip
 _GRU_ONLY = ("reset",)
 _UPDATE_ONLY = ("update", "update_bias")
 
@@ -260,7 +264,11 @@ class Variant:
             bound = getattr(self, name)
             if bound is not None and not bound > 0:
                 raise ValueError(f"{name} is a positive bound or None; got {bound}: use None.")
-
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not abs(value) <= sys.float_info.max:
+                given = value if isinstance(value, float) else "an integer beyond all floats"
+                raise ValueError(f"{name} is a finite number; got {given}: use a smaller one.")
         if self.norm == "rms" and self.ddof != 0:
             raise ValueError(
                 "A root mean square has no mean to lose a degree of freedom to; got norm='rms' "

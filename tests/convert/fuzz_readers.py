@@ -33,7 +33,8 @@ def attempt(data: bytes) -> None:
         if file.is_ours(container):
             file.from_container(container)
         for found in find.find(container):
-            find.read_layers(container, "file", found.fits[0].name, found.scope)
+            name = found.fits[0].name if found.fits else None
+            find.read_layers(container, "file", name, found.scope)
     except FileError:
         pass
 

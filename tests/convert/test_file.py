@@ -250,7 +250,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
         lambda d: d["layers"]["layers.0.forward"]["variant"].update(cell=["gru"]),
     ),
     "sizes": (
-        "Sizes are",
+        "sizes of a layer are three whole numbers",
         lambda d: d["layers"]["layers.0.forward"].update(sizes=[3, 5.0, 5]),
     ),
     "absurd_sizes": (
@@ -258,7 +258,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
         lambda d: d["layers"]["layers.0.forward"].update(sizes=[3, 10**15, 10**15]),
     ),
     "zoneout": (
-        "zoneout is a probability",
+        "zoneout of a layer is two probabilities",
         lambda d: d["layers"]["layers.0.forward"].update(zoneout=[2, 0]),
     ),
     "path": (

@@ -202,8 +202,8 @@ def test_settings_take_the_place_of_the_forms(tmp_path):
     path = save_npz(tmp_path / "w.npz", original_weights("tfa_lnlstm"))
     found, said = read(path, settings={"epsilon": 0.5, "zoneout": 0.1})
     assert found.single.variant.epsilon == 0.5 and found.single.zoneout == 0.1
-    assert "assumed" not in said[0]
-    assert "assumed epsilon=0.001" in read(path)[1][0]
+    assert said[0].endswith("assumed activation=tanh, recurrent_activation=sigmoid")
+    assert "assumed epsilon=0.001, activation=tanh" in read(path)[1][0]
     with pytest.raises(FileError, match="The settings do not fit tfa_lnlstm"):
         read(path, settings={"reset": "before"})
 

@@ -12,15 +12,19 @@ from tfa_model import (
     EPSILONS,
     PATHS,
     RELATIVE_FILES,
+    WRAPPED,
+    WRAPPED_PATHS,
     keras_predictions,
     predict,
     predictions,
     relatives_outputs,
     with_epsilons,
+    wrapped,
+    wrapped_outputs,
 )
 
 import lnrnn.keras
-from lnrnn.convert import read, restore
+from lnrnn.convert import Checkpoint, collect, read, restore
 from lnrnn.keras import LayerNormLSTM, LayerNormSimpleRNN
 from lnrnn.testing import assert_close
 
@@ -91,16 +95,37 @@ def loaded() -> keras.Model:
     return model
 
 
-def test_a_loaded_model_saves_and_loads_again(tmp_path):
-    model = loaded()
-    x, y = predictions(FILES)
-    for name in ("again.keras", "again.h5"):
-        model.save(tmp_path / name)
-        again = keras.saving.load_model(tmp_path / name, compile=False)
-        assert_close(name, keras_predictions(again, x), y, "float32")
-    assert [w.sizes for w in read(tmp_path / "again.keras")[0].values()] == [
-        w.sizes for w in read(FILES / "model.keras")[0].values()
-    ]
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two files have the same layers, mathematics and bits."""
+    return list(one) == list(other) and all(
+        one[at].variant == other[at].variant and equal_bits(dict(one[at].params), dict(w.params))
+        for at, w in other.items()
+    )
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("name", ["model.h5", "wrapped.keras"])
+def test_a_loaded_model_saves_and_loads_again(name, ending, tmp_path):
+    model = keras.saving.load_model(FILES / name, compile=False)
+    assert isinstance(model, keras.Model)
+    again = tmp_path / f"again{ending}"
+    model.save(again)
+    assert same(read(again)[0], read(FILES / name)[0])
+    x, y = wrapped(FILES) if name in WRAPPED else predictions(FILES)
+    loaded_again = keras.saving.load_model(again, compile=False)
+    assert_close(name, keras_predictions(loaded_again, x), y, "float32")
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_cells_in_wrappers_and_stacks_give_their_outputs(name):
+    layers, said = read(FILES / name)
+    assert list(layers) == WRAPPED_PATHS
+    assert not any("assumed" in sentence for sentence in said)
+    x, y = wrapped(FILES)
+    assert_close("outputs", wrapped_outputs(layers, x), y, "float32")
+    model = keras.saving.load_model(FILES / name, compile=False)
+    assert_close("outputs", keras_predictions(model, x), y, "float32")
+    assert same(collect(model), layers)
 
 
 @pytest.mark.parametrize("name", ["model.weights.h5", "legacy_weights.h5"])
@@ -114,7 +139,7 @@ def test_weights_load_into_a_model_with_those_cells(name):
 
 def test_cells_of_the_loaded_model_are_those_of_the_file():
     cells = [model_cell.cell for model_cell in (loaded().layers[1], loaded().layers[3])]
-    assert [type(c).__name__ for c in cells] == ["AddonsLSTMCell", "AddonsSimpleRNNCell"]
+    assert [type(c) for c in cells] == [lnrnn.keras.AddonsLSTMCell, lnrnn.keras.AddonsSimpleRNNCell]
     weights = list(read(FILES / "model.h5")[0].values())
     for cell, one in zip(cells, (weights[0], weights[3]), strict=True):
         assert cell.variant == one.variant

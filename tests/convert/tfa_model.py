@@ -38,6 +38,38 @@ def predict(folder: Path, layers: Checkpoint, x: np.ndarray) -> np.ndarray:
     return last @ kernel.astype(np.float64) + bias
 
 
+WRAPPED = ("wrapped.keras", "wrapped.h5")
+WRAPPED_PATHS = [
+    "layers.0.forward",
+    "layers.1.forward",
+    "layers.1.reverse",
+    "layers.2.forward",
+    "layers.2.reverse",
+    "layers.3.reverse",
+]
+
+
+def wrapped(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and outputs of the model of wrapped cells."""
+    with np.load(folder / "wrapped.npz") as arrays:
+        return arrays["x"], arrays["y"]
+
+
+def wrapped_outputs(layers: Checkpoint, x: np.ndarray) -> np.ndarray:
+    """The outputs (B, 2) of the model of wrapped cells on x (B, N, T, 5)."""
+    batch, times = x.shape[:2]
+    inner = np.moveaxis(x.astype(np.float64).reshape(-1, *x.shape[2:]), 1, 0)
+    hidden = run(layers["layers.0.forward"], inner)[-1].reshape(batch, times, -1)
+    hidden = np.swapaxes(hidden, 0, 1)
+    both = []
+    for direction, step in (("forward", 1), ("reverse", -1)):
+        one = hidden[::step]
+        for place in (1, 2):
+            one = run(layers[f"layers.{place}.{direction}"], one)
+        both.append(one[::step])
+    return run(layers["layers.3.reverse"], np.concatenate(both, -1)[::-1])[-1]
+
+
 def with_epsilons(file: Path) -> Checkpoint:
     """The layers of a file that has no configuration, told apart by their sizes."""
     layers, _ = read(file)

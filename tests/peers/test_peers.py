@@ -16,12 +16,15 @@ from convert_samples import (  # pyright: ignore[reportMissingImports]
 )
 from tfa_model import (  # pyright: ignore[reportMissingImports]
     RELATIVE_FILES,
+    WRAPPED,
     keras_predictions,
     predict,
     predictions,
     relatives_outputs,
     run,
     with_epsilons,
+    wrapped,
+    wrapped_outputs,
 )
 
 import lnrnn
@@ -94,6 +97,14 @@ def test_keras_3_loads_models_of_tensorflow_addons(name, tfa):
 def test_weights_of_tensorflow_addons(name, tfa):
     x, y = predictions(tfa)
     assert_close("predictions", predict(tfa, with_epsilons(tfa / name), x), y, "float32")
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrapped_cells_of_tensorflow_addons(name, tfa):
+    x, y = wrapped(tfa)
+    assert_close("outputs", wrapped_outputs(read(tfa / name)[0], x), y, "float32")
+    model = keras.saving.load_model(tfa / name, compile=False)
+    assert_close("outputs", keras_predictions(model, x), y, "float32")
 
 
 def test_through_a_file_of_ours(tfa, tmp_path):

@@ -65,6 +65,31 @@ def relatives() -> Any:
     return tf.keras.Model(inputs, run(BookCell(3), hidden))
 
 
+def wrapped() -> Any:
+    """Cells inside a TimeDistributed and in stacks, of both directions and of the other one."""
+    layers, lstm = tf.keras.layers, tfa.rnn.LayerNormLSTMCell
+    inputs = tf.keras.Input((3, 6, 5))
+    hidden = layers.TimeDistributed(layers.RNN(lstm(4, norm_epsilon=0.5, activation="relu")))(
+        inputs
+    )
+    stack = [lstm(3, norm_epsilon=0.25), lstm(2, recurrent_activation="hard_sigmoid")]
+    hidden = layers.Bidirectional(layers.RNN(layers.StackedRNNCells(stack), return_sequences=True))(
+        hidden
+    )
+    last = tfa.rnn.LayerNormSimpleRNNCell(2, layernorm_epsilon=0.125)
+    return tf.keras.Model(inputs, layers.RNN(last, go_backwards=True)(hidden))
+
+
+def save_wrapped(folder: Path, rng: Any) -> None:
+    """Save the model of wrapped cells with its configuration, inputs and outputs."""
+    x = rng.standard_normal((4, 3, 6, 5)).astype("float32")
+    net = wrapped()
+    net.set_weights([w + 0.3 * rng.standard_normal(w.shape) for w in net.get_weights()])
+    np.savez(folder / "wrapped.npz", x=x, y=net.predict(x, verbose=0))
+    net.save(folder / "wrapped.keras")
+    net.save(folder / "wrapped.h5")
+
+
 def save_relatives(folder: Path, x: Any, rng: Any) -> None:
     """Save the model of relatives in all files but the SavedModel, and its outputs."""
     net = relatives()
@@ -104,6 +129,8 @@ def main(folder: Path) -> None:
     bare.save_weights(folder / "weights.ckpt", save_format="tf")
     names: dict[str, Any] = {w.name.removesuffix(":0"): w.numpy() for w in net.weights}
     np.savez(folder / "weights.npz", **names)
+    tf.keras.backend.clear_session()
+    save_wrapped(folder, np.random.default_rng(8))
     if find_spec("keras_layernorm_rnn"):
         tf.keras.backend.clear_session()
         save_relatives(folder, x, rng)

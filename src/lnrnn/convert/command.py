@@ -10,10 +10,10 @@ from typing import Any, get_args, get_type_hints
 
 from lnrnn.convert import export, file
 from lnrnn.convert.containers import open_file
-from lnrnn.convert.errors import FileError
-from lnrnn.convert.find import Fit, find, read_layers
+from lnrnn.convert.errors import FileError, TargetError
+from lnrnn.convert.find import Fit, find, read_layers, with_settings
 from lnrnn.convert.tensors import Container
-from lnrnn.convert.weights import Checkpoint
+from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.variant import Variant
 
 _NAMES = {"eps": "epsilon"}
@@ -74,6 +74,7 @@ def convert(
     check: str | None = None,
 ) -> int:
     """Read a file, write another; see `lnrnn convert --help`."""
+    _check_target(to, form, form_settings := list(form_settings))
     checkpoint, sentences = read(source, dialect, select, parse(settings))
     for sentence in sentences:
         print(_shown(sentence))
@@ -82,17 +83,28 @@ def convert(
 
         for at, weights in checkpoint.items():
             print(f"{at}: {check_layer(weights, check)}")
-    if form is None and to.suffix != ".safetensors":
-        raise FileError(
-            f"A file of this package ends in .safetensors; got {to.name!r}: write that, or name "
-            "another program's form with --as."
-        )
     if form is None:
         file.save(to, checkpoint)
     else:
         export.write(to, checkpoint, form, parse(form_settings))
     print(f"wrote {to}")
     return 0
+
+
+def _check_target(to: Path, form: str | None, form_settings: list[str]) -> None:
+    """Refuse what cannot be written before anything is read."""
+    if form is not None:
+        export.check_ending(to)
+    elif to.suffix != ".safetensors":
+        raise TargetError(
+            f"A file of this package ends in .safetensors; got {to.name!r}: write that, or name "
+            "another program's form with --as."
+        )
+    elif form_settings:
+        raise TargetError(
+            f"--as-set goes with --as, the form that it changes; got {form_settings[0]!r}: use "
+            "--set for the file that is read."
+        )
 
 
 def inspect(source: Path, tensors: bool = False) -> int:
@@ -125,11 +137,13 @@ def inspect(source: Path, tensors: bool = False) -> int:
             print(
                 f"\n{scope} fits {len(one.fits)} forms; --from says which, --set what else differs."
             )
+        if one.unclear:
+            print(f"\nThe configuration of {scope} has {_shown(', '.join(one.unclear.values()))}.")
         if one.beside:
             print(f"\nBeside the weights at {scope}: {_shown(', '.join(one.beside))}.")
-    if not found:
+    if not rows:
         print("No tensors have the names and shapes of a known recurrent layer.")
-    if tensors or not found:
+    if tensors or not rows:
         _print_tensors(container, columns)
     return 0
 
@@ -173,13 +187,10 @@ def _value(name: str, text: str, hint: Any) -> Any:
     raise FileError(f"{name} is one of {allowed}; got {text!r}.")
 
 
-def _changed(weights: Any, settings: dict[str, Any]) -> Any:
+def _changed(weights: Weights, settings: dict[str, Any]) -> Weights:
     rates = {n: v for n, v in settings.items() if n in _RATES}
     changes = {n: v for n, v in settings.items() if n not in _RATES}
-    try:
-        variant = weights.variant.replace(**changes)
-    except (ValueError, TypeError) as error:
-        raise FileError(f"The settings do not fit the layer: {error}") from error
+    variant = with_settings(weights.variant, weights.sizes, changes, "the layer")
     return dataclasses.replace(weights, variant=variant, **rates)
 
 
@@ -189,7 +200,7 @@ def _shown(text: str) -> str:
 
 
 def _constants(fit: Fit) -> str:
-    return ", ".join(f"{name}={value:g}" for name, value in fit.assumed.items())
+    return ", ".join(f"{name}={value}" for name, value in fit.assumed.items())
 
 
 def _print_tensors(container: Container, columns: Any) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from lnrnn.convert import safetensors
 from lnrnn.convert.errors import FileError
-from lnrnn.convert.tensors import Container
-from lnrnn.convert.weights import Checkpoint, Origin, Weights, check_float, collect
+from lnrnn.convert.tensors import DIMENSION, Container
+from lnrnn.convert.weights import DTYPES, Checkpoint, Origin, Weights, check_float, collect
 from lnrnn.params import Sizes, shapes
 from lnrnn.variant import Variant
 
@@ -118,11 +118,11 @@ def from_container(container: Container) -> Checkpoint:
     if version != VERSION or type(version) is not int:
         raise FileError(
             f"This program reads version {VERSION} of the format; the file has version "
-            f"{str(version)[:20]}: use a newer lnrnn."
+            f"{_brief(version)}: use a newer lnrnn."
         )
     if requires != []:
         raise FileError(
-            f"The file needs features that this program does not know, {str(requires)[:80]}: use a "
+            f"The file needs features that this program does not know, {_brief(requires)}: use a "
             "newer lnrnn."
         )
     entries = dict(container.entries)
@@ -163,13 +163,25 @@ def _layer(at: str, about: Any, entries: dict[str, Any]) -> Weights:
     _check_names(about, _LAYER, f"the layer {at!r}")
     try:
         variant = Variant.from_dict(about["variant"])
-        sizes = Sizes(*about["sizes"])
-        if not all(type(n) is int for n in sizes):
-            raise ValueError(f"Sizes are whole numbers; got {about['sizes']}.")
-        zoneout, zoneout_cell = map(float, about["zoneout"])
-        expected = shapes(variant, sizes)
     except (TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"The layer {at!r} has no valid variant and sizes: {error}") from error
+        why = str(error) if isinstance(error, ValueError) else "its fields are not as described."
+        raise FileError(f"The layer {_brief(at)} has no valid variant: {why[:300]}") from error
+    given, rates = about["sizes"], about["zoneout"]
+    if not _is_list(given, 3) or not all(type(n) is int and 0 < n < DIMENSION for n in given):
+        raise FileError(
+            f"The sizes of a layer are three whole numbers, 1 or more; {_brief(at)} has "
+            f"{_brief(given)}."
+        )
+    if not _is_list(rates, 2) or not all(type(r) in (int, float) and 0 <= r < 1 for r in rates):
+        raise FileError(
+            f"The zoneout of a layer is two probabilities below 1; {_brief(at)} has "
+            f"{_brief(rates)}."
+        )
+    zoneout, zoneout_cell = map(float, rates)
+    try:
+        expected = shapes(variant, Sizes(*given))
+    except ValueError as error:
+        raise FileError(f"The layer {_brief(at)} has no valid sizes: {error}") from error
     params = {}
     for name, shape in expected.items():
         entry = entries.pop(f"{at}.{name}", None)
@@ -193,14 +205,23 @@ def _origin(at: str, about: Any, entries: dict[str, Any]) -> Origin | None:
     if (
         not all(isinstance(w, str) for w in words)
         or not isinstance(names, list)
+        or not all(isinstance(n, str) for n in names)
         or not isinstance(dtypes, dict)
     ):
-        raise FileError(f"The origin of {at!r} is words, a list and an object; this one is not.")
+        raise FileError(
+            f"The origin of {_brief(at)} is words, a list of words and an object; this one is not."
+        )
+    unknown = [d for d in dtypes.values() if d not in DTYPES]
+    if unknown:
+        raise FileError(
+            f"The dtypes of an origin are of {', '.join(DTYPES)}; that of {_brief(at)} has "
+            f"{_brief(unknown[0])}."
+        )
     kept = {}
     for name in names:
         entry = entries.pop(f"{at}.original.{name}", None)
         if entry is None:
-            raise FileError(f"The original weight {str(name)[:80]!r} of {at!r} is missing.")
+            raise FileError(f"The original weight {name[:80]!r} of {at!r} is missing.")
         kept[name] = entry.load()
         check_float(name, kept[name])
     return Origin(*words, dtypes=dtypes, kept=kept)
@@ -209,4 +230,19 @@ def _origin(at: str, about: Any, entries: dict[str, Any]) -> Origin | None:
 def _check_names(given: Any, names: set[str], what: str) -> None:
     if not isinstance(given, dict) or set(given) != names:
         found = sorted(given) if isinstance(given, dict) else type(given).__name__
-        raise FileError(f"The fields of {what} are {', '.join(sorted(names))}; got {found}.")
+        raise FileError(
+            f"The fields of {what} are {', '.join(sorted(names))}; got {_brief(found)}."
+        )
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length
+
+
+def _brief(value: Any) -> str:
+    """A value of a file, short enough for a sentence."""
+    try:
+        text = ascii(value)
+    except ValueError:  # whole numbers of thousands of digits
+        return "a number"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -29,6 +29,8 @@ _DIRECTIONS = (
     ("fwd", "rev"),
     ("directions.0", "directions.1"),
 )
+_FIRST = (("kernel", "recurrent_kernel"), ("kernel", "recurrent_scale"))
+_ZONEOUT = {"h": "zoneout", "c": "zoneout_cell"}
 OWN = "lnrnn"
 
 
@@ -53,19 +55,21 @@ class Fit:
     zoneout: tuple[float, float] = (0.0, 0.0)
 
     @property
-    def assumed(self) -> dict[str, Any]:
-        """Constants that are the form's and not the file's: `epsilon`, `forget_bias`, clips."""
-        defaults = {f.name: f.default for f in dataclasses.fields(Variant)}
+    def assumed(self) -> dict[str, str]:
+        """What is the form's and not the file's: constants, activations, no zoneout."""
+        variant, defaults = self.variant, {f.name: f.default for f in dataclasses.fields(Variant)}
+        gated = variant.cell not in ("simple", "indrnn")
+        always = ["epsilon", "activation", *(["recurrent_activation"] if gated else [])]
         constants = (
-            "epsilon", "forget_bias", "update_bias", "cell_clip", "hidden_clip",
-            "projection_clip",
+            "forget_bias", "update_bias", "cell_clip", "hidden_clip", "projection_clip",
+            "output_activation",
         )  # fmt: skip
-        return {
-            name: getattr(self.variant, name)
-            for name in constants
-            if name not in self.stated
-            and (name == "epsilon" or getattr(self.variant, name) != defaults[name])
-        }
+        others = [n for n in constants if getattr(variant, n) != defaults[n]]
+        values = {n: getattr(variant, n) for n in (*always, *others) if n not in self.stated}
+        if self.name != OWN and not self.stated:
+            # a configuration of the original's class would have it
+            values |= {_ZONEOUT[letter]: 0 for letter in form(self.name).zoneout}
+        return {n: v if isinstance(v, str) else f"{v:g}" for n, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,16 @@ class Found:
         scope: what stands before the names of its weights.
         fits: the forms that it may have; several where names and shapes do not tell.
         beside: further tensors that lie with its weights and belong to none of the fits.
+        unclear: a field of the variant, or `"dialect"`, to what the file says of it that no form
+            can express.
+        backwards: whether it reads sequences from their end; None where the file does not say.
     """
 
     scope: str
     fits: tuple[Fit, ...]
     beside: tuple[str, ...] = ()
+    unclear: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    backwards: bool | None = None
 
 
 def find(container: Container) -> list[Found]:
@@ -95,11 +104,25 @@ def find(container: Container) -> list[Found]:
     by_scope: dict[str, list[Fit]] = {}
     for fit, scope in _fits(container):
         by_scope.setdefault(scope, []).append(fit)
+    for scope, fact in container.facts.items():
+        # a cell that has weights of another layout is not passed over
+        if _is_fact(fact) and keras_config.is_known(fact) and _has_weights(container, scope):
+            by_scope.setdefault(scope, [])
+    lost = [
+        fact["class"]
+        for scope, fact in container.facts.items()
+        if _is_fact(fact) and keras_config.is_known(fact) and not _has_weights(container, scope)
+    ]
     found = []
     for scope, fits in by_scope.items():
         largest = [f for f in fits if not any(_within(f, other) for other in fits)]
-        told = _told(container, scope, largest)
-        found.append(Found(scope, told, _beside(container, scope, told)))
+        told, unclear = _told(container, scope, largest)
+        fact = container.facts.get(scope)
+        backwards = fact["backwards"] if _is_fact(fact) else None
+        if fact is None and lost:
+            unclear = {"dialect": f"a cell of the class {ascii(lost[0])[:60]} at another place"}
+        beside = _beside(container, scope, told)
+        found.append(Found(scope, told, beside, unclear, backwards))
     return sorted(found, key=lambda one: _order(container, one))
 
 
@@ -135,7 +158,8 @@ def read_layers(
         raise FileError(_nothing(container, dialect, select))
     layers: dict[str, Weights] = {}
     sentences = []
-    for path, one in zip(_paths([f.scope for f in found]), found, strict=True):
+    for path, one in zip(_paths(found), found, strict=True):
+        _check_clear(one, dialect, settings or {})
         fit = _decided(one)
         if one.beside and dialect is None:
             raise FileError(
@@ -143,13 +167,19 @@ def read_layers(
                 f"{_list(one.beside)}: name the form with --from, if these can be left out."
             )
         layers[path] = weights = _load(container, file, one.scope, fit, settings or {})
-        told = ", ".join(f"{n}={v:g}" for n, v in fit.assumed.items() if n not in (settings or {}))
+        told = ", ".join(f"{n}={v}" for n, v in fit.assumed.items() if n not in (settings or {}))
         sentences.append(
             f"{path}: {fit.name} at {one.scope or 'the top of the file'}, I={weights.sizes.inputs} "
             f"H={weights.sizes.units}" + (f", assumed {told}" if told else "")
         )
         if one.beside:
             sentences.append(f"{path}: left out {_list(one.beside)}")
+    numbers = {path.split(".")[1] for path in layers}
+    if len(numbers) > 1 and not container.ordered and any(f.backwards is None for f in found):
+        sentences.append(
+            "The file does not say in which order the model has these layers: their numbers "
+            "follow the alphabet."
+        )
     return Checkpoint(layers), sentences
 
 
@@ -184,49 +214,70 @@ def _sizes(dialect: Dialect, entries: Mapping[str, Any], placed: Mapping[str, st
 
 
 def _own(container: Container, scope: str, fact: Mapping[str, Any]) -> Iterator[tuple[Fit, str]]:
-    """A layer of this package in a .keras file: its weights are numbered in canonical order."""
-    known = keras_config.own_variant(fact)
-    if known is None:
+    """A layer of this package: its weights have canonical names, or numbers in that order."""
+    told = keras_config.told(fact)
+    if told.variant is None:
         return
-    variant, *zoneout = known
     entries = container.entries
-    first, second = (entries.get(f"{scope}vars/{i}") for i in (0, 1))
-    if first is None or second is None or len(first.shape) != 2:
-        return
-    sizes = Sizes(first.shape[0], first.shape[1] // len(variant.gates), second.shape[0])
-    try:
-        expected = shapes(variant, sizes)
-    except ValueError:
-        return
-    placed = {name: f"{scope}vars/{i}" for i, name in enumerate(expected)}
-    if all(p in entries and entries[p].shape == expected[n] for n, p in placed.items()):
-        stated = frozenset(f.name for f in dataclasses.fields(Variant))
-        yield Fit(OWN, variant, placed, sizes, stated, (zoneout[0], zoneout[1])), scope
+    for numbered in (True, False):
+        spelt = ["vars/0", "vars/1"] if numbered else list(_FIRST[told.variant.cell == "indrnn"])
+        first, second = (entries.get(scope + name) for name in spelt)
+        if first is None or second is None or len(first.shape) != 2 or not second.shape:
+            continue
+        sizes = Sizes(first.shape[0], first.shape[1] // len(told.variant.gates), second.shape[0])
+        try:
+            expected = shapes(told.variant, sizes)
+        except ValueError:
+            continue
+        placed = {
+            name: f"{scope}vars/{i}" if numbered else f"{scope}{name}"
+            for i, name in enumerate(expected)
+        }
+        if all(p in entries and entries[p].shape == expected[n] for n, p in placed.items()):
+            stated = frozenset(told.fields)
+            yield Fit(OWN, told.variant, placed, sizes, stated, told.zoneout), scope
 
 
 def _within(fit: Fit, other: Fit) -> bool:
     return set(fit.names.values()) < set(other.names.values())
 
 
-def _told(container: Container, scope: str, fits: list[Fit]) -> tuple[Fit, ...]:
-    """The fits that agree with what the file says of the layer, with what it sets."""
+def _told(
+    container: Container, scope: str, fits: list[Fit]
+) -> tuple[tuple[Fit, ...], Mapping[str, str]]:
+    """The fits that agree with what the file says of the layer, and what of that is unclear."""
     fact = container.facts.get(scope)
     if not isinstance(fact, dict):
-        return tuple(fits)
+        return tuple(fits), {}
     if "lite" in fact:
-        return tuple(_set(fit, fact["lite"]) for fit in fits if fit.name.count("_clip") == 0)
-    known = keras_config.dialect_of(fact)
+        return tuple(_set(f, fact["lite"]) for f in fits if f.name.count("_clip") == 0), {}
+    told = keras_config.told(fact)
+    unclear = dict(told.unclear)
+    if fact["turned"]:
+        unclear["direction"] = "go_backwards in both directions of a Bidirectional, or in neither"
     own = [fit for fit in fits if fit.name == OWN]
-    if own:
-        return tuple(own)
-    if known is None:
-        return tuple(fits)
-    name, changes = known
-    named = [fit for fit in fits if fit.name == name]
+    named = own or [fit for fit in fits if fit.name == told.dialect]
+    if "dialect" in unclear:
+        return tuple(fits), unclear
     try:
-        return tuple(_set(fit, changes) for fit in named) or tuple(fits)
-    except ValueError:
-        return tuple(fits)
+        agreeing = tuple(_agreeing(named, told))
+    except (TypeError, ValueError) as error:
+        return tuple(fits), {**unclear, "dialect": f"a combination that no Variant has ({error})"}
+    if not agreeing:
+        unclear["dialect"] = f"the class {ascii(fact['class'])[:60]}, whose weights these are not"
+    return agreeing or tuple(fits), unclear
+
+
+def _agreeing(fits: list[Fit], told: keras_config.Told) -> Iterator[Fit]:
+    """The fits with what a configuration sets; none of other weights than it implies."""
+    for fit in fits:
+        if told.variant is None:
+            yield _set(fit, told.fields)
+        elif shapes(told.variant, fit.sizes) == shapes(fit.variant, fit.sizes):
+            stated = frozenset(told.fields)
+            yield dataclasses.replace(
+                fit, variant=told.variant, stated=stated, zoneout=told.zoneout
+            )
 
 
 def _set(fit: Fit, changes: Mapping[str, Any]) -> Fit:
@@ -234,8 +285,37 @@ def _set(fit: Fit, changes: Mapping[str, Any]) -> Fit:
     return dataclasses.replace(fit, variant=variant, stated=frozenset(changes))
 
 
+def _check_clear(found: Found, dialect: str | None, settings: Mapping[str, Any]) -> None:
+    """Refuse a layer of which the file says what nothing here can express."""
+    answered = {*settings, *(["dialect"] if dialect is not None else [])}
+    left = {n: text for n, text in found.unclear.items() if n not in answered}
+    if not left:
+        return
+    at = found.scope or "the top of the file"
+    if "direction" in left:
+        raise FileError(
+            f"A Bidirectional reads once forwards and once backwards; that at {at!r} has "
+            f"{left['direction']}: save its two layers apart."
+        )
+    sets = " ".join(f"--set {n}=…" for n in left if n != "dialect")
+    says = " and ".join(
+        filter(
+            None, ["--from FORM (and --set for its constants)" if "dialect" in left else "", sets]
+        )
+    )
+    stated = ", ".join(dict.fromkeys(left.values()))
+    raise FileError(
+        f"The configuration of {at!r} has {stated}, which no form here expresses: say with {says} "
+        "what the cell computes."
+    )
+
+
 def _is_fact(fact: Any) -> bool:
     return isinstance(fact, dict) and "class" in fact
+
+
+def _has_weights(container: Container, scope: str) -> bool:
+    return any(name.startswith(scope) for name in container.entries)
 
 
 def _beside(container: Container, scope: str, fits: tuple[Fit, ...]) -> tuple[str, ...]:
@@ -258,8 +338,9 @@ def _dotted(name: str) -> str:
 def _order(container: Container, found: Found) -> tuple[Any, ...]:
     """A key that sorts layers as the model has them, each direction after its forward one."""
     facts = [at for at, fact in container.facts.items() if _is_fact(fact)]
-    fact = facts.index(found.scope) if found.scope in facts else len(facts)
     ahead, first = _ahead(found.scope), 0
+    told = [at for at in (ahead, found.scope) if at in facts]
+    fact = facts.index(told[0]) if told else len(facts)
     if container.ordered:
         places = (i for i, name in enumerate(container.entries) if _ahead(name).startswith(ahead))
         first = min(places, default=0)
@@ -314,10 +395,7 @@ def _load(
         "zoneout_cell": settings.get("zoneout_cell", fit.zoneout[1]),
     }
     changes = {n: v for n, v in settings.items() if n not in zoneout}
-    try:
-        variant = fit.variant.replace(**changes)
-    except (ValueError, TypeError) as error:
-        raise FileError(f"The settings do not fit {fit.name}: {error}") from error
+    variant = with_settings(fit.variant, fit.sizes, changes, fit.name)
     if fit.name == OWN:
         return Weights(variant, values, **zoneout)
     dialect = form(fit.name)
@@ -335,19 +413,47 @@ def _load(
     return Weights(variant, params, origin=origin, **zoneout)
 
 
-def _paths(scopes: list[str]) -> list[str]:
-    """`layers.0.forward`, … for scopes in order; pairs of directions share a number."""
+def with_settings(variant: Variant, sizes: Sizes, changes: Mapping[str, Any], name: str) -> Variant:
+    """A variant with some fields changed, that has the same weights.
+
+    Raises:
+        FileError: values that no variant has, or fields that say which weights there are.
+    """
+    try:
+        changed = variant.replace(**changes)
+    except (ValueError, TypeError) as error:
+        raise FileError(f"The settings do not fit {name}: {error}") from error
+    if changed.projection == variant.projection:
+        have, want = set(shapes(variant, sizes)), set(shapes(changed, sizes))
+    else:
+        have, want = {"projection_kernel"}, set()
+        have, want = (have, want) if variant.projection else (want, have)
+    for names, verb in ((have - want, "has"), (want - have, "has not")):
+        if names:
+            given = ", ".join(f"{n}={v}" for n, v in changes.items())
+            raise FileError(
+                f"The settings change constants and functions; with {given} {name} would have "
+                f"other weights, as the file {verb} {', '.join(sorted(names))}: leave it out, or "
+                "name another form with --from."
+            )
+    return changed
+
+
+def _paths(found: list[Found]) -> list[str]:
+    """`layers.0.forward`, … for layers in order; pairs of directions share a number."""
     paths: list[str] = []
     place = -1
-    for i, scope in enumerate(scopes):
-        before = scopes[i - 1] if i else None
-        if before is not None and any(
-            ahead in before and before.replace(ahead, back) == scope for ahead, back in _DIRECTIONS
-        ):
+    for i, one in enumerate(found):
+        before = found[i - 1].scope if i else None
+        paired = before is not None and any(
+            ahead in before and before.replace(ahead, back) == one.scope
+            for ahead, back in _DIRECTIONS
+        )
+        if paired and one.backwards is not False:
             paths.append(f"layers.{place}.reverse")
             continue
         place += 1
-        paths.append(f"layers.{place}.forward")
+        paths.append(f"layers.{place}.{'reverse' if one.backwards else 'forward'}")
     return paths
 
 

@@ -15,8 +15,10 @@ from lnrnn.convert.errors import FileError
 Array = np.ndarray
 
 # Compressed weights take about nine tenths of their size; zeros take next to nothing.
-EXPANSION = 20
-FREE = 64 << 20
+# Rearranging weights takes about ten times their size.
+EXPANSION = 8
+FREE = 16 << 20
+DIMENSION = 1 << 63
 _DIGITS = re.compile(r"(\d{1,18})")
 
 
@@ -52,6 +54,12 @@ class Container:
     facts: Mapping[str, Any] = field(default_factory=dict)
     ordered: bool = False
 
+    def __post_init__(self) -> None:
+        for name, entry in self.entries.items():
+            # beside a size of 0 others can be anything
+            if not all(size < DIMENSION for size in entry.shape):
+                raise FileError(f"The sizes of a tensor are below 2**63; {name[:80]!r} has others.")
+
 
 def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts `rnn.2` before `rnn.10`."""
@@ -74,12 +82,12 @@ def check_expansion(declared: int, size: int) -> None:
     """Refuse a file that would unpack to far more than its own size.
 
     Raises:
-        FileError: more than 64 MiB and more than 20 times the size of the file.
+        FileError: more than 16 MiB and more than 8 times the size of the file.
     """
     if declared > max(FREE, EXPANSION * size):
         raise FileError(
-            f"A file unpacks to at most {EXPANSION} times its size, or 64 MiB; this one has {size} "
-            f"bytes and claims {declared}."
+            f"A file unpacks to at most {EXPANSION} times its size, or {FREE >> 20} MiB; this one "
+            f"has {size} bytes and claims {declared}."
         )
 
 

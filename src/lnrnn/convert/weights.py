@@ -17,7 +17,7 @@ from lnrnn.variant import Variant
 
 Array = np.ndarray
 
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -97,7 +97,8 @@ class Weights:
         for name in ("zoneout", "zoneout_cell"):
             if not 0 <= getattr(self, name) < 1:
                 raise FileError(
-                    f"{name} is a probability, at least 0 and below 1; got {getattr(self, name)}."
+                    f"{name} is a probability, at least 0 and below 1; got "
+                    f"{str(getattr(self, name))[:40]}."
                 )
 
     @property
@@ -108,9 +109,9 @@ class Weights:
 
 def check_float(name: str, value: Array) -> None:
     """Raise FileError unless an array is of a float dtype and finite."""
-    if value.dtype.name not in _DTYPES:
+    if value.dtype.name not in DTYPES:
         raise FileError(
-            f"Weights are of the dtypes {', '.join(_DTYPES)}; got {name!r} of {value.dtype}."
+            f"Weights are of the dtypes {', '.join(DTYPES)}; got {name!r} of {value.dtype}."
         )
     wrong = value.size - int(np.isfinite(value.astype(np.float64, copy=False)).sum())
     if wrong:
@@ -123,8 +124,9 @@ def check_float(name: str, value: Array) -> None:
 class Checkpoint(Mapping[str, Weights]):
     """The recurrent layers of a file: path to [Weights][lnrnn.convert.Weights].
 
-    The layers of a stack have the paths `layers.0.forward`, `layers.1.forward`, and so on, and
-    for the other direction of a bidirectional layer `layers.0.reverse`.
+    The layers of a stack have the paths `layers.0.forward`, `layers.1.forward`, and so on; the
+    other direction of a bidirectional layer, and a layer of Keras with `go_backwards=True`, is
+    `layers.0.reverse`.
 
     Args:
         layers: path to weights; a path is words of letters, digits, `_` and `-`, with dots
@@ -220,12 +222,7 @@ def collect(source: Any) -> Checkpoint:
     if isinstance(source, Weights):
         return Checkpoint({"layers.0.forward": source})
     if isinstance(source, Mapping):
-        return Checkpoint(
-            {
-                at: one if isinstance(one, Weights) else collect(one).single
-                for at, one in source.items()
-            }
-        )
+        return Checkpoint({at: _under(at, one) for at, one in source.items()})
     if isinstance(source, (list, tuple)) and all(isinstance(one, Weights) for one in source):
         return Checkpoint({f"layers.{i}.forward": one for i, one in enumerate(source)})
     return Checkpoint(
@@ -234,6 +231,19 @@ def collect(source: Any) -> Checkpoint:
             for at, slot in slots(source).items()
         }
     )
+
+
+def _under(path: str, layer: Any) -> Weights:
+    """The weights of one layer that is to have a path."""
+    if isinstance(layer, Weights):
+        return layer
+    found = collect(layer)
+    if next(iter(found)).endswith(".reverse") and not path.endswith("reverse"):
+        raise FileError(
+            f"The path of a layer that reads backwards ends in reverse; got {path!r}: use for "
+            "example 'layers.0.reverse'."
+        )
+    return found.single
 
 
 def restore(layers: Any, checkpoint: Checkpoint) -> None:
@@ -279,7 +289,7 @@ def restore(layers: Any, checkpoint: Checkpoint) -> None:
 
 def slots(source: Any) -> dict[str, Slot]:
     """The layers and directions of a layer, stack or model, by path."""
-    stack = list(_stack(source))
+    stack = list(_stack(source, backwards=False))
     if not stack:
         raise FileError(
             "What is saved is a recurrent layer of lnrnn, a stack or a model of them, or Weights; "
@@ -292,20 +302,26 @@ def slots(source: Any) -> dict[str, Slot]:
     }
 
 
-def _stack(source: Any) -> Iterator[dict[str, Slot]]:
+def _stack(source: Any, backwards: bool) -> Iterator[dict[str, Slot]]:
     """The layers of a stack in order, each by direction."""
+    backwards = backwards or bool(getattr(source, "go_backwards", False))
     if _is_layer(source):
-        yield from _own_stack(source)
+        yield from _own_stack(source, "reverse" if backwards else "forward")
     elif hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
-        forward, backward = list(_stack(source.forward_layer)), list(_stack(source.backward_layer))
-        for ahead, back in zip(forward, backward, strict=True):
-            yield {"forward": ahead["forward"], "reverse": back["forward"]}
+        both = (_stack(one, False) for one in (source.forward_layer, source.backward_layer))
+        for ahead, back in zip(*both, strict=True):
+            if set(ahead) | set(back) != {"forward", "reverse"} or "reverse" in ahead:
+                raise FileError(
+                    "A Bidirectional reads once forwards and once backwards; got one whose "
+                    f"layers read {' and '.join((*ahead, *back))}: save its two layers apart."
+                )
+            yield {**ahead, **back}
     else:
         for inner in _inside(source):
-            yield from _stack(inner)
+            yield from _stack(inner, backwards)
 
 
-def _own_stack(layer: Any) -> Iterator[dict[str, Slot]]:
+def _own_stack(layer: Any, direction: str) -> Iterator[dict[str, Slot]]:
     """The layers of a module of this package: one, or as many as it has inside."""
     cell = getattr(layer, "cell", layer)
     unnamed = sorted(getattr(cell, "functions", ()))
@@ -316,7 +332,7 @@ def _own_stack(layer: Any) -> Iterator[dict[str, Slot]]:
         )
     zoneout = (float(getattr(cell, "zoneout", 0.0)), float(getattr(cell, "zoneout_cell", 0.0)))
     if not hasattr(layer, "num_layers"):
-        yield {"forward": Slot(layer.variant, layer.params, layer.load_params, zoneout)}
+        yield {direction: Slot(layer.variant, layer.params, layer.load_params, zoneout)}
         return
     directions = {"forward": False, "reverse": True} if layer.bidirectional else {"forward": False}
     for place in range(layer.num_layers):
@@ -342,8 +358,11 @@ def _inside(source: Any) -> Sequence[Any]:
         return [source.cell]
     # a torch module gives its own modules by a method
     children = getattr(source, "children", None)
-    inner: Any = children() if callable(children) else ()
-    return list(inner)
+    if callable(children):
+        inner: Any = children()
+        return list(inner)
+    # and a wrapper of Keras what it wraps
+    return [source.layer] if hasattr(source, "layer") else []
 
 
 def _is_layer(source: Any) -> bool:

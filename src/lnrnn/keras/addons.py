@@ -139,6 +139,11 @@ class AddonsSimpleRNNCell(_AddonsCell, LayerNormSimpleRNNCell):
     places: ClassVar = {"layernorm": ("sum_norm_gain",)}
 
 
+# by the names of classes Keras finds the weights of a stack of cells
+AddonsLSTMCell.__name__ = "LayerNormLSTMCell"
+AddonsSimpleRNNCell.__name__ = "LayerNormSimpleRNNCell"
+
+
 def _read_old_configurations() -> None:
     """Let Keras 3 read what Keras 2 wrote around these cells.
 
@@ -150,14 +155,22 @@ def _read_old_configurations() -> None:
 
     @classmethod
     def from_config(cls: Any, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        cell = config.get("cell")
-        name = isinstance(cell, Mapping) and (cell.get("registered_name") or cell.get("class_name"))
-        if name in _REGISTERED and config.get("time_major") is False:
+        if config.get("time_major") is False and _holds_addons(config.get("cell")):
             config = {n: v for n, v in config.items() if n != "time_major"}
         return build(cls, config, custom_objects)
 
     keras.layers.RNN.from_config = from_config  # pyright: ignore[reportAttributeAccessIssue]
     keras.saving.get_custom_objects().setdefault("Functional", Functional)
+
+
+def _holds_addons(cell: Any) -> bool:
+    """Whether a cell's configuration, or one of a stack of cells, is of this module."""
+    if not isinstance(cell, Mapping):
+        return False
+    if (cell.get("registered_name") or cell.get("class_name")) in _REGISTERED:
+        return True
+    held = (cell.get("config") or {}).get("cells")
+    return isinstance(held, (list, tuple)) and any(_holds_addons(one) for one in held)
 
 
 _REGISTERED = ("Addons>LayerNormLSTMCell", "Addons>LayerNormSimpleRNNCell")

@@ -191,10 +191,12 @@ class LayerNormRNN(keras.layers.RNN):
                 of the weights if not given.
 
         Returns:
-            The layer; its variant, units and zoneout are those of the source.
+            The layer; its variant, units and zoneout are those of the source, and
+            `go_backwards` is True for a file with the path `layers.0.reverse`.
 
         Raises:
-            ValueError: a variant of another class of layers, or a source with several layers.
+            ValueError: a variant of another class of layers, or a source of another kind or
+                with several layers.
 
         Example:
             >>> import lnrnn
@@ -205,7 +207,16 @@ class LayerNormRNN(keras.layers.RNN):
             >>> layer.cell.units
             8
         """
-        source = getattr(source, "single", source)
+        whole, source = source, getattr(source, "single", source)
+        if not isinstance(getattr(source, "params", None), Mapping) or not hasattr(
+            source, "variant"
+        ):
+            raise ValueError(
+                "from_params takes what lnrnn.load gives, or one of its layers; got "
+                f"{type(source).__name__}: use load_params for a dict of weights."
+            )
+        if whole is not source and next(iter(whole)).endswith(".reverse"):
+            options.setdefault("go_backwards", True)
         sizes = sizes_of(source.variant, source.params)
         fixed = {"variant": source.variant, "zoneout": source.zoneout}
         if "zoneout_cell" not in cell_variant.foreign(cls.cell_class.kind):

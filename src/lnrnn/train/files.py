@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: Keras, NumPy and matplotlib choose the format by it
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # a message names the file that was asked for
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)

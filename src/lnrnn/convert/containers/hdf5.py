@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,12 @@ def read(path: Path) -> Container:
 def read_keras(path: Path) -> Container:
     """The weights of a .keras archive, with what its configuration says about the layers."""
     held = npz.members(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = archive.read("config.json") if "config.json" in held else b"{}"
-            raw = archive.read("model.weights.h5")
-    except npz.DAMAGED as error:
-        raise npz.damaged(error) from error
+    config = npz.member(path, "config.json") if "config.json" in held else b"{}"
+    raw = npz.member(path, "model.weights.h5")
     if not raw.startswith(MAGIC):
         raise FileError("The weights of a .keras file are in HDF5; these are not.")
     facts = keras_config.layers(parse_json(config, "config.json"))
-    return _container("keras", raw, len(raw), facts)
+    return _container("keras", raw, path.stat().st_size, facts)
 
 
 def _container(kind: str, source: Path | bytes, size: int, facts: Mapping[str, Any]) -> Container:
@@ -77,7 +72,11 @@ def _container(kind: str, source: Path | bytes, size: int, facts: Mapping[str, A
     if len(names) < sum(d.dtype.kind in "fiub" for d in found.values()):
         raise FileError("A weight has one place in a file; two of this file have the same name.")
     if config:
-        facts = keras_config.layers(parse_json(config.encode(), "model_config"), by_name=True)
+        try:
+            raw = config.encode()
+        except UnicodeEncodeError as error:
+            raise FileError("JSON in UTF-8 is due in model_config; this is not.") from error
+        facts = keras_config.layers(parse_json(raw, "model_config"), entries)
     if not entries:
         raise FileError("A file of weights holds arrays; this one has none.")
     return Container(kind, entries, facts, ordered=bool(order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -18,6 +19,7 @@ from lnrnn.convert.tensors import Container, Entry, check_expansion, whole
 Array = np.ndarray
 
 _HEADER = 1 << 16
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # of a damaged archive, once the file is known to be there
 DAMAGED = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError,
@@ -48,6 +50,15 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
             )
     check_expansion(sum(info.file_size for info in found), path.stat().st_size)
     return {info.filename: info for info in found}
+
+
+def member(path: Path, name: str) -> bytes:
+    """One file of an archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)
+    except DAMAGED as error:
+        raise damaged(error) from error
 
 
 def damaged(error: BaseException) -> FileError:
@@ -103,12 +114,13 @@ def _loader(path: Path, member: str) -> Any:
 
 def _header(name: str, stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(stream, max_header_size=_HEADER)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(stream, max_header_size=_HEADER)
-    else:
+    if version not in _HEADERS:
         raise FileError(f"Arrays are of the .npy versions 1.0 and 2.0; {name!r} is of {version}.")
+    try:
+        shape, fortran, dtype = _HEADERS[version](stream, max_header_size=_HEADER)
+    except (SyntaxError, tokenize.TokenError, RecursionError, MemoryError, TypeError) as error:
+        # NumPy reads the header as Python's literals
+        raise damaged(ValueError(f"the header of {name[:80]!r} is none")) from error
     if dtype.hasobject:
         raise FileError(
             f"Arrays of Python objects are pickles and are not read; {name!r} is one: save numbers."

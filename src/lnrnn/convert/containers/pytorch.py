@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,14 @@ _DEPTH = 32
 # torch names what it refuses in a longer text
 _NAMED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Can only \w+ \w+) (\S+)")
 # the reader meets arbitrary bytes, and raises what the step raises that they break
+# What a state dictionary is made of.  torch's reader takes more: a bytearray of any size, tensors
+# made of a size alone, text that an encoding doubles.
+_NEEDED = re.compile(
+    r"collections (OrderedDict|Counter)|torch (?!\w*Tensor)\w+|torch\.storage \w+Storage"
+    r"|torch\.serialization _get_layout|torch\._utils _rebuild_\w+|torch\.nn\.parameter Parameter"
+    r"|torch\._tensor _rebuild_from_type_v2"
+)
+_PICKLES = 5  # in a file of the old format: a mark, a version, a system, the object, its storages
 _REFUSED = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
     MemoryError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error,
@@ -47,6 +58,13 @@ def read(path: Path) -> Container:
             raise FileError(
                 f"The tensors of a PyTorch file are not compressed; {packed[0].filename[:80]!r} is."
             )
+        for name in npz.members(path):
+            # torch finds the name in any case
+            if name.lower().endswith("data.pkl"):
+                _check_pickle(io.BytesIO(npz.member(path, name)), 1)
+    else:
+        with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as mapped:
+            _check_pickle(mapped, _PICKLES)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -62,6 +80,25 @@ def read(path: Path) -> Container:
     if not entries:
         raise FileError("A state dictionary holds tensors; this file has none.")
     return Container("torch", entries, ordered=True)
+
+
+def _check_pickle(stream: Any, count: int) -> None:
+    """Refuse what no state dictionary needs, before anything is made of a pickle."""
+    try:
+        for _ in range(count):
+            for opcode, named, _ in pickletools.genops(stream):
+                # the one opcode with which torch's reader takes a name
+                if opcode.name == "GLOBAL" and not _NEEDED.fullmatch(str(named)):
+                    raise FileError(
+                        "torch does not read the file as weights: it holds more than tensors, "
+                        f"{ascii(named)[1:80].rstrip(chr(39)).replace(' ', '.')}."
+                    )
+    except FileError:
+        raise
+    except (ValueError, TypeError, OverflowError, EOFError, IndexError, struct.error) as error:
+        raise FileError(
+            "torch does not read the file as weights: its pickle is cut or damaged."
+        ) from error
 
 
 def _tensors(torch: Any, loaded: Any) -> Iterator[tuple[str, Any]]:
