@@ -1,6 +1,6 @@
 """Latency of one step at B = 1, as of a stream, beside PyTorch's cells.
 
-`python benchmarks/torch_step.py [--units 256]`
+`python benchmarks/torch_step.py [--units 256] [--calls 300] [--backend inductor]`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from lnrnn.torch import LayerNormLSTM, LayerNormLSTMCell
 
 
-def microseconds(run: Callable[[], Any], calls: int = 300, rounds: int = 9) -> float:
+def microseconds(run: Callable[[], Any], calls: int, rounds: int = 9) -> float:
     """Time of a call: the smallest mean of several rounds."""
     best = float("inf")
     for _ in range(rounds):
@@ -31,13 +31,16 @@ def main() -> None:
     """Print one line for each module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, default=256)
-    units = parser.parse_args().units
+    parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    given = parser.parse_args()
+    units = given.units
     x, h, c = (torch.randn(1, units) for _ in range(3))
     layer, cell = LayerNormLSTM(units, units).eval(), LayerNormLSTMCell(units, units).eval()
     stock, stock_layer = nn.LSTMCell(units, units).eval(), nn.LSTM(units, units).eval()
     hx, states, one = (h[None], c[None]), (h, c), x[None]
     traced = torch.export.export(cell, (x, states)).module()
-    compiled = torch.compile(cell, fullgraph=True)
+    compiled = torch.compile(cell, fullgraph=True, backend=given.backend)
     runs: dict[str, Callable[[], Any]] = {
         "nn.LSTMCell": lambda: stock(x, states),
         "nn.LSTM, one step": lambda: stock_layer(one, hx),
@@ -51,7 +54,7 @@ def main() -> None:
     with torch.inference_mode():
         for name, run in runs.items():
             run()
-            print(f"{name:<28}{microseconds(run):8.0f} us")
+            print(f"{name:<28}{microseconds(run, given.calls):8.0f} us")
 
 
 if __name__ == "__main__":
