@@ -254,7 +254,7 @@ def _told(
     told = keras_config.told(fact)
     unclear = dict(told.unclear)
     if fact["turned"]:
-        unclear["direction"] = "go_backwards in both directions of a Bidirectional, or in neither"
+        unclear["direction"] = "go_backwards the other way round"
     own = [fit for fit in fits if fit.name == OWN]
     named = own or [fit for fit in fits if fit.name == told.dialect]
     if "dialect" in unclear:
@@ -294,8 +294,8 @@ def _check_clear(found: Found, dialect: str | None, settings: Mapping[str, Any])
     at = found.scope or "the top of the file"
     if "direction" in left:
         raise FileError(
-            f"A Bidirectional reads once forwards and once backwards; that at {at!r} has "
-            f"{left['direction']}: save its two layers apart."
+            "The forward layer of a Bidirectional reads forwards and the backward layer backwards; "
+            f"that at {at!r} has {left['direction']}: save its two layers apart."
         )
     sets = " ".join(f"--set {n}=…" for n in left if n != "dialect")
     says = " and ".join(
@@ -428,7 +428,7 @@ def with_settings(variant: Variant, sizes: Sizes, changes: Mapping[str, Any], na
     else:
         have, want = {"projection_kernel"}, set()
         have, want = (have, want) if variant.projection else (want, have)
-    for names, verb in ((have - want, "has"), (want - have, "has not")):
+    for names, verb in ((have - want, "has"), (want - have, "has no")):
         if names:
             given = ", ".join(f"{n}={v}" for n, v in changes.items())
             raise FileError(

@@ -312,8 +312,8 @@ def _stack(source: Any, backwards: bool) -> Iterator[dict[str, Slot]]:
         for ahead, back in zip(*both, strict=True):
             if set(ahead) | set(back) != {"forward", "reverse"} or "reverse" in ahead:
                 raise FileError(
-                    "A Bidirectional reads once forwards and once backwards; got one whose "
-                    f"layers read {' and '.join((*ahead, *back))}: save its two layers apart."
+                    "The forward layer of a Bidirectional reads forwards and the backward layer "
+                    f"backwards; got {' and '.join((*ahead, *back))}: save its two layers apart."
                 )
             yield {**ahead, **back}
     else:
