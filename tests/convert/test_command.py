@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from convert_samples import equal_bits, original_weights, prefixed, save_npz, weights_of
 
 import lnrnn
-from lnrnn import cli
+from lnrnn import cli, dialects
 from lnrnn.convert import read
 from lnrnn.convert.command import parse
 from lnrnn.convert.containers import open_file
@@ -151,6 +152,57 @@ BAD: dict[str, tuple[list[str], str]] = {
     "check": (["OURS", "--check"], "these weights name none"),
     "from_ours": (["OURS", "--from", "tfa_lnlstm"], "leave --from out"),
     "select_ours": (["OURS", "--select", "x"], "no layer whose path begins with 'x'"),
+    "removes": (
+        ["FILE", "--select", "layers/rnn/", "--set", "cell_norm=none"],
+        "as the file has cell_norm_bias, cell_norm_gain",
+    ),
+    "adds": (
+        ["FILE", "--select", "layers/rnn/", "--set", "peephole=after"],
+        "as the file has no peephole",
+    ),
+    "removes_ours": (["OURS", "--set", "bias_x=true"], "as the file has no bias_x"),
+    "projects": (["LSTM", "--set", "projection=true"], "as the file has no projection_kernel"),
+    "infinite": (["LSTM", "--set", "eps=inf"], "epsilon is a finite number; got inf"),
+    "no_number": (["LSTM", "--set", "forget_bias=nan"], "forget_bias is a finite number; got nan"),
+    "as_set_alone": (["LSTM", "--as-set", "eps=1"], "lnrnn: --as-set goes with --as"),
+    "as_zoneout": (
+        ["LSTM", "--as", "tfa_lnlstm", "--as-set", "zoneout=0.1"],
+        "got 'zoneout', which is no part of the weights",
+    ),
+    "as_negative": (["LSTM", "--as", "tfa_lnlstm", "--as-set", "eps=-1"], "epsilon is 0 or more"),
+    "as_tied": (
+        ["LSTM", "--as", "baselines_lnlstm", "--as-set", "tied_bias=true"],
+        "got tied_bias=True, with which they would be others",
+    ),
+    "as_inner": (
+        ["LSTM", "--as", "baselines_lnlstm", "--as-set", "bias_x=true"],
+        "got bias_x=True, with which they would be others",
+    ),
+    "as_fewer": (
+        ["LSTM", "--as", "tfa_lnlstm", "--as-set", "bias=false"],
+        "got bias=False, with which they would be others",
+    ),
+    "as_epsilon_of_lite": (
+        ["LITE", "--as", "tflite_lnlstm", "--as-set", "eps=0.1", "--to", "o.tflite"],
+        "TensorFlow Lite has epsilon=1e-08 fixed; got 0.1",
+    ),
+    "held": (["HELD", "--as", "tfa_lnlstm"], "zoneout is 0.25 here, and tfa_lnlstm has none"),
+    "to_ending": (["LSTM", "--to", "o.foo", "--as", "tfa_lnlstm"], "lnrnn: Other programs' files"),
+    "to_folder": (
+        ["LSTM", "--to", "folder.pt", "--as", "tfa_lnlstm"],
+        "Cannot use folder.pt: Is a",
+    ),
+    "to_folder_ours": (
+        ["LSTM", "--to", "folder.safetensors"],
+        "folder.safetensors: Is a directory",
+    ),
+    **{
+        f"to_nowhere{ending}": (
+            ["LSTM", "--to", f"/proc/o{ending}", "--as", "tfa_lnlstm"],
+            f"Cannot use /proc/o{ending}: No such file",
+        )
+        for ending in (".pt", ".h5", ".npz", ".safetensors")
+    },
     "several": (["ALL", "--as", "tflite_lnlstm", "--to", "o.tflite"], "There are 4 layers here"),
 }
 
@@ -160,12 +212,21 @@ def test_input_that_cannot_be_used_is_refused_in_one_sentence(name, tmp_path, ca
     monkeypatch.chdir(tmp_path)
     arguments, message = BAD[name]
     lnrnn.save("ours.safetensors", weights_of(VARIANTS["gru_x_h"]))
-    paths = {"OURS": "ours.safetensors", "FILE": FILES / "model.keras", "ALL": FILES / "model.h5"}
+    lstm = weights_of(dialects.get("tfa_lnlstm").variant)
+    lnrnn.save("lstm.safetensors", lstm)
+    lnrnn.save("held.safetensors", dataclasses.replace(lstm, zoneout=0.25))
+    lite = dialects.get("tflite_lnlstm").variant.replace(epsilon=0.1)
+    lnrnn.save("lite.safetensors", weights_of(lite))
+    Path("folder.pt").mkdir()
+    Path("folder.safetensors").mkdir()
+    before = sorted(p.name for p in tmp_path.iterdir())
+    paths = {"FILE": FILES / "model.keras", "ALL": FILES / "model.h5"}
+    paths |= {n: Path(f"{n.lower()}.safetensors") for n in ("OURS", "LSTM", "HELD", "LITE")}
     given: list[Any] = [paths.get(a, a) for a in arguments]
     if "--to" not in given:
         given += ["--to", "out.safetensors"]
     assert message in refusal(capsys, "convert", *given)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
 def test_settings_are_parsed():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from convert_samples import equal_bits, original_weights, prefixed, weights_of
 from lnrnn.convert import FileError, collect, crc32c, read, write
 from lnrnn.convert.containers import open_file, tensorflow
 from lnrnn.convert.forms import form
-from lnrnn.keras import LayerNormGRU, LayerNormGRUCell, LayerNormLSTM
+from lnrnn.keras import AddonsLSTMCell, LayerNormGRU, LayerNormGRUCell, LayerNormLSTM
 
 tf = importlib.import_module("tensorflow")
 
@@ -158,3 +160,46 @@ def test_nested_models_are_found(tmp_path):
     model.save(tmp_path / "m.keras")
     found, _ = read(tmp_path / "m.keras")
     assert equal_bits(dict(found.single.params), inner.layers[0].params())
+
+
+@pytest.mark.parametrize("scope", ["first/lstm_cell/", "layers/rnn/cell/"])
+def test_keras_loads_the_hdf5_that_we_write(scope, tmp_path):
+    given = prefixed(scope, original_weights("tfa_lnlstm"))
+    np.savez(tmp_path / "w.npz", **given)  # pyright: ignore[reportArgumentType]
+    layers, _ = read(tmp_path / "w.npz")
+    write(tmp_path / "w.h5", layers, "tfa_lnlstm")
+    cell = AddonsLSTMCell(layers.single.sizes.units)
+    inputs = keras.Input((None, layers.single.sizes.inputs))
+    model = keras.Model(inputs, keras.layers.RNN(cell, name="first")(inputs))
+    model.load_weights(tmp_path / "w.h5")
+    assert equal_bits(cell.params(), dict(layers.single.params))
+
+
+def test_several_layers_in_hdf5_have_a_group_each(tmp_path):
+    layer = LayerNormLSTM(4, variant="tfa_lnlstm")
+    other = LayerNormLSTM(2, variant="tfa_lnlstm")
+    layer.build((None, None, 3))
+    other.build((None, None, 4))
+    write(tmp_path / "w.h5", collect([layer, other]), "tfa_lnlstm")
+    with h5py.File(tmp_path / "w.h5") as file:
+        assert list(file.attrs["layer_names"]) == ["layers.0.forward", "layers.1.forward"]
+    found, said = read(tmp_path / "w.h5")
+    for weights, one in zip(found.values(), (layer, other), strict=True):
+        assert equal_bits(dict(weights.params), one.params())
+    assert not any("alphabet" in sentence for sentence in said)
+
+
+def test_an_order_that_the_file_does_not_tell_is_said(tmp_path):
+    one = prefixed("b/", original_weights("haste_lngru"))
+    save_file(one | prefixed("a/", original_weights("haste_lngru", seed=2)), tmp_path / "w.h5")
+    found, said = read(tmp_path / "w.h5", "haste_lngru")
+    assert said[-1].endswith("their numbers follow the alphabet.")
+    assert [w.origin.scope for w in found.values() if w.origin] == ["a/", "b/"]
+    assert said[0].endswith("activation=tanh, recurrent_activation=sigmoid, zoneout=0")
+    assert len(read(tmp_path / "w.h5", "haste_lngru", "a/")[1]) == 1
+
+
+def save_file(arrays: dict[str, np.ndarray], path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in arrays.items():
+            file[name] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from convert_samples import equal_bits, original_weights, prefixed, save_npz, weights_of
 
 import lnrnn
-from lnrnn.convert import FileError, Weights, originals, read, write
+from lnrnn.convert import FileError, Origin, Weights, originals, read, write
 from lnrnn.convert.containers import open_file
 from lnrnn.convert.find import find
 from lnrnn.convert.forms import FORMS, form, spellings
@@ -239,3 +240,36 @@ def test_endings_that_no_program_reads_are_refused(tmp_path):
     with pytest.raises(FileError, match="a form of TensorFlow Lite"):
         write(tmp_path / "w.tflite", layers, "haste_lnlstm")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "message"),
+    [
+        ("baselines_lnlstm", {"zoneout": 0.3}, "zoneout is 0.3 here, and baselines_lnlstm has"),
+        ("haste_lnlstm", {"zoneout_cell": 0.2}, "zoneout_cell is 0.2 here, and haste_lnlstm"),
+        ("lingvo_lnlstm_simple", {"zoneout": 0.3}, "has one zoneout of h and c; got 0.3 and 0"),
+    ],
+)
+def test_a_rate_that_the_form_does_not_apply_is_refused(name, rates, message):
+    weights = weights_of(FORMS[name].variant)
+    assert originals(weights, name)
+    with pytest.raises(FileError, match=message):
+        originals(dataclasses.replace(weights, **rates), name)
+
+
+def test_a_rate_that_the_form_applies_is_no_hindrance():
+    for name, rates in (
+        ("haste_lnlstm", {"zoneout": 0.3}),
+        ("lingvo_lnlstm_simple", {"zoneout": 0.3, "zoneout_cell": 0.3}),
+    ):
+        weights = weights_of(FORMS[name].variant)
+        held = dataclasses.replace(weights, **rates)
+        assert equal_bits(originals(held, name), originals(weights, name))
+
+
+def test_an_origin_of_another_layout_is_not_followed():
+    """A file may name any dialect as the origin of any variant."""
+    weights = weights_of(FORMS["haste_lnlstm"].variant)
+    false = dataclasses.replace(weights, origin=Origin("haste_lngru"))
+    with pytest.raises(FileError, match="cell is 'lstm' here and 'gru' in the wanted form"):
+        originals(false, "haste_lngru")

@@ -79,6 +79,7 @@ SAFETENSORS = {
     "past_end": (safetensors({"a": tensor(0, 4)}, bytes(2)), "cut short"),
     "appended": (safetensors({"a": tensor(0, 4)}, bytes(9)), "something appended"),
     "metadata": (safetensors({"__metadata__": {"a": 1}}), "strings by name"),
+    "endless": (safetensors({"a": tensor(0, 0, (0, 10**400))}), "below 2\\*\\*63; 'a' has others"),
     "absurd": (safetensors({"a": tensor(0, 4 * 10**15, (10**15,))}, bytes(4)), "cut short"),
 }
 
@@ -121,6 +122,15 @@ def corrupted() -> bytes:
     return bytes(raw)
 
 
+def sparse() -> bytes:
+    """A .keras whose weights, once unpacked, have room for far more than the archive has."""
+
+    def fill(file: Any) -> None:
+        file.create_dataset("a", (1 << 25,), "f4", chunks=(1 << 20,), compression="gzip")
+
+    return zipped({"model.weights.h5": hdf5(fill) + bytes(15 << 20)}, zipfile.ZIP_DEFLATED)
+
+
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "pickle": (
         lambda: zipped({"a.npy": npy(np.array([{}]), allow_pickle=True)}),
@@ -142,6 +152,9 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zipped({"a.npy": claimed("(1,)", bytes(8), "[('a','O')]")}),
         "pickles and are not read",
     ),
+    "endless": (lambda: zipped({"a.npy": claimed(f"(0, {2**63})")}), "below 2\\*\\*63"),
+    "unclosed": (lambda: zipped({"a.npy": claimed("((((")}), "the header of 'a.npy' is none"),
+    "no_literal": (lambda: zipped({"a.npy": claimed("'\\n")}), "damaged"),
     "header": (lambda: zipped({"a.npy": b"\x93NUMPY\x01\x00\xff\xff{"}), "damaged"),
     "version": (lambda: zipped({"a.npy": b"\x93NUMPY\x09\x00"}), "versions 1.0 and 2.0"),
     "no_arrays": (lambda: zipped({"readme.txt": b"hello"}), "this archive has none"),
@@ -157,6 +170,7 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zipped({"model.weights.h5": hdf5(lambda _: None), "config.json": b"{"}),
         "JSON in UTF-8 is due in config.json",
     ),
+    "keras_sparse": (sparse, "unpacks to at most 8 times its size"),
     "keras_empty": (lambda: zipped({"model.weights.h5": hdf5(lambda _: None)}), "one has none"),
 }  # fmt: skip
 
@@ -193,6 +207,11 @@ def chunked(file: Any) -> None:
     file.create_dataset("a", (1 << 33,), "f4", chunks=(1 << 20,), compression="gzip")
 
 
+def undecodable(file: Any) -> None:
+    file.create_dataset("a", data=np.ones(3))
+    file.attrs.create("model_config", b'{"\xff": 1}', dtype=h5py.string_dtype("utf-8"))
+
+
 HDF5: dict[str, tuple[Callable[[], bytes], str]] = {
     "external_link": (
         lambda: hdf5(lambda f: f.__setitem__("a", h5py.ExternalLink("/etc/passwd", "/"))),
@@ -217,6 +236,10 @@ HDF5: dict[str, tuple[Callable[[], bytes], str]] = {
         "two of this file have the same name",
     ),
     "strings": (lambda: hdf5(lambda f: f.create_dataset("a", data="text")), "has none"),
+    "config_bytes": (
+        lambda: hdf5(undecodable),
+        "JSON in UTF-8 is due in model_config; this is not",
+    ),
 }
 
 
@@ -252,6 +275,18 @@ def doubled(times: int) -> Any:
     return value
 
 
+def asking(pickled: bytes) -> bytes:
+    """A file of torch whose pickle is another."""
+    with zipfile.ZipFile(io.BytesIO(torch_file({"a": torch.ones(1)}))) as archive:
+        held = {n: archive.read(n) for n in archive.namelist()}
+    return zipped({n: pickled if n.endswith("data.pkl") else d for n, d in held.items()})
+
+
+def called(name: bytes, size: int) -> bytes:
+    """A pickle that calls something with a number."""
+    return b"\x80\x02c" + name + b"\n\x8a\x08" + struct.pack("<q", size) + b"\x85R."
+
+
 TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
     "module": (lambda: torch_file(torch.nn.Linear(2, 2)), "torch does not read the file"),
     "cut": (lambda: torch_file({"a": torch.ones(999)})[:-200], "damaged|does not read"),
@@ -265,6 +300,27 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: torch_file({"epoch": 3}), "this file has none"),
     "deep": (lambda: torch_file(nested(40)), "this one has more"),
     "doubled": (lambda: torch_file(doubled(28)), "has more|twice"),
+    "bytearray": (
+        lambda: asking(called(b"builtins\nbytearray", 1 << 28)),
+        "more than tensors, builtins.bytearray",
+    ),
+    "bytearray_2": (
+        lambda: asking(called(b"__builtin__\nbytearray", 1 << 28)),
+        "more than tensors, __builtin__.bytearray",
+    ),
+    "bytearray_any_case": (
+        lambda: asking(called(b"builtins\nbytearray", 1 << 28)).replace(b"data.pkl", b"DATA.PKL"),
+        "more than tensors|does not read",
+    ),
+    "tensor_of_a_size": (
+        lambda: asking(called(b"torch\nFloatTensor", 1 << 26)),
+        "more than tensors, torch.FloatTensor",
+    ),
+    "old_bytearray": (
+        lambda: torch_file({"a": bytearray(9)}, _use_new_zipfile_serialization=False),
+        "more than tensors, (builtins|__builtin__).bytearray",
+    ),
+    "pickle_cut": (lambda: asking(b"\x80\x02}q"), "its pickle is cut or damaged"),
 }
 
 
