@@ -168,7 +168,7 @@ def test_keras_loads_the_hdf5_that_we_write(scope, tmp_path):
     np.savez(tmp_path / "w.npz", **given)  # pyright: ignore[reportArgumentType]
     layers, _ = read(tmp_path / "w.npz")
     write(tmp_path / "w.h5", layers, "tfa_lnlstm")
-    cell = AddonsLSTMCell(layers.single.sizes.units)
+    cell = AddonsLSTMCell.from_config({"units": layers.single.sizes.units})
     inputs = keras.Input((None, layers.single.sizes.inputs))
     model = keras.Model(inputs, keras.layers.RNN(cell, name="first")(inputs))
     model.load_weights(tmp_path / "w.h5")

@@ -275,11 +275,12 @@ def doubled(times: int) -> Any:
     return value
 
 
-def asking(pickled: bytes) -> bytes:
-    """A file of torch whose pickle is another."""
+def asking(pickled: bytes, name: str = "data.pkl") -> bytes:
+    """A file of torch whose pickle is another, or that has another beside."""
     with zipfile.ZipFile(io.BytesIO(torch_file({"a": torch.ones(1)}))) as archive:
         held = {n: archive.read(n) for n in archive.namelist()}
-    return zipped({n: pickled if n.endswith("data.pkl") else d for n, d in held.items()})
+    folder = next(iter(held)).partition("/")[0]
+    return zipped({**held, f"{folder}/{name}": pickled})
 
 
 def called(name: bytes, size: int) -> bytes:
@@ -308,9 +309,9 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: asking(called(b"__builtin__\nbytearray", 1 << 28)),
         "more than tensors, __builtin__.bytearray",
     ),
-    "bytearray_any_case": (
-        lambda: asking(called(b"builtins\nbytearray", 1 << 28)).replace(b"data.pkl", b"DATA.PKL"),
-        "more than tensors|does not read",
+    "bytearray_in_capitals": (
+        lambda: asking(called(b"builtins\nbytearray", 1 << 28), "DATA.PKL"),
+        "more than tensors, builtins.bytearray",
     ),
     "tensor_of_a_size": (
         lambda: asking(called(b"torch\nFloatTensor", 1 << 26)),
