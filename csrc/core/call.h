@@ -25,6 +25,7 @@ enum Array : int {
 struct Numbers {
     int64_t T, B, H;
     int64_t recurrent_moves, candidate_moves;  // whether these factors differ from step to step
+    int64_t turned;                            // U is given as its transpose, (G H, H)
     double take_h, take_c;                     // zoneout, where it is one number
     double epsilon, clip;
 };
@@ -38,6 +39,7 @@ Job<T> make_job(const Spec& spec, const Numbers& n, void* const* at) {
     return {spec,
             n.epsilon,
             n.clip,
+            n.turned != 0,
             {n.T, n.B, n.H},
             {in(recurrent), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
              in(gain_sum), in(shift_sum), in(gain_c), in(shift_c)},

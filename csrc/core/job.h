@@ -39,6 +39,7 @@ template <class T>
 struct Job {
     Spec spec;
     double epsilon, clip;  // clip: bound on the derivative of h U, 0 for none
+    bool turned;           // U is given as its transpose
     Sizes n;
     Weights<T> weights;
     Inputs<T> in;

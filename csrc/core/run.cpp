@@ -49,13 +49,15 @@ template <class T>
 Buffer<T> pack(const Kernel<T>& kernel, const Job<T>& job, Pool& pool, int64_t first_gate,
                int64_t gates, bool back) {
     const int64_t H = job.n.H, columns = gates * H, wide = job.wide();
-    const T* m = job.weights.recurrent + first_gate * H;
+    // the element (k, n) of U is `down` k + `across` n away from its first
+    const int64_t down = job.turned ? 1 : wide, across = job.turned ? H : 1;
+    const T* m = job.weights.recurrent + first_gate * H * across;
     const int64_t K = back ? columns : H, N = back ? H : columns;
     Buffer<T> packed = allocate<T>(kernel.packed_size(K, N));
     const int64_t panels = kernel.panels(N);
     const int threads = K * N < 1 << 16 ? 1 : pool.threads();
     pool.run(threads, [&](int rank, int size) {
-        kernel.pack(m, K, N, back ? 1 : wide, back ? wide : 1, panels * rank / size,
+        kernel.pack(m, K, N, back ? across : down, back ? down : across, panels * rank / size,
                     panels * (rank + 1) / size, packed.get());
     });
     return packed;

@@ -58,7 +58,7 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
                ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
                ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
                ffi::RemainingArgs args, ffi::RemainingRets rets) {
-    if (words.size() != spec_words || sizes.size() != 5 || numbers.size() != 4 ||
+    if (words.size() != spec_words || sizes.size() != 6 || numbers.size() != 4 ||
         operands.size() != args.size() || results.size() != rets.size())
         return ffi::Error::InvalidArgument("The attributes of an lnrnn call do not fit its arrays.");
     const Isa* isa = chosen();
@@ -70,7 +70,7 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
     std::memcpy(&spec, words.begin(), sizeof spec);
     const int64_t* z = sizes.begin();
     const double* d = numbers.begin();
-    const Numbers n = {z[0], z[1], z[2], z[3], z[4], d[0], d[1], d[2], d[3]};
+    const Numbers n = {z[0], z[1], z[2], z[3], z[4], z[5], d[0], d[1], d[2], d[3]};
     void* at[arrays] = {};
     ffi::DataType dtype = ffi::DataType::F32;
     for (size_t i = 0; i < args.size(); ++i) {

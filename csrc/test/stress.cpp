@@ -98,7 +98,7 @@ int one(unsigned seed) {
     if (lstm) a.add(c, rows * H, random, false), a.add(c_last, B * H, random, false);
     if (random() % 2) a.add(s, rows * wide, random, false);
     a.add(h_last, B * H, random, false);
-    const Numbers n = {T_, B, H, 0, 1, 1, 0.9, 1e-5, random() % 3 ? 0 : 0.5};
+    const Numbers n = {T_, B, H, 0, 1, int64_t(random() % 2), 1, 0.9, 1e-5, random() % 3 ? 0 : 0.5};
     OwnPool pool(1 + random() % 3);
     call<T>(*chosen(), false, spec, n, a.at, pool);
     a.add(dh, rows * H, random, true), a.add(dh_last, B * H, random, true);

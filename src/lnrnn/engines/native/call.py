@@ -48,6 +48,7 @@ class Inputs(NamedTuple):
 
 WEIGHTS = 10  # the first ones of `Inputs`
 VECTORS = Inputs._fields[1:WEIGHTS]
+FLAGS = ("mask", "reset")
 OUTPUTS = ("h", "c", "s", "h_last", "c_last")
 INCOMING = ("dh", "dh_last", "dc_last")
 OUTGOING = ("dx", "ds", "rh", "dh0", "dc0", *(f"d{name}" for name in VECTORS))
@@ -159,10 +160,17 @@ class Cell:
         return not (self.normed("x") or self.normed("h") or self._apart or clip)
 
 
-def sizes(cell: Cell, a: Inputs) -> list[int]:
-    """T, B, H, and whether the factors on h and on the candidate differ from step to step."""
+@cache
+def cell_of(words: tuple[int, ...]) -> Cell:
+    """The cell of a list of words."""
+    return Cell(words)
+
+
+def sizes(cell: Cell, a: Inputs, turned: bool = False) -> list[int]:
+    """T, B, H, whether the factors on h and on the candidate differ from step to step, and
+    whether the array of U is in memory as its transpose, (G H, H)."""
     steps, batch, wide = a.x.shape
-    return [steps, batch, wide // cell.gates, *(_moves(m) for m in a[-2:])]
+    return [steps, batch, wide // cell.gates, *(_moves(m) for m in a[-2:]), int(turned)]
 
 
 def check(cell: Cell, a: Inputs) -> None:
@@ -217,7 +225,8 @@ def recurrent_gradient(
 
     Args:
         ops: a framework's operations.
-        outer: sums a (T, B, m) times b (T, B, n) over T and B: (m, n).
+        outer: sums a (T, B, m) times b (T, B, n) over T and B, and adds what it is given
+            as a third argument, (m, n).
         cell: the cell.
         a: the inputs of the forward pass.
         h: its outputs, (T, B, H).
@@ -233,7 +242,7 @@ def recurrent_gradient(
         rest = rest * (a.recurrent_mask[1:] if moving else a.recurrent_mask)
     ds = found["ds"]
     early = ds[..., : 2 * h.shape[-1]] if cell.two_products else ds
-    gradient = outer(first, early[:1]) + outer(rest, early[1:])
+    gradient = outer(rest, early[1:], outer(first, early[:1]))
     if not cell.two_products:
         return gradient
     return ops.concat([gradient, outer(found["rh"], ds[..., 2 * h.shape[-1] :])])

@@ -55,7 +55,7 @@ class How(NamedTuple):
 
     @property
     def cell(self) -> Cell:
-        return Cell(self.words)
+        return call.cell_of(self.words)
 
     @property
     def results(self) -> tuple[str, ...]:
@@ -102,15 +102,20 @@ def _backward(*arrays: jax.Array, how: How, incoming: tuple[str, ...]) -> list[j
             strict=True,
         )
     )
-    h, outer = known["h"], partial(jnp.einsum, "tbm,tbn->mn")
+    h = known["h"]
     return [
-        call.recurrent_gradient(ops, outer, how.cell, a, h, found)
+        call.recurrent_gradient(ops, _outer, how.cell, a, h, found)
         if name == "recurrent"
         else found.get("dx", found["ds"])
         if name == "x"
         else found[f"d{name}"]
         for name in how.differentiable
     ]
+
+
+def _outer(a: jax.Array, b: jax.Array, plus: jax.Array | None = None) -> jax.Array:
+    product = jnp.einsum("tbm,tbn->mn", a, b)
+    return product if plus is None else product + plus
 
 
 @cache

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 
 from lnrnn.engines.native.call import Inputs, Numbers, encode
 from lnrnn.engines.portable.ops import Array, Ops, States
-from lnrnn.engines.portable.recurrence import project
+from lnrnn.engines.portable.recurrence import project, units_of
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
 from lnrnn.engines.sites import Affine, site_vectors
-from lnrnn.params import sizes_of
 from lnrnn.variant import Site, Variant
 
 Recurrence = Callable[[tuple[int, ...], Numbers, Inputs], tuple[Array, ...]]
@@ -62,7 +61,7 @@ def sequence(
     Returns:
         Outputs (T, B, H), or the last (B, H), and the final states.
     """
-    units = sizes_of(variant, params).units
+    units = units_of(variant, params)
     sites = site_vectors(ops, variant, params, units)
     x = project(ops, variant, params, x)
     numbers = Numbers(

@@ -133,8 +133,9 @@ def _backward(
     return gradients
 
 
-def _outer(a: Any, b: Any) -> Any:
-    return tf.tensordot(a, b, [[0, 1], [0, 1]])
+def _outer(a: Any, b: Any, plus: Any | None = None) -> Any:
+    product = tf.tensordot(a, b, [[0, 1], [0, 1]])
+    return product if plus is None else product + plus
 
 
 def _run(

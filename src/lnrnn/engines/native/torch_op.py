@@ -14,6 +14,8 @@ from lnrnn.engines.portable import ops_torch as ops
 
 # a saved h U beyond this many bytes is computed again in the backward pass
 _MOST_SAVED = 1 << 30
+_FOLDER = str(Path(torch.__file__).parent)
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -23,10 +25,22 @@ def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tupl
         return definition.recurrence(ops, words, numbers, inputs)
     training = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     bytes_of_s = inputs.x.numel() * inputs.x.element_size()
-    h, _, _, h_last, c_last = _recurrence(
-        *inputs, list(words), list(numbers), training, training and bytes_of_s <= _MOST_SAVED
+    keep = (training, training and bytes_of_s <= _MOST_SAVED)
+    if _eager(given):
+        run = _Recurrence.apply if training else _compute
+        h, _, _, h_last, c_last = run(*inputs, words, numbers, *keep)  # pyright: ignore
+    else:
+        h, _, _, h_last, c_last = _recurrence(*inputs, list(words), list(numbers), *keep)
+    return (h, h_last) if inputs.c0 is None else (h, h_last, c_last)
+
+
+def _eager(tensors: list[Tensor]) -> bool:
+    """Whether this call needs no operator, whose dispatch costs more than a short sequence."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(t) in _PLAIN for t in tensors)
     )
-    return (h, h_last, c_last) if Cell(words).lstm else (h, h_last)
 
 
 def _by_definition(tensors: list[Tensor]) -> bool:
@@ -40,6 +54,15 @@ def _by_definition(tensors: list[Tensor]) -> bool:
     return not torch.compiler.is_compiling() and any(
         t.is_floating_point() and dual(t).tangent is not None for t in tensors
     )
+
+
+def _compute(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the operator `lnrnn::recurrence` gives."""
+    a, (words, numbers, keep_c, keep_s) = Inputs(*args[:19]), args[19:]
+    cell = call.cell_of(tuple(words))
+    found = _empty(cell, a, keep_c, keep_s)
+    _run(cell, Numbers(*numbers), a, dict(zip(call.OUTPUTS, found, strict=True)), back=False)
+    return found
 
 
 @torch.library.custom_op("lnrnn::recurrence", mutates_args=(), device_types="cpu")
@@ -69,14 +92,11 @@ def _recurrence(
     keep_s: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h (T, B, H), c and h U where they are kept, the last h and c."""
-    a = Inputs(
+    return _compute(
         recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
         x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+        words, numbers, keep_c, keep_s,
     )  # fmt: skip
-    cell = Cell(tuple(words))
-    found = _empty(cell, a, keep_c, keep_s)
-    _run(cell, Numbers(*numbers), a, dict(zip(call.OUTPUTS, found, strict=True)), back=False)
-    return found
 
 
 def _empty(cell: Cell, a: Inputs, keep_c: bool, keep_s: bool) -> Any:
@@ -93,7 +113,22 @@ def _empty(cell: Cell, a: Inputs, keep_c: bool, keep_s: bool) -> Any:
 
 @_recurrence.register_fake
 def _(*args: Any) -> Any:
-    return _empty(Cell(tuple(args[19])), Inputs(*args[:19]), *args[21:])
+    return _empty(call.cell_of(tuple(args[19])), Inputs(*args[:19]), *args[21:])
+
+
+def _compute_backward(*args: Any) -> list[Tensor]:
+    """What the operator `lnrnn::recurrence_backward` gives."""
+    a, (h, c, s, dh, dh_last, dc_last, words, numbers) = Inputs(*args[:19]), args[19:]
+    cell, scalars = call.cell_of(tuple(words)), Numbers(*numbers)
+    shapes = call.outgoing_shapes(cell, a, scalars.clip)
+    found = {name: a.x.new_empty(shape) for name, shape in shapes.items()}
+    known = {"h": h, "c": c, "s": s, "dh": dh, "dh_last": dh_last, "dc_last": dc_last}
+    _run(cell, scalars, a, known | found, back=True)
+    outer = _outer_turned if _is_turned(a.recurrent) else _outer
+    found["drecurrent"] = call.recurrent_gradient(ops, outer, cell, a, h, found)
+    if "dx" not in found:
+        found["dx"] = found["ds"]
+    return [found[f"d{name}"] for name in _differentiable(a)]
 
 
 @torch.library.custom_op("lnrnn::recurrence_backward", mutates_args=(), device_types="cpu")
@@ -127,19 +162,11 @@ def _backward(
     numbers: list[float],
 ) -> list[Tensor]:
     """The gradients of the inputs that have one, in their order."""
-    a = Inputs(
+    return _compute_backward(
         recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
         x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+        h, c, s, dh, dh_last, dc_last, words, numbers,
     )  # fmt: skip
-    cell, scalars = Cell(tuple(words)), Numbers(*numbers)
-    shapes = call.outgoing_shapes(cell, a, scalars.clip)
-    found = {name: x.new_empty(shape) for name, shape in shapes.items()}
-    known = {"h": h, "c": c, "s": s, "dh": dh, "dh_last": dh_last, "dc_last": dc_last}
-    _run(cell, scalars, a, known | found, back=True)
-    found["drecurrent"] = call.recurrent_gradient(ops, _outer, cell, a, h, found)
-    if "dx" not in found:
-        found["dx"] = found["ds"]
-    return [found[f"d{name}"] for name in _differentiable(a)]
 
 
 @_backward.register_fake
@@ -162,7 +189,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradients(ctx: Any, dh: Any, _dc: Any, _ds: Any, dh_last: Any, dc_last: Any) -> Any:
     *inputs, h, c, s = ctx.saved_tensors
     a = Inputs(*inputs)
-    found = _backward(*a, h, c, s, dh, dh_last, dc_last, ctx.words, ctx.numbers)
+    given = (*a, h, c, s, dh, dh_last, dc_last, ctx.words, ctx.numbers)
+    if not _eager([t for t in given[:-2] if t is not None]):
+        found = _backward(*given[:-2], list(ctx.words), list(ctx.numbers))
+    elif torch.is_grad_enabled():
+        found = _RecurrenceBackward.apply(*given)
+    else:
+        found = _compute_backward(*given)
     by_name = dict(zip(_differentiable(a), found, strict=True))
     return (*(by_name.get(name) for name in Inputs._fields), None, None, None, None)
 
@@ -203,40 +236,79 @@ def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     return (*inputs, None, None, None, *of_given, None, None)
 
 
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = _compute(*args)
+        _setup(ctx, args, found)
+        return found
+
+    backward = staticmethod(_gradients)
+
+
+class _RecurrenceBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = _compute_backward(*args)
+        _setup_second(ctx, args, found)
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        return _second(ctx, list(upstream))
+
+
 _recurrence.register_autograd(_gradients, setup_context=_setup)
 _backward.register_autograd(_second, setup_context=_setup_second)
 torch.library.register_autocast(_recurrence, "cpu", torch.float32)
 torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return a.flatten(0, 1).t() @ b.flatten(0, 1)
+def _is_turned(recurrent: Tensor) -> bool:
+    """Whether a matrix is the transpose of a dense one, as a module's weights are."""
+    return not recurrent.is_contiguous() and recurrent.t().is_contiguous()
+
+
+def _outer(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
+    a, b = a.flatten(0, 1).t(), b.flatten(0, 1)
+    return a @ b if plus is None else torch.addmm(plus, a, b)
+
+
+def _outer_turned(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
+    """The same numbers, laid out as the transpose."""
+    return _outer(b, a, None if plus is None else plus.t()).t()
 
 
 def _run(
     cell: Cell, numbers: Numbers, a: Inputs, others: dict[str, Tensor | None], back: bool
 ) -> None:
     call.check(cell, a)
-    for name, t in a._asdict().items():
-        flag = name in ("mask", "reset")
-        if t is not None and (
-            t.device != a.x.device or t.dtype != (torch.bool if flag else a.x.dtype)
-        ):
+    device, dtype = a.x.device, a.x.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
+    given: dict[str, Tensor] = {}
+    for name, t in zip(Inputs._fields, a, strict=True):
+        if t is None:
+            continue
+        if t.device != device or t.dtype != (torch.bool if name in call.FLAGS else dtype):
             raise ValueError(
                 f"The inputs of a recurrence are of one dtype and device, flags bool; got {name} "
-                f"{t.dtype} on {t.device} beside {a.x.dtype} on {a.x.device}: convert it."
+                f"{t.dtype} on {t.device} beside {dtype} on {device}: convert it."
             )
-    if a.x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The native engine computes float32 and float64; got {a.x.dtype}.")
-    given = {n: None if t is None else t.contiguous() for n, t in a._asdict().items()}
-    given |= {n: None if t is None else t.contiguous() for n, t in others.items()}
+        given[name] = t
+    given |= {name: t for name, t in others.items() if t is not None}
+    turned = _is_turned(a.recurrent)
+    dense = {
+        n: t if t.is_contiguous() or (turned and t is a.recurrent) else t.contiguous()
+        for n, t in given.items()
+    }
     core.run(
         cell,
         numbers,
-        call.sizes(cell, a),
-        {n: t.data_ptr() for n, t in given.items() if t is not None and t.numel()},
+        call.sizes(cell, a, turned),
+        {n: t.data_ptr() for n, t in dense.items() if t.numel()},
         back=back,
-        double=a.x.dtype == torch.float64,
+        double=dtype == torch.float64,
         threads=torch.get_num_threads(),
-        host=core.lend_openmp(str(Path(torch.__file__).parent)),
+        host=core.lend_openmp(_FOLDER),
     )
