@@ -73,10 +73,12 @@ def from_meta(mesh: Any, like: Model, rank: int) -> Model:
         part.load_params(weights)
         for name, value in part.params().items():
             np.testing.assert_array_equal(value, weights[name])
-    # the forward pass gathers the weights, and setting them afterwards is not lost either
-    with torch.no_grad():
-        model(torch.zeros(1, 1, INPUTS, dtype=torch.float64))
-    model.first.load_params(like.first.params(reverse=True), reverse=True)
+    # what is set while the weights are gathered is not lost with the gathered copy
+    gathered: Any = model.first
+    gathered.unshard()
+    gathered.params(reverse=True)
+    gathered.load_params(like.first.params(reverse=True), reverse=True)
+    gathered.reshard()
     return model
 
 
