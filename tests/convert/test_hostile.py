@@ -9,6 +9,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -288,6 +289,16 @@ def called(name: bytes, size: int) -> bytes:
     return b"\x80\x02c" + name + b"\n\x8a\x08" + struct.pack("<q", size) + b"\x85R."
 
 
+def tarred() -> bytes:
+    """A tar archive whose first name is five harmless pickles."""
+    stream = io.BytesIO()
+    with tarfile.open(
+        fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT, encoding="latin-1"
+    ) as archive:
+        archive.addfile(tarfile.TarInfo("\x80\x02N." * 5))
+    return stream.getvalue()
+
+
 TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
     "module": (lambda: torch_file(torch.nn.Linear(2, 2)), "torch does not read the file"),
     "cut": (lambda: torch_file({"a": torch.ones(999)})[:-200], "damaged|does not read"),
@@ -321,6 +332,14 @@ TORCH: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: torch_file({"a": bytearray(9)}, _use_new_zipfile_serialization=False),
         "more than tensors, (builtins|__builtin__).bytearray",
     ),
+    "old_with_a_new_one_behind": (
+        lambda: (
+            torch_file({"a": bytearray(9)}, _use_new_zipfile_serialization=False)
+            + torch_file({"a": torch.ones(1)})
+        ),
+        "more than tensors, (builtins|__builtin__).bytearray",
+    ),
+    "tar": (tarred, "it is a tar archive"),
     "pickle_cut": (lambda: asking(b"\x80\x02}q"), "its pickle is cut or damaged"),
 }
 

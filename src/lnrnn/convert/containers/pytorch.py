@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import re
 import struct
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from mmap import ACCESS_READ, mmap
@@ -52,7 +53,10 @@ def read(path: Path) -> Container:
         import torch
     except ImportError as error:
         raise FileError("To read a file of PyTorch, torch has to be installed.") from error
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as stream:
+        # as torch tells the two formats apart
+        new = stream.read(4) == b"PK\x03\x04"
+    if new:
         packed = [i for i in npz.members(path).values() if i.compress_type != zipfile.ZIP_STORED]
         if packed:
             raise FileError(
@@ -62,6 +66,8 @@ def read(path: Path) -> Container:
             # torch finds the name in any case
             if name.lower().endswith("data.pkl"):
                 _check_pickle(io.BytesIO(npz.member(path, name)), 1)
+    elif tarfile.is_tarfile(path):
+        raise FileError("torch does not read the file as weights: it is a tar archive.")
     else:
         with path.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as mapped:
             _check_pickle(mapped, _PICKLES)
