@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -182,7 +183,8 @@ def test_several_layers_in_hdf5_have_a_group_each(tmp_path):
     other.build((None, None, 4))
     write(tmp_path / "w.h5", collect([layer, other]), "tfa_lnlstm")
     with h5py.File(tmp_path / "w.h5") as file:
-        assert list(file.attrs["layer_names"]) == ["layers.0.forward", "layers.1.forward"]
+        names: Any = file.attrs["layer_names"]
+        assert list(names) == ["layers.0.forward", "layers.1.forward"]
     found, said = read(tmp_path / "w.h5")
     for weights, one in zip(found.values(), (layer, other), strict=True):
         assert equal_bits(dict(weights.params), one.params())

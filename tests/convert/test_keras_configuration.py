@@ -51,8 +51,8 @@ def changed(folder: Path, name: str, change: Callable[[dict[str, Any]], None]) -
     path.write_bytes((FILES / name).read_bytes())
     if name.endswith(".h5"):
         with h5py.File(path, "r+") as file:
-            config = json.loads(file.attrs["model_config"])
-            file.attrs["model_config"] = json.dumps(walked(config, change))
+            config: Any = file.attrs["model_config"]
+            file.attrs["model_config"] = json.dumps(walked(json.loads(config), change))
         return path
     with zipfile.ZipFile(FILES / name) as old, zipfile.ZipFile(path, "w") as new:
         for member in old.namelist():

@@ -117,7 +117,7 @@ def find(container: Container) -> list[Found]:
     for scope, fits in by_scope.items():
         largest = [f for f in fits if not any(_within(f, other) for other in fits)]
         told, unclear = _told(container, scope, largest)
-        fact = container.facts.get(scope)
+        fact: Any = container.facts.get(scope)
         backwards = fact["backwards"] if _is_fact(fact) else None
         if fact is None and lost:
             unclear = {"dialect": f"a cell of the class {ascii(lost[0])[:60]} at another place"}
