@@ -45,7 +45,7 @@ def of(settings: Settings, name: str) -> dict[tuple[Point, str], int]:
         file = Path(folder, "peaks.json")
         given = json.dumps([asdict(settings), name, str(file)])
         subprocess.run(
-            [sys.executable, "-m", "lnrnn.bench.memory", given],
+            [sys.executable, "-P", "-m", "lnrnn.bench.memory", given],
             env=os.environ | _MALLOC,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -114,7 +114,7 @@ def _all(
         found = []
         for framework in installed:
             folder = Path(temporary, framework)
-            command = [sys.executable, "-m", "lnrnn.cli", "bench", "--framework", framework]
+            command = [sys.executable, "-P", "-m", "lnrnn.cli", "bench", "--framework", framework]
             command += ["--out", str(folder), "--cell", options["cell"]]
             command += ["--repeats", str(options["repeats"]), "--grid", *map(str, points)]
             command += ["--threads", str(threads)] if threads else []
