@@ -173,8 +173,14 @@ def sizes(cell: Cell, a: Inputs, turned: bool = False) -> list[int]:
     return [steps, batch, wide // cell.gates, *(_moves(m) for m in a[-2:]), int(turned)]
 
 
-def check(cell: Cell, a: Inputs) -> None:
-    """Raise ValueError unless the shapes of the inputs fit; the core reads them unchecked."""
+def check(cell: Cell, a: Inputs, flag: Any) -> None:
+    """Raise ValueError unless shapes and dtypes fit; the core reads the inputs unchecked.
+
+    Args:
+        cell: the cell.
+        a: the inputs.
+        flag: the framework's boolean dtype.
+    """
     steps, batch, wide = a.x.shape
     units = wide // cell.gates
     sequence, state = (steps, batch, units), (batch, units)
@@ -193,6 +199,11 @@ def check(cell: Cell, a: Inputs) -> None:
             raise ValueError(
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
                 f"B={batch}, H={units}; got {tuple(array.shape)}."
+            )
+        if array is not None and array.dtype != (flag if name in FLAGS else a.x.dtype):
+            raise ValueError(
+                f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
+                f"{array.dtype} beside {a.x.dtype}: convert it."
             )
     if steps < 1 or (cell.lstm and a.c0 is None):
         raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")

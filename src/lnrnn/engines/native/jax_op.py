@@ -78,6 +78,7 @@ def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tupl
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
     how = How(words, numbers, tuple(given))
+    call.check(how.cell, inputs, np.dtype(bool))
     return tuple(_recurrence.bind(*given.values(), how=how, keep=False))
 
 

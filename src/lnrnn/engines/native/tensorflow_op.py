@@ -47,6 +47,7 @@ def _forward(cell: Cell, numbers: Numbers, a: Inputs) -> list[Any]:
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         local = _inputs(names, arrays)
+        call.check(cell, local, np.dtype(bool))
         steps, batch, wide = local.x.shape
         units = wide // cell.gates
         empty = local.x[:0, 0, 0]

@@ -243,7 +243,9 @@ class _Recurrence(torch.autograd.Function):
         _setup(ctx, args, found)
         return found
 
-    backward = staticmethod(_gradients)
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _gradients(ctx, *grad_outputs)
 
 
 class _RecurrenceBackward(torch.autograd.Function):
@@ -254,8 +256,8 @@ class _RecurrenceBackward(torch.autograd.Function):
         return tuple(found)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:
-        return _second(ctx, list(upstream))
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _second(ctx, list(grad_outputs))
 
 
 _recurrence.register_autograd(_gradients, setup_context=_setup)
@@ -282,7 +284,7 @@ def _outer_turned(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
 def _run(
     cell: Cell, numbers: Numbers, a: Inputs, others: dict[str, Tensor | None], back: bool
 ) -> None:
-    call.check(cell, a)
+    call.check(cell, a, torch.bool)
     device, dtype = a.x.device, a.x.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
@@ -290,10 +292,10 @@ def _run(
     for name, t in zip(Inputs._fields, a, strict=True):
         if t is None:
             continue
-        if t.device != device or t.dtype != (torch.bool if name in call.FLAGS else dtype):
+        if t.device != device:
             raise ValueError(
-                f"The inputs of a recurrence are of one dtype and device, flags bool; got {name} "
-                f"{t.dtype} on {t.device} beside {dtype} on {device}: convert it."
+                f"The inputs of a recurrence are on one device; got {name} on {t.device} beside "
+                f"{device}: move it."
             )
         given[name] = t
     given |= {name: t for name, t in others.items() if t is not None}
