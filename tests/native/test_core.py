@@ -304,6 +304,15 @@ def test_the_operator_gives_the_numbers_of_the_call_without_it(monkeypatch):
         assert torch.equal(one, other)
 
 
+def test_tensors_without_data_have_shapes_only():
+    """As in Keras's symbolic calls on the torch backend."""
+    params, x, states, *_ = draw(LSTM, 7, 5, 3, 4, 6)
+    weights = {n: torch.tensor(p, device="meta", requires_grad=True) for n, p in params.items()}
+    meta = [torch.tensor(s, device="meta") for s in states]
+    y, final = sequence("native", LSTM)(LSTM, weights, torch.tensor(x, device="meta"), meta)
+    assert y.is_meta and y.shape == (5, 3, 6) and final[1].shape == (3, 6)
+
+
 @pytest.mark.parametrize("name", ["exp", "tanh", "sigmoid"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_functions(name, dtype):

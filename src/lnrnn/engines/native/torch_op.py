@@ -39,7 +39,7 @@ def _eager(tensors: list[Tensor]) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and all(type(t) in _PLAIN for t in tensors)
+        and all(type(t) in _PLAIN and t.device.type == "cpu" for t in tensors)
     )
 
 
@@ -162,11 +162,12 @@ def _backward(
     numbers: list[float],
 ) -> list[Tensor]:
     """The gradients of the inputs that have one, in their order."""
-    return _compute_backward(
+    found = _compute_backward(
         recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
         x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
         h, c, s, dh, dh_last, dc_last, words, numbers,
     )  # fmt: skip
+    return [g.contiguous() for g in found]  # as the fake says
 
 
 @_backward.register_fake
@@ -286,6 +287,10 @@ def _run(
 ) -> None:
     call.check(cell, a, torch.bool)
     device, dtype = a.x.device, a.x.dtype
+    if device.type != "cpu":
+        raise ValueError(
+            f"The native engine computes on a CPU; got tensors on {device}: move them."
+        )
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
     given: dict[str, Tensor] = {}
