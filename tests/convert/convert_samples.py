@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from lnrnn.convert import Weights, originals
@@ -69,3 +70,8 @@ def one_sentence(text: str) -> bool:
 
 def names(given: Iterable[Any]) -> list[str]:
     return [str(g) for g in given]
+
+
+def numbers(tensor: Any) -> np.ndarray:
+    """What a layer gave, on every backend."""
+    return np.asarray(keras.ops.convert_to_numpy(tensor))

@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from convert_samples import equal_bits, one_sentence, weights_of
+from convert_samples import equal_bits, numbers, one_sentence, weights_of
 from tfa_model import run
 
 import lnrnn
@@ -195,7 +195,7 @@ def test_our_cells_in_wrappers_and_stacks(name, ending, tmp_path):
     inner = y = np.moveaxis(x.reshape(-1, 5, 3), 1, 0)
     for weights in found.values():
         y = run(weights, y)
-    wanted = keras.ops.convert_to_numpy(model(x.astype("float32"))).reshape(inner.shape[1], 5, -1)
+    wanted = numbers(model(x.astype("float32"))).reshape(inner.shape[1], 5, -1)
     assert_close("outputs", np.moveaxis(y, 0, 1), wanted, "float32")
     kept = collect(model)
     assert list(kept) == list(found)
@@ -219,11 +219,9 @@ def test_a_layer_that_goes_backwards_stays_one(tmp_path):
     new = LayerNormGRU.from_params(loaded, return_sequences=True, engine="portable")
     assert new.go_backwards
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
-    np.testing.assert_array_equal(
-        keras.ops.convert_to_numpy(new(x)), keras.ops.convert_to_numpy(old(x))
-    )
+    np.testing.assert_array_equal(numbers(new(x)), numbers(old(x)))
     y = run(loaded.single, np.moveaxis(x, 1, 0)[::-1])
-    assert_close("outputs", np.moveaxis(y, 0, 1), keras.ops.convert_to_numpy(old(x)), "float32")
+    assert_close("outputs", np.moveaxis(y, 0, 1), numbers(old(x)), "float32")
     ahead = LayerNormGRU(4)
     ahead.build((None, None, 3))
     with pytest.raises(FileError, match=r"got layers\.0\.reverse for layers\.0\.forward"):
