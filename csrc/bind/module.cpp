@@ -64,13 +64,13 @@ Spec spec_of(const std::vector<int64_t>& words) {
 void run(const std::vector<int64_t>& words, bool back, bool full,
          const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
          const std::vector<uintptr_t>& addresses, int threads, bool host) {
-    if (sizes.size() != 6 || numbers.size() != 4 || addresses.size() != arrays)
-        throw std::invalid_argument("A call has 6 sizes, 4 numbers and " +
+    if (sizes.size() != size_words || numbers.size() != scalar_words || addresses.size() != arrays)
+        throw std::invalid_argument("A call has " + std::to_string(size_words) + " sizes, " +
+                                    std::to_string(scalar_words) + " numbers and " +
                                     std::to_string(int(arrays)) + " arrays.");
     const Isa& set = isa();
     const Spec spec = spec_of(words);
-    const Numbers n = {sizes[0],   sizes[1],   sizes[2],   sizes[3],  sizes[4],
-                       sizes[5],   numbers[0], numbers[1], numbers[2], numbers[3]};
+    const Numbers n = numbers_of(sizes.data(), numbers.data());
     void* at[arrays];
     for (int i = 0; i < arrays; ++i) at[i] = reinterpret_cast<void*>(addresses[i]);
     nb::gil_scoped_release unlocked;

@@ -8,24 +8,25 @@ namespace lnrnn {
 // The arrays of a call in their order; 0 or null stands for one that is absent.
 enum Array : int {
     // weights
-    recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
+    kernel, recurrent, bias_x, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
     // inputs
     x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
     // results of a forward pass, inputs of a backward pass
-    h, c, s, h_last, c_last,
+    h, c, xw, hu, h_last, c_last,
     // gradients that come in
     dh, dh_last, dc_last,
     // gradients that go out
-    dx, ds, rh, dh0, dc0,
-    dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum, dshift_sum, dgain_c, dshift_c,
+    dx, dh0, dc0,
+    dkernel, drecurrent, dbias_x, dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum, dshift_sum, dgain_c, dshift_c,
     arrays
 };
 
 // The numbers of a call beside its arrays.
 struct Numbers {
-    int64_t T, B, H;
-    int64_t recurrent_moves, candidate_moves;  // whether these factors differ from step to step
-    int64_t turned;                            // U is given as its transpose, (G H, H)
+    int64_t T, B, I, H;
+    int64_t recurrent_moves, candidate_moves;    // whether these factors differ from step to step
+    int64_t batch_first;                         // x and its gradient are (B, T, I)
+    int64_t kernel_turned, recurrent_turned;     // W and U, and their gradients, are transposes
     double take_h, take_c;                     // zoneout, where it is one number
     double epsilon, clip;
 };
@@ -39,19 +40,27 @@ Job<T> make_job(const Spec& spec, const Numbers& n, void* const* at) {
     return {spec,
             n.epsilon,
             n.clip,
-            n.turned != 0,
-            {n.T, n.B, n.H},
-            {in(recurrent), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
+            n.batch_first != 0,
+            n.kernel_turned != 0,
+            n.recurrent_turned != 0,
+            {n.T, n.B, n.I, n.H},
+            {in(kernel), in(recurrent), in(bias_x), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
              in(gain_sum), in(shift_sum), in(gain_c), in(shift_c)},
             {in(x), in(h0), in(c0), flags(mask), flags(reset),
              {in(take_h), step, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
              {in(recurrent_mask), n.recurrent_moves ? step : 0, T(1)},
              {in(candidate_mask), n.candidate_moves ? step : 0, T(1)}},
-            {out(h), out(c), out(s), out(h_last), out(c_last)},
-            {in(dh), in(dh_last), in(dc_last), out(dx), out(ds), out(rh), out(dh0), out(dc0),
-             out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
+            {out(h), out(c), out(xw), out(hu), out(h_last), out(c_last)},
+            {in(dh), in(dh_last), in(dc_last), out(dx), out(dh0), out(dc0),
+             out(dkernel), out(drecurrent), out(dbias_x), out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
              out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c)},
             {}};
+}
+
+constexpr int size_words = 9, scalar_words = 4;
+
+inline Numbers numbers_of(const int64_t* n, const double* d) {
+    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], d[0], d[1], d[2], d[3]};
 }
 
 template <class T>

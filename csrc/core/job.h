@@ -31,6 +31,7 @@ private:
 // The packed matrices of a call.  Of two products the first is that of r and z, else of all gates.
 template <class T>
 struct Packed {
+    const T *kernel, *kernel_back;      // W: (I, G H), and its transpose
     const T *first, *second;            // U: (H, columns)
     const T *first_back, *second_back;  // its transpose: (columns, H)
 };
@@ -39,7 +40,8 @@ template <class T>
 struct Job {
     Spec spec;
     double epsilon, clip;  // clip: bound on the derivative of h U, 0 for none
-    bool turned;           // U is given as its transpose
+    bool batch_first;      // x is (B, T, I)
+    bool kernel_turned, recurrent_turned;  // W and U are given as their transposes
     Sizes n;
     Weights<T> weights;
     Inputs<T> in;
@@ -52,13 +54,15 @@ struct Job {
 };
 
 // One of the `size` workers that compute rows [first, last) of the batch together: they share the
-// columns of the products, and each does all the rest.  `memory` is its own, `shared` the team's.
+// columns of the products, and each does all the rest.  `memory` is its own, `shared` the team's, and
+// so are the gradients of W and U of these rows.
 template <class T>
 struct Worker {
     int64_t first, last;
     int rank, size;
     Meeting* team;
     T *memory, *shared;
+    T *dkernel, *drecurrent;
 
     int64_t rows() const { return last - first; }
     bool leads() const { return rank == 0; }
@@ -66,12 +70,13 @@ struct Worker {
 
 // Offsets of the sums over rows in the memory of a worker, in elements.
 struct SumsLayout {
-    int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_h, size;
+    int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_x, bias_h,
+        size;
 
     SumsLayout(int64_t wide, int64_t H) {
         gain_x = 0, shift_x = wide, gain_h = 2 * wide, shift_h = 3 * wide, gain_sum = 4 * wide;
-        shift_sum = 5 * wide, bias_h = 6 * wide, gain_c = 7 * wide, shift_c = 7 * wide + H;
-        size = 7 * wide + 2 * H;
+        shift_sum = 5 * wide, bias_x = 6 * wide, bias_h = 7 * wide;
+        gain_c = 8 * wide, shift_c = 8 * wide + H, size = 8 * wide + 2 * H;
     }
 };
 

@@ -34,13 +34,13 @@ void backward(const Job<T>& job, const Worker<T>& me) {
 
 template <class T>
 int64_t memory(const Job<T>& job, int64_t rows) {
-    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr};
+    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
     return Sequence<T, Simple<T, true>>(job, asking).memory();
 }
 
 template <class T>
 int64_t shared(const Job<T>& job, int64_t rows) {
-    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr};
+    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
     return Sequence<T, Simple<T, true>>(job, asking).shared();
 }
 

@@ -1,7 +1,8 @@
-// Products of a few rows with a packed matrix: C (M, N) = init + A (M, K) P (K, N).
+// Products of stacked rows with a packed matrix, C (M, N) = init + A (M, K) P (K, N), and sums of
+// outer products of two stacks, C (M, N) += A' B.
 //
-// The matrix is packed once a call into panels of two vectors' width, cut into chunks of depth:
-// a chunk of a panel stays in the first-level cache while all rows pass over it.
+// A matrix is packed once a call into panels of two vectors' width, cut into chunks of depth: a
+// chunk of a panel stays in the first-level cache while all rows pass over it.
 #pragma once
 
 #include "vec.h"
@@ -11,6 +12,7 @@ namespace lnrnn::LNRNN_ISA {
 template <class T>
 constexpr int panel_width = 2 * lanes<T>;
 constexpr int64_t chunk_depth = 384;
+constexpr int block_rows = LNRNN_ROWS;  // of a block that is one panel wide
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
@@ -25,51 +27,93 @@ inline int64_t packed_size(int64_t K, int64_t N) {
     return K * panels<T>(N) * panel_width<T>;
 }
 
+// Rows of one step after another: row m is row m % each of step m / each.
+template <class T>
+struct Stack {
+    T* base;
+    int64_t each, step, row;  // rows in a step; from step to step; from row to row
+
+    T* at(int64_t m) const {
+        return m < each ? base + m * row : base + m / each * step + m % each * row;
+    }
+    Stack from(int64_t column) const { return {base + column, each, step, row}; }
+};
+
+// Rows side by side in memory.
+template <class T>
+inline Stack<T> dense(T* base, int64_t M, int64_t row) {
+    return {base, M, 0, row};
+}
+
 // Pack the panels [first, last) of the matrix whose element (k, n) is m[k * down + n * across].
 template <class T>
 inline void pack(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
                  int64_t last, T* packed) {
-    constexpr int W = panel_width<T>;
+    constexpr int W = panel_width<T>, strip = 16;
     for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
         const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
         for (int64_t p = first; p < last; ++p) {
             T* to = packed + k0 * panels<T>(N) * W + p * depth * W;
-            for (int64_t k = 0; k < depth; ++k)
-                for (int w = 0; w < W; ++w) {
-                    const int64_t n = p * W + w;
-                    to[k * W + w] = n < N ? m[(k0 + k) * down + n * across] : T(0);
-                }
+            const T* from = m + k0 * down + p * W * across;
+            const int64_t columns = N - p * W < W ? N - p * W : W;
+            if (columns < W) memset(to, 0, depth * W * sizeof(T));
+            // in strips, so that neither the reads nor the writes of a column leave the cache
+            for (int64_t s = 0; s < depth; s += strip) {
+                const int64_t end = depth - s < strip ? depth : s + strip;
+                if (across == 1 && columns == W)
+                    for (int64_t k = s; k < end; ++k)
+                        memcpy(to + k * W, from + k * down, W * sizeof(T));
+                else
+                    for (int64_t w = 0; w < columns; ++w)
+                        for (int64_t k = s; k < end; ++k)
+                            to[k * W + w] = from[k * down + w * across];
+            }
         }
     }
 }
 
+// A block's operands: M rows whose elements are `across` apart, the depth and width of the product,
+// the panels, what the sums start from (rows, or null: zeros), and where they go.
+template <class T, int M>
+struct Block {
+    int64_t depth, across, columns;
+    const T* panel;
+    const T* a[M];
+    const T* init[M];
+    T* c[M];
+};
+
 // M rows times P neighbouring panels, all sums in registers.
 template <class T, int M, int P>
-inline void block(int64_t depth, const T* a, int64_t lda, const T* panel, const T* init,
-                  int64_t ldi, T* c, int64_t ldc, int64_t columns) {
+inline void multiply_block(const Block<T, M>& it) {
     constexpr int W = panel_width<T>, L = lanes<T>, V = 2 * P;
-    Vec<T> acc[M][V];
+    const int64_t depth = it.depth, across = it.across, columns = it.columns;
     const bool whole = columns >= P * W;
+    Vec<T> acc[M][V];
+    const T* a[M];
 #pragma GCC unroll 32
-    for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m) {
+        a[m] = it.a[m];
 #pragma GCC unroll 32
         for (int v = 0; v < V; ++v) {
             const int64_t left = columns - v * L;
-            if (!init || left <= 0)
+            if (!it.init[m] || left <= 0)
                 acc[m][v] = Vec<T>{};
             else if (whole || left >= L)
-                acc[m][v] = load(init + m * ldi + v * L, All{});
+                acc[m][v] = load(it.init[m] + v * L, All{});
             else
-                acc[m][v] = load(init + m * ldi + v * L, Part{int(left)});
+                acc[m][v] = load(it.init[m] + v * L, Part{int(left)});
         }
-    for (int64_t k = 0; k < depth; ++k) {
+    }
+    const T* panel = it.panel;
+    for (int64_t k = 0, i = 0; k < depth; ++k, i += across, panel += W) {
         Vec<T> b[V];
 #pragma GCC unroll 32
         for (int v = 0; v < V; ++v)
-            b[v] = load(panel + (v / 2) * depth * W + k * W + (v % 2) * L, All{});
+            b[v] = load(panel + (v / 2) * depth * W + (v % 2) * L, All{});
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m) {
-            const T x = a[m * lda + k];
+            const T x = a[m][i];
 #pragma GCC unroll 32
             for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
         }
@@ -80,54 +124,119 @@ inline void block(int64_t depth, const T* a, int64_t lda, const T* panel, const 
         for (int v = 0; v < V; ++v) {
             const int64_t left = columns - v * L;
             if (whole || left >= L)
-                store(c + m * ldc + v * L, acc[m][v], All{});
+                store(it.c[m] + v * L, acc[m][v], All{});
             else if (left > 0)
-                store(c + m * ldc + v * L, acc[m][v], Part{int(left)});
+                store(it.c[m] + v * L, acc[m][v], Part{int(left)});
         }
 }
 
-// The block of m rows, m <= M.
-template <class T, int M, int P, class... Rest>
-inline void block_of(int64_t m, Rest... rest) {
-    if (m == M)
-        block<T, M, P>(rest...);
-    else if constexpr (M > 1)
-        block_of<T, M - 1, P>(m, rest...);
-}
-
-// M rows times P panels, in blocks of nearly equal height that leave registers for the operands.
-template <class T, int P>
-inline void column(int64_t M, int64_t depth, const T* a, int64_t lda, const T* panel,
-                   const T* init, int64_t ldi, T* c, int64_t ldc, int64_t columns) {
-    constexpr int most = LNRNN_ROWS / P;
-    for (int64_t blocks = up(M, most); blocks > 0; --blocks) {
-        const int64_t m = up(M, blocks);
-        block_of<T, most, P>(m, depth, a, lda, panel, init, ldi, c, ldc, columns);
-        a += m * lda, c += m * ldc, M -= m;
-        if (init) init += m * ldi;
+// The block of m rows, m <= M: `fill(block)` sets it.
+template <class T, int M, int P, class F>
+inline void block_of(int64_t m, F fill) {
+    if (m == M) {
+        Block<T, M> block;
+        fill(block);
+        multiply_block<T, M, P>(block);
+    } else if constexpr (M > 1) {
+        block_of<T, M - 1, P>(m, fill);
     }
 }
 
-// The panels [first, last) of C; `init` (rows `ldi` apart, 0: one row for all; null: zeros) may be C.
+// The panels [first, last) of C.
 template <class T>
-inline void product(int64_t M, int64_t N, int64_t K, const T* a, int64_t lda, const T* packed,
-                    const T* init, int64_t ldi, T* c, int64_t ldc, int64_t first, int64_t last) {
+inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* packed,
+                    const T* bias, Stack<T> c, int64_t first, int64_t last) {
     constexpr int W = panel_width<T>;
+    // rows that pass over a panel in one go: their part of A stays in the second-level cache
+    constexpr int64_t most_rows = 96;
+    const T* from[most_rows];
+    T* to[most_rows];
+    for (int64_t row = 0; row < M; row += most_rows) {
+        const int64_t height = M - row < most_rows ? M - row : most_rows;
+        for (int64_t i = 0; i < height; ++i) from[i] = a.at(row + i), to[i] = c.at(row + i);
+        for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
+            const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
+            const T* chunk = packed + k0 * panels<T>(N) * W;
+            auto pass = [&]<int P>(int64_t p) {
+                constexpr int most = block_rows / P;
+                for (; p + P <= last; p += P) {
+                    // blocks of nearly equal height, which leave registers for the operands
+                    int64_t done = 0;
+                    for (int64_t blocks = up(height, most); blocks > 0; --blocks) {
+                        const int64_t m = up(height - done, blocks);
+                        block_of<T, most, P>(m, [&]<int rows>(Block<T, rows>& it) {
+                            it.depth = depth, it.across = 1, it.columns = N - p * W;
+                            it.panel = chunk + p * depth * W;
+                            for (int i = 0; i < rows; ++i) {
+                                it.a[i] = from[done + i] + k0;
+                                it.c[i] = to[done + i] + p * W;
+                                it.init[i] = k0 > 0 ? it.c[i] : bias ? bias + p * W : nullptr;
+                            }
+                        });
+                        done += m;
+                    }
+                }
+                return p;
+            };
+            // few rows: several panels at once, so that enough sums are under way
+            int64_t p = first;
+            if (height == 1) p = pass.template operator()<4>(p);
+            if (height == 2) p = pass.template operator()<3>(p);
+            pass.template operator()<1>(p);
+        }
+    }
+}
+
+// Elements of the memory that `outer` needs for stacks of K rows.
+template <class T>
+inline int64_t outer_memory(int64_t K, int64_t M) {
+    const int64_t depth = K < chunk_depth ? K : chunk_depth;
+    return depth * (up(M, block_rows) * block_rows + panel_width<T>);
+}
+
+// The panels [first, last) of C = A' B, or with `add` C += A' B: the sum over k of the products of
+// row k of A, M columns, with row k of B, N columns.
+template <class T>
+inline void outer(int64_t K, int64_t M, int64_t N, Stack<const T> a, Stack<const T> b, bool add,
+                  T* c, int64_t ldc, T* memory, int64_t first, int64_t last) {
+    constexpr int W = panel_width<T>;
+    if (first == last) return;
     for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
         const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
-        const T* chunk = packed + k0 * panels<T>(N) * W;
-        if (k0 > 0) init = c, ldi = ldc;
-        auto pass = [&]<int P>(int64_t p) {
-            for (; p + P <= last; p += P)
-                column<T, P>(M, depth, a + k0, lda, chunk + p * depth * W,
-                             init ? init + p * W : nullptr, ldi, c + p * W, ldc, N - p * W);
-            return p;
-        };
-        // few rows: several panels at once, so that enough sums are under way
-        int64_t p = first;
-        if (M == 1) p = pass.template operator()<4>(p);
-        if (M == 2) p = pass.template operator()<3>(p);
-        pass.template operator()<1>(p);
+        T *panel = memory, *turned = memory + depth * W;
+        // the columns of A, as many as a block has rows side by side
+        for (int64_t i = 0; i < M; i += block_rows) {
+            T* to = turned + i * depth;
+            if (M - i >= block_rows)
+                for (int64_t k = 0; k < depth; ++k)
+                    memcpy(to + k * block_rows, a.at(k0 + k) + i, block_rows * sizeof(T));
+            else
+                for (int64_t k = 0; k < depth; ++k)
+                    memcpy(to + k * block_rows, a.at(k0 + k) + i, (M - i) * sizeof(T));
+        }
+        for (int64_t p = first; p < last; ++p) {
+            const int64_t columns = N - p * W;
+            if (columns >= W) {
+                for (int64_t k = 0; k < depth; ++k)
+                    memcpy(panel + k * W, b.at(k0 + k) + p * W, W * sizeof(T));
+            } else {
+                memset(panel, 0, depth * W * sizeof(T));
+                for (int64_t k = 0; k < depth; ++k)
+                    memcpy(panel + k * W, b.at(k0 + k) + p * W, columns * sizeof(T));
+            }
+            for (int64_t i = 0; i < M; i += block_rows)
+                block_of<T, block_rows, 1>(
+                    M - i < block_rows ? M - i : block_rows, [&]<int rows>(Block<T, rows>& it) {
+                        it.depth = depth, it.across = block_rows, it.columns = columns;
+                        it.panel = panel;
+                        for (int r = 0; r < rows; ++r) {
+                            it.a[r] = turned + i * depth + r;
+                            it.c[r] = c + (i + r) * ldc + p * W;
+                            it.init[r] = add ? it.c[r] : nullptr;
+                        }
+                    });
+        }
+        add = true;
     }
 }
 

@@ -4,6 +4,8 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
+#include <vector>
 
 namespace lnrnn {
 
@@ -13,6 +15,8 @@ namespace {
 
 // Products smaller than this (multiplications of a call) are not worth a second thread.
 constexpr double worth_a_thread = 2e5;
+// Bytes of the sums of dW and dU that blocks of rows have beside the results.
+constexpr double most_sums = 1 << 28;
 constexpr std::align_val_t line{64};
 
 struct Free {
@@ -28,82 +32,149 @@ Buffer<T> allocate(int64_t n) {
                                                     line)));
 }
 
-// How the rows are divided: into `blocks` for one thread each, or one block for a team of all.
+// How the rows are divided: into `blocks`, each for a team of workers.
 struct Plan {
-    int blocks, team;
+    int blocks = 1, team = 1;
 
     template <class T>
-    Plan(const Job<T>& job, int threads) : blocks(1), team(1) {
-        const double work = double(job.n.T) * job.n.B * job.n.H * job.wide();
-        if (threads == 1 || work < worth_a_thread) return;
+    Plan(const Job<T>& job, int threads) {
+        const double weights = double(job.n.I + job.n.H) * job.wide();
+        if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
         // fewer rows than threads would each stream the whole matrix; a team streams it once
-        if (job.n.B <= threads)
-            team = threads;
-        else
-            blocks = threads;
+        if (job.n.B > threads) blocks = threads;
+        while (blocks > 1 && (blocks - 1) * weights * sizeof(T) > most_sums) blocks = (blocks + 1) / 2;
+        team = threads / blocks;
+    }
+
+    int workers() const { return blocks * team; }
+};
+
+// A matrix of the weights, as it is given: element (k, n) is `down` k + `across` n from its first.
+template <class T>
+struct Matrix {
+    const T* at;
+    int64_t K, N, down, across;
+
+    Matrix(const T* at, bool turned, int64_t rows, int64_t wide, int64_t first, int64_t columns)
+        : K(rows), N(columns), down(turned ? 1 : wide), across(turned ? rows : 1) {
+        this->at = at + first * across;
+    }
+
+    Matrix transposed() const {
+        Matrix other = *this;
+        std::swap(other.K, other.N);
+        std::swap(other.down, other.across);
+        return other;
     }
 };
 
-// Pack one matrix; `back` packs its transpose.
+// The packed matrices of a call, and the memory they are in.
 template <class T>
-Buffer<T> pack(const Kernel<T>& kernel, const Job<T>& job, Pool& pool, int64_t first_gate,
-               int64_t gates, bool back) {
-    const int64_t H = job.n.H, columns = gates * H, wide = job.wide();
-    // the element (k, n) of U is `down` k + `across` n away from its first
-    const int64_t down = job.turned ? 1 : wide, across = job.turned ? H : 1;
-    const T* m = job.weights.recurrent + first_gate * H * across;
-    const int64_t K = back ? columns : H, N = back ? H : columns;
-    Buffer<T> packed = allocate<T>(kernel.packed_size(K, N));
-    const int64_t panels = kernel.panels(N);
-    const int threads = K * N < 1 << 16 ? 1 : pool.threads();
-    pool.run(threads, [&](int rank, int size) {
-        kernel.pack(m, K, N, back ? across : down, back ? down : across, panels * rank / size,
-                    panels * (rank + 1) / size, packed.get());
-    });
-    return packed;
-}
+class Packing {
+public:
+    Packing(const Kernel<T>& kernel, Job<T>& job, Pool& pool, bool back) {
+        const int64_t I = job.n.I, H = job.n.H, wide = job.wide(), early = job.early_gates() * H;
+        const bool two = job.spec.two_products(), turned = job.recurrent_turned;
+        const Matrix<T> W(job.weights.kernel, job.kernel_turned, I, wide, 0, wide);
+        const Matrix<T> first(job.weights.recurrent, turned, H, wide, 0, early);
+        const Matrix<T> second(job.weights.recurrent, turned, H, wide, 2 * H, H);
+        auto pack = [&](bool needed, const Matrix<T>& m) -> const T* {
+            return needed ? add(kernel, pool, m) : nullptr;
+        };
+        job.packed.kernel = pack(!back || !job.out.xw, W);
+        job.packed.first = pack(!back || two || !job.out.hu, first);
+        job.packed.second = pack(two, second);
+        if (!back) return;
+        job.packed.kernel_back = pack(job.grad.dx, W.transposed());
+        job.packed.first_back = pack(true, first.transposed());
+        job.packed.second_back = pack(two, second.transposed());
+    }
 
-// Run `work` for every worker of a plan; returns their memories, which start with their sums.
+private:
+    const T* add(const Kernel<T>& kernel, Pool& pool, const Matrix<T>& m) {
+        Buffer<T>& packed = memory_[used_++];
+        packed = allocate<T>(kernel.packed_size(m.K, m.N));
+        const int64_t panels = kernel.panels(m.N);
+        pool.run(m.K * m.N < 1 << 16 ? 1 : pool.threads(), [&](int rank, int size) {
+            kernel.pack(m.at, m.K, m.N, m.down, m.across, panels * rank / size,
+                        panels * (rank + 1) / size, packed.get());
+        });
+        return packed.get();
+    }
+
+    Buffer<T> memory_[6];
+    int used_ = 0;
+};
+
+// The memory of all workers of a call.
 template <class T>
-Buffer<T> run(const Kernel<T>& kernel, const Job<T>& job, Pool& pool, const Plan& plan,
-              void (*work)(const Job<T>&, const Worker<T>&), int64_t& memory) {
-    const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
-    memory = kernel.memory(job, rows);
-    const int64_t shared = kernel.shared(job, rows);
-    const int workers = std::max(plan.blocks, plan.team);
-    Buffer<T> own = allocate<T>(memory * workers), common = allocate<T>(shared * plan.blocks);
-    Meeting meeting;
-    pool.run(workers, [&](int rank, int size) {
-        if (plan.team > 1) {
-            work(job, {0, job.n.B, rank, size, &meeting, own.get() + rank * memory, common.get()});
-            return;
-        }
-        for (int i = rank; i < plan.blocks; i += size)
-            work(job, {job.n.B * i / plan.blocks, job.n.B * (i + 1) / plan.blocks, 0, 1, &meeting,
-                       own.get() + i * memory, common.get() + i * shared});
-    });
-    return own;
-}
+struct Workplace {
+    Plan plan;
+    int64_t own_size, shared_size, matrices_size;
+    Buffer<T> own, shared, matrices;
+
+    Workplace(const Kernel<T>& kernel, const Job<T>& job, const Plan& plan, bool back) : plan(plan) {
+        const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
+        own_size = kernel.memory(job, rows), shared_size = kernel.shared(job, rows);
+        matrices_size = back ? (job.n.I + job.n.H) * job.wide() : 0;
+        own = allocate<T>(own_size * plan.workers());
+        shared = allocate<T>(shared_size * plan.blocks);
+        matrices = allocate<T>(matrices_size * (plan.blocks - 1));
+    }
+
+    // what a block sums dW and dU in, one behind the other: the first in the results themselves
+    T* dkernel(const Job<T>& job, int block) const {
+        return block ? matrices.get() + (block - 1) * matrices_size : job.grad.kernel;
+    }
+    T* drecurrent(const Job<T>& job, int block) const {
+        return block ? dkernel(job, block) + job.n.I * job.wide() : job.grad.recurrent;
+    }
+
+    void run(const Job<T>& job, Pool& pool, void (*work)(const Job<T>&, const Worker<T>&)) const {
+        std::vector<Meeting> meetings(plan.blocks);
+        pool.run(plan.workers(), [&](int rank, int size) {
+            // with fewer threads than asked for, smaller teams, or several blocks for a worker
+            const int team = std::max(1, size / plan.blocks), member = rank % team;
+            for (int i = rank / team; i < plan.blocks; i += size / team)
+                work(job, {job.n.B * i / plan.blocks, job.n.B * (i + 1) / plan.blocks, member, team,
+                           &meetings[i], own.get() + (i * plan.team + member) * own_size,
+                           shared.get() + i * shared_size, dkernel(job, i), drecurrent(job, i)});
+        });
+    }
+};
 
 // The sums of all blocks, in their order, so that the result does not depend on the threads' pace.
 template <class T>
-void add_up(const Job<T>& job, const T* sums, int blocks, int64_t memory) {
+void add_up(const Job<T>& job, const Workplace<T>& place, Pool& pool) {
     const SumsLayout at(job.wide(), job.n.H);
+    const int blocks = place.plan.blocks;
     auto total = [&](T* to, int64_t from, int64_t n) {
         if (!to) return;
         for (int64_t j = 0; j < n; ++j) {
             T sum = 0;
-            for (int i = 0; i < blocks; ++i) sum += sums[i * memory + from + j];
+            for (int i = 0; i < blocks; ++i)
+                sum += place.own.get()[i * place.plan.team * place.own_size + from + j];
             to[j] = sum;
         }
     };
     const Gradients<T>& g = job.grad;
-    const int64_t wide = job.wide(), H = job.n.H;
-    total(g.bias_h, at.bias_h, wide);
+    const int64_t wide = job.wide(), H = job.n.H, I = job.n.I;
+    total(g.bias_x, at.bias_x, wide), total(g.bias_h, at.bias_h, wide);
     total(g.gain_x, at.gain_x, wide), total(g.shift_x, at.shift_x, wide);
     total(g.gain_h, at.gain_h, wide), total(g.shift_h, at.shift_h, wide);
     total(g.gain_sum, at.gain_sum, wide), total(g.shift_sum, at.shift_sum, wide);
     total(g.gain_c, at.gain_c, H), total(g.shift_c, at.shift_c, H);
+    if (blocks == 1) return;
+    pool.run(blocks, [&](int rank, int size) {
+        auto add = [&](T* to, int64_t from, int64_t n) {
+            for (int i = 1; i < blocks; ++i) {
+                const T* more = place.dkernel(job, i) + from;
+                for (int64_t j = n * rank / size; j < n * (rank + 1) / size; ++j) to[j] += more[j];
+            }
+        };
+        add(g.kernel, 0, I * wide);
+        add(g.recurrent, I * wide, H * wide);
+    });
 }
 
 }  // namespace
@@ -112,33 +183,29 @@ template <class T>
 void forward(const Isa& isa, Job<T> job, Pool& pool) {
     if (job.n.B == 0) return;
     const Kernel<T>& kernel = isa.kernel<T>();
-    const Plan plan(job, pool.threads());
-    const bool two = job.spec.two_products();
-    const Buffer<T> first = pack(kernel, job, pool, 0, job.early_gates(), false);
-    const Buffer<T> second = two ? pack(kernel, job, pool, 2, 1, false) : nullptr;
-    job.packed = {first.get(), second.get(), nullptr, nullptr};
-    int64_t memory;
-    run(kernel, job, pool, plan, kernel.forward, memory);
+    const Packing<T> packing(kernel, job, pool, false);
+    Workplace<T>(kernel, job, Plan(job, pool.threads()), false).run(job, pool, kernel.forward);
 }
 
 template <class T>
 void backward(const Isa& isa, Job<T> job, Pool& pool) {
+    const Kernel<T>& kernel = isa.kernel<T>();
+    const Gradients<T>& g = job.grad;
     if (job.n.B == 0) {
-        add_up<T>(job, nullptr, 0, 0);
+        const int64_t wide = job.wide(), H = job.n.H;
+        std::fill_n(g.kernel, job.n.I * wide, T(0));
+        std::fill_n(g.recurrent, H * wide, T(0));
+        for (T* vector : {g.bias_x, g.bias_h, g.gain_x, g.shift_x, g.gain_h, g.shift_h, g.gain_sum,
+                          g.shift_sum})
+            if (vector) std::fill_n(vector, wide, T(0));
+        for (T* vector : {g.gain_c, g.shift_c})
+            if (vector) std::fill_n(vector, H, T(0));
         return;
     }
-    const Kernel<T>& kernel = isa.kernel<T>();
-    const Plan plan(job, pool.threads());
-    const bool two = job.spec.two_products(), again = two || !job.out.s;
-    const int64_t early = job.early_gates();
-    const Buffer<T> first = again ? pack(kernel, job, pool, 0, early, false) : nullptr;
-    const Buffer<T> second = two ? pack(kernel, job, pool, 2, 1, false) : nullptr;
-    const Buffer<T> first_back = pack(kernel, job, pool, 0, early, true);
-    const Buffer<T> second_back = two ? pack(kernel, job, pool, 2, 1, true) : nullptr;
-    job.packed = {first.get(), second.get(), first_back.get(), second_back.get()};
-    int64_t memory;
-    const Buffer<T> own = run(kernel, job, pool, plan, kernel.backward, memory);
-    add_up(job, own.get(), plan.blocks, memory);
+    const Packing<T> packing(kernel, job, pool, true);
+    const Workplace<T> place(kernel, job, Plan(job, pool.threads()), true);
+    place.run(job, pool, kernel.backward);
+    add_up(job, place, pool);
 }
 
 template void forward<float>(const Isa&, Job<float>, Pool&);

@@ -1,6 +1,6 @@
 // What the core computes: the cell, the sizes and the arrays.
 //
-// Letters: T time, B batch, H units, G gates.  Rows of G H hold the gates side by side in the
+// Letters: T time, B batch, I inputs, H units, G gates.  Rows of G H hold the gates side by side in the
 // order i f g o, f g o (coupled), r z n, or n.  All arrays are dense and time is their first axis.
 #pragma once
 
@@ -45,7 +45,7 @@ struct Spec {
 constexpr int spec_words = sizeof(Spec) / sizeof(int64_t);
 
 struct Sizes {
-    int64_t T, B, H;
+    int64_t T, B, I, H;
 };
 
 // A factor that may be absent (1), one number, or an array whose steps are `stride` apart
@@ -60,8 +60,8 @@ struct Noise {
 // Null pointers stand for what a cell does not have: biases of 0, gains of 1.
 template <class T>
 struct Weights {
-    const T* recurrent;                        // (H, G H)
-    const T* bias_h;                           // (G H), inside the recurrent norm
+    const T *kernel, *recurrent;               // W (I, G H), U (H, G H)
+    const T *bias_x, *bias_h;                  // (G H), inside the norms of x W and of h U
     const T *gain_x, *shift_x;                 // (G H)
     const T *gain_h, *shift_h;
     const T *gain_sum, *shift_sum;
@@ -70,7 +70,7 @@ struct Weights {
 
 template <class T>
 struct Inputs {
-    const T* x;                                // (T, B, G H), the input projection
+    const T* x;                                // (T, B, I)
     const T *h0, *c0;                          // (B, H)
     const uint8_t *mask, *reset;               // (T, B); a masked-out step holds the states
     Noise<T> take_h, take_c;                   // zoneout: the share of the new state
@@ -80,7 +80,7 @@ struct Inputs {
 template <class T>
 struct Outputs {
     T *h, *c;                                  // (T, B, H); c null: not kept
-    T* s;                                      // (T, B, G H), h U + bias_h; null: not kept
+    T *xw, *hu;                                // (T, B, G H), the projections; null: not kept
     T *h_last, *c_last;                        // (B, H)
 };
 
@@ -88,11 +88,11 @@ template <class T>
 struct Gradients {
     const T *dh;                               // (T, B, H) or null
     const T *dh_last, *dc_last;                // (B, H) or null
-    T *dx, *ds;                                // (T, B, G H); dx null: it equals ds
-    T* rh;                                     // (T, B, H), r h of two products
+    T* dx;                                     // (T, B, I); null: not asked for
     T *dh0, *dc0;                              // (B, H)
     // like the weights of these names; null with them
-    T *bias_h, *gain_x, *shift_x, *gain_h, *shift_h, *gain_sum, *shift_sum, *gain_c, *shift_c;
+    T *kernel, *recurrent, *bias_x, *bias_h;
+    T *gain_x, *shift_x, *gain_h, *shift_h, *gain_sum, *shift_sum, *gain_c, *shift_c;
 };
 
 }  // namespace lnrnn

@@ -58,8 +58,8 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
                ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
                ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
                ffi::RemainingArgs args, ffi::RemainingRets rets) {
-    if (words.size() != spec_words || sizes.size() != 6 || numbers.size() != 4 ||
-        operands.size() != args.size() || results.size() != rets.size())
+    if (words.size() != spec_words || sizes.size() != size_words ||
+        numbers.size() != scalar_words || operands.size() != args.size() || results.size() != rets.size())
         return ffi::Error::InvalidArgument("The attributes of an lnrnn call do not fit its arrays.");
     const Isa* isa = chosen();
     if (!isa)
@@ -68,9 +68,7 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
             "has; unset it, or see `lnrnn info` for the names.");
     Spec spec;
     std::memcpy(&spec, words.begin(), sizeof spec);
-    const int64_t* z = sizes.begin();
-    const double* d = numbers.begin();
-    const Numbers n = {z[0], z[1], z[2], z[3], z[4], z[5], d[0], d[1], d[2], d[3]};
+    const Numbers n = numbers_of(sizes.begin(), numbers.begin());
     void* at[arrays] = {};
     ffi::DataType dtype = ffi::DataType::F32;
     for (size_t i = 0; i < args.size(); ++i) {

@@ -70,10 +70,16 @@ def _is_factor(value) -> bool:
     return isinstance(value, np.ndarray) and value.dtype != bool
 
 
-def by_core(variant, params, x, states, options, weigh, engine="native"):
-    """Outputs, final states and gradients of a weighted sum of them, by name."""
-    leaves = {"x": x, **dict(zip(("h0", "c0"), states, strict=False)), **params}
-    leaves = {n: torch.tensor(v, requires_grad=True) for n, v in leaves.items()}
+def by_core(variant, params, x, states, options, weigh, engine="native", lay=None):
+    """Outputs, final states and gradients of a weighted sum of them, by name.
+
+    `lay` gives a tensor of the same values that lies in memory as a test wants it.
+    """
+    arrays = {"x": x, **dict(zip(("h0", "c0"), states, strict=False)), **params}
+    leaves = {n: torch.tensor(v) for n, v in arrays.items()}
+    if lay is not None:
+        leaves = {n: lay(v) for n, v in leaves.items()}
+    leaves = {n: v.requires_grad_() for n, v in leaves.items()}
     given = {n: torch.tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
     y, final = sequence(engine, variant)(
         variant,
@@ -259,20 +265,52 @@ def test_long_sequence():
     )
 
 
-def test_strided_inputs():
-    params, x, states, options, weigh = draw(LSTM, 6, 7, 4, 5, 9)
-    wide = torch.zeros(4, 7, 10, dtype=torch.float64)
-    wide[..., ::2] = torch.tensor(x.transpose(1, 0, 2))
-    strided = wide[..., ::2].transpose(0, 1)
-    assert not strided.is_contiguous()
-    weights = {n: torch.tensor(np.asfortranarray(p)) for n, p in params.items()}
-    y, _ = sequence("native", LSTM)(LSTM, weights, strided, tuple(map(torch.tensor, states)))
-    assert_close(
-        "y", y.numpy(), by_reference(LSTM, params, x, states, options, weigh)["y"], "float64"
-    )
+def _turned(v):
+    """As the weights of a module lie, and a batch-first x."""
+    return v.transpose(0, 1).contiguous().transpose(0, 1) if v.ndim > 1 else v
 
 
-def test_recomputed_projection_gives_the_same_gradients(monkeypatch):
+def _strided(v):
+    wide = v.new_full((*v.shape[:-1], 2 * v.shape[-1]), torch.nan)
+    wide[..., ::2] = v
+    return wide[..., ::2]
+
+
+@pytest.mark.parametrize("name", ["lstm_x_h", "gru_before"])
+@pytest.mark.parametrize("lay", [_turned, _strided, lambda v: _turned(_strided(v))])
+def test_where_inputs_lie(name, lay):
+    variant = SUPPORTED[name]
+    drawn = draw(variant, 6, 7, 4, 5, 9, OPTIONS)
+    found = by_core(variant, *drawn, lay=lay)
+    for name, value in by_reference(variant, *drawn).items():
+        assert_close(name, found[name], value, "float64", gradient="gradient" in name)
+
+
+@pytest.mark.parametrize("name", ["lstm_x_h", "gru_before", "gru_x_h"])
+@pytest.mark.parametrize(("steps", "batch"), [(70, 5), (300, 1), (3, 270)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_sequences_of_several_chunks(name, steps, batch, kept, monkeypatch):
+    from lnrnn.engines.native import torch_op
+
+    if not kept:
+        monkeypatch.setattr(torch_op, "_MOST_SAVED", 0)
+    check(SUPPORTED[name], draw(SUPPORTED[name], 8, steps, batch, 3, 6, OPTIONS))
+
+
+def test_teams_in_blocks_of_rows():
+    """More threads than blocks: sums of such large matrices are kept for few blocks only."""
+    drawn = draw(LSTM, 9, 2, 9, 1024, 1024)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(8)
+        found = by_core(LSTM, *drawn)
+    finally:
+        torch.set_num_threads(before)
+    for name, value in by_core(LSTM, *drawn).items():
+        assert_close(name, found[name], value, "float64", gradient="gradient" in name)
+
+
+def test_recomputed_projections_give_the_same_gradients(monkeypatch):
     from lnrnn.engines.native import torch_op
 
     variant = SUPPORTED[next(n for n in SUPPORTED if SUPPORTED[n].cell == "lstm")]

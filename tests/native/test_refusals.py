@@ -12,17 +12,17 @@ import tensorflow as tf
 import torch
 
 from lnrnn import Variant
-from lnrnn.engines.native.call import Inputs, Numbers, encode
+from lnrnn.engines.native.call import Inputs, Numbers
 from lnrnn.variant import Norm
 
-T, B, H = 3, 2, 4
+T, B, I, H = 3, 2, 5, 4
 VARIANT = Variant(cell="gru", norms=(Norm("x"), Norm("h")))
 TENSOR = {"torch": torch.tensor, "jax": jnp.asarray, "tensorflow": tf.convert_to_tensor}
 
 
 def arrays() -> dict[str, np.ndarray]:
     random = np.random.default_rng(4)
-    shapes = {"recurrent": (H, 3 * H), "x": (T, B, 3 * H), "h0": (B, H)}
+    shapes = {"kernel": (I, 3 * H), "recurrent": (H, 3 * H), "x": (T, B, I), "h0": (B, H)}
     shapes |= dict.fromkeys(("gain_x", "shift_x", "gain_h", "shift_h"), (3 * H,))
     found = {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}
     return found | {"mask": random.random((T, B)) < 0.7}
@@ -31,6 +31,7 @@ def arrays() -> dict[str, np.ndarray]:
 WRONG: dict[str, tuple[str, Any, str]] = {
     "a batch": ("h0", lambda v: v[:1], r"h0 has the shape \(2, 4\) .* got \(1, 4\)"),
     "a gain": ("gain_h", lambda v: v[:-1], r"gain_h has the shape \(12,\) .* got \(11,\)"),
+    "inputs": ("x", lambda v: v[..., :-1], r"kernel has the shape \(4, 12\) .* got \(5, 12\)"),
     "a matrix": ("recurrent", lambda v: v[:, :-3], r"recurrent has the shape \(4, 12\)"),
     "a mask": ("mask", lambda v: v.T, r"mask has the shape \(3, 2\) .* got \(2, 3\)"),
     "a kind of mask": ("mask", lambda v: v.astype(np.int32), "of one dtype, flags bool; got mask"),
@@ -50,4 +51,4 @@ def test_inputs_that_do_not_fit(framework: str, wrong: str) -> None:
     op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
     # in TensorFlow's runtime a ValueError becomes an error of its own
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=sentence):
-        op.recurrence(encode(VARIANT), Numbers(), inputs)
+        op.recurrence(VARIANT, Numbers(), inputs)

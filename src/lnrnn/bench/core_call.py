@@ -12,6 +12,7 @@ from lnrnn.bench.settings import OVERHEAD
 from lnrnn.engines.native import call, core
 from lnrnn.engines.native.call import Cell, Inputs, Numbers
 from lnrnn.engines.native.sequence import sequence
+from lnrnn.variant import Variant
 
 
 def competitor(framework: str, threads: int) -> Competitor:
@@ -19,36 +20,27 @@ def competitor(framework: str, threads: int) -> Competitor:
 
     def build(problem: Problem) -> Runs:
         cell, numbers, inputs = _inputs(framework, problem)
-        steps, batch, units = problem.point
-        wide = inputs.x.shape[-1]
-        shapes = {
-            "h": (steps, batch, units),
-            "c": (steps, batch, units),
-            "s": (steps, batch, wide),
-            "h_last": (batch, units),
-            "c_last": (batch, units),
-        }
-        back = call.outgoing_shapes(cell, inputs, numbers.clip)
+        results = call.result_shapes(cell, inputs, kept=True)
+        gradients = call.gradient_shapes(inputs)
         given = {n: a for n, a in inputs._asdict().items() if a is not None}
-        given |= {n: np.empty(s, np.float32) for n, s in (shapes | back).items()}
+        given |= {n: np.empty(s, np.float32) for n, s in (results | gradients).items()}
         given["dh"] = problem.dy
-        if not cell.lstm:
-            del given["c"], given["c_last"]
-        forward = {n: a.ctypes.data for n, a in given.items() if n not in ("c", "s", "dh", *back)}
-        kept = {n: given[n].ctypes.data for n in ("c", "s") if n in given}
-        backward = {n: a.ctypes.data for n, a in given.items() if not n.endswith("_last")}
-        sizes = call.sizes(cell, inputs)
+        at = {n: a.ctypes.data for n, a in given.items()}
+        training = {n: p for n, p in at.items() if n != "dh" and n not in gradients}
+        forward = {n: p for n, p in training.items() if n not in call.KEPT}
+        backward = {n: p for n, p in at.items() if not n.endswith("_last")}
+        sizes = call.sizes(inputs)
 
         def run(addresses: dict[str, int], back: bool) -> None:
             core.run(
                 cell, numbers, sizes, addresses, back=back, double=False, threads=threads,
             )  # fmt: skip
 
-        def training() -> None:
-            run(forward | kept, False)
+        def train() -> None:
+            run(training, False)
             run(backward, True)
 
-        return Runs(lambda: run(forward, False), training, lambda _: given["h"])
+        return Runs(lambda: run(forward, False), train, lambda _: given["h"])
 
     return Competitor("lnrnn core", NORMALISED, build, lambda point: point == OVERHEAD)
 
@@ -65,10 +57,10 @@ def _inputs(framework: str, problem: Problem) -> tuple[Cell, Numbers, Inputs]:
     variant, units = problem.variants[NORMALISED], problem.point.units
     caught: list[tuple[Cell, Numbers, Inputs]] = []
 
-    def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> Any:
+    def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> Any:
         arrays = (None if a is None else np.array(a, order="C") for a in inputs)
-        caught.append((Cell(words), numbers, Inputs(*arrays)))  # pyright: ignore
-        return inputs.x[..., :units], inputs.h0, inputs.h0
+        caught.append((call.cell_of(call.encode(variant)), numbers, Inputs(*arrays)))  # pyright: ignore
+        return inputs.x, inputs.h0, inputs.h0
 
     zeros = np.zeros((problem.point.batch, units), np.float32)
     sequence(

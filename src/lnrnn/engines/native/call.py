@@ -6,7 +6,6 @@ The order of the words is that of `Spec` in `csrc/core/spec.h`, that of the arra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
@@ -25,7 +24,9 @@ GATES = 4
 class Inputs(NamedTuple):
     """The arrays of a forward pass, weights first; None is one that is absent."""
 
+    kernel: Array
     recurrent: Array
+    bias_x: Array | None
     bias_h: Array | None
     gain_x: Array | None
     shift_x: Array | None
@@ -46,12 +47,14 @@ class Inputs(NamedTuple):
     candidate_mask: Array | None
 
 
-WEIGHTS = 10  # the first ones of `Inputs`
-VECTORS = Inputs._fields[1:WEIGHTS]
+WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
+VECTORS = WEIGHTS[2:]
+DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
 FLAGS = ("mask", "reset")
-OUTPUTS = ("h", "c", "s", "h_last", "c_last")
+OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
+KEPT = ("c", "xw", "hu")  # of a forward pass for its backward pass
 INCOMING = ("dh", "dh_last", "dc_last")
-OUTGOING = ("dx", "ds", "rh", "dh0", "dc0", *(f"d{name}" for name in VECTORS))
+OUTGOING = ("dx", "dh0", "dc0", *(f"d{name}" for name in WEIGHTS))
 ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
 
 
@@ -146,18 +149,6 @@ class Cell:
         self.words = words
         self.lstm = CELLS[words[0]] == "lstm"
         self.gates = words[1]
-        gru = CELLS[words[0]] == "gru"
-        self.two_products = gru and RESETS[words[6]] == "before"
-        self._apart = gru and RESETS[words[6]] in ("after", "inside")
-        self._sites = {s: words[11 + i * GATES : 11 + (i + 1) * GATES] for i, s in enumerate(SITES)}
-
-    def normed(self, site: Site) -> bool:
-        """Whether any gate is normed at a site."""
-        return any(g >= 0 for g in self._sites[site])
-
-    def one_gradient(self, clip: float) -> bool:
-        """Whether the gradients of x W and of h U are the same numbers."""
-        return not (self.normed("x") or self.normed("h") or self._apart or clip)
 
 
 @cache
@@ -166,11 +157,28 @@ def cell_of(words: tuple[int, ...]) -> Cell:
     return Cell(words)
 
 
-def sizes(cell: Cell, a: Inputs, turned: bool = False) -> list[int]:
-    """T, B, H, whether the factors on h and on the candidate differ from step to step, and
-    whether the array of U is in memory as its transpose, (G H, H)."""
-    steps, batch, wide = a.x.shape
-    return [steps, batch, wide // cell.gates, *(_moves(m) for m in a[-2:]), int(turned)]
+def sizes(
+    a: Inputs,
+    *,
+    batch_first: bool = False,
+    kernel_turned: bool = False,
+    recurrent_turned: bool = False,
+) -> list[int]:
+    """The sizes of a call in the order of `Numbers` in `csrc/core/call.h`.
+
+    Args:
+        a: the inputs.
+        batch_first: whether x and its gradient are in memory as (B, T, I).
+        kernel_turned: whether W and its gradient are in memory as the transpose, (G H, I).
+        recurrent_turned: the same of U, (G H, H).
+
+    Returns:
+        T, B, I, H, whether the factors on h and on the candidate differ from step to step,
+        and the arguments.
+    """
+    moves = (_moves(a.recurrent_mask), _moves(a.candidate_mask))
+    turned = (batch_first, kernel_turned, recurrent_turned)
+    return [*a.x.shape, a.recurrent.shape[0], *moves, *map(int, turned)]
 
 
 def check(cell: Cell, a: Inputs, flag: Any) -> None:
@@ -181,14 +189,16 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         a: the inputs.
         flag: the framework's boolean dtype.
     """
-    steps, batch, wide = a.x.shape
-    units = wide // cell.gates
+    steps, batch, inputs = a.x.shape
+    units = a.kernel.shape[-1] // cell.gates
+    wide = cell.gates * units
     sequence, state = (steps, batch, units), (batch, units)
     fits: dict[str, tuple[tuple[int, ...], ...]] = {
+        "kernel": ((inputs, wide),),
         "recurrent": ((units, wide),),
         **dict.fromkeys(VECTORS, ((wide,),)),
         **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
-        "x": ((steps, batch, cell.gates * units),),
+        "x": ((steps, batch, inputs),),
         **dict.fromkeys(("h0", "c0"), (state,)),
         **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
         **dict.fromkeys(("take_h", "take_c"), (sequence,)),
@@ -198,7 +208,7 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         if array is not None and tuple(array.shape) not in fits[name]:
             raise ValueError(
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
-                f"B={batch}, H={units}; got {tuple(array.shape)}."
+                f"B={batch}, I={inputs}, H={units}; got {tuple(array.shape)}."
             )
         if array is not None and array.dtype != (flag if name in FLAGS else a.x.dtype):
             raise ValueError(
@@ -209,54 +219,30 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")
 
 
-def outgoing_shapes(cell: Cell, a: Inputs, clip: float) -> dict[str, tuple[int, ...]]:
-    """The gradients that a backward pass gives, by name, and their shapes."""
-    steps, batch, wide = a.x.shape
-    units = wide // cell.gates
-    shapes: dict[str, tuple[int, ...]] = {}
-    if not cell.one_gradient(clip):
-        shapes["dx"] = (steps, batch, wide)
-    shapes["ds"] = (steps, batch, wide)
-    if cell.two_products:
-        shapes["rh"] = (steps, batch, units)
-    shapes["dh0"] = (batch, units)
-    if cell.lstm:
-        shapes["dc0"] = (batch, units)
-    for name in VECTORS:
-        vector = getattr(a, name)
-        if vector is not None:
-            shapes[f"d{name}"] = tuple(vector.shape)
-    return shapes
-
-
-def recurrent_gradient(
-    ops: Any, outer: Any, cell: Cell, a: Inputs, h: Array, found: Mapping[str, Array]
-) -> Array:
-    """The gradient of U (H, G H), one large product over all steps.
+def result_shapes(cell: Cell, a: Inputs, kept: bool) -> dict[str, tuple[int, ...]]:
+    """What a forward pass gives, by name, and the shapes.
 
     Args:
-        ops: a framework's operations.
-        outer: sums a (T, B, m) times b (T, B, n) over T and B, and adds what it is given
-            as a third argument, (m, n).
         cell: the cell.
-        a: the inputs of the forward pass.
-        h: its outputs, (T, B, H).
-        found: the gradients that the core gave, by name.
+        a: the inputs.
+        kept: with what a backward pass would have to compute again.
     """
-    first, rest = a.h0[None], h[:-1]
-    if a.reset is not None:
-        kept = ~a.reset[..., None]
-        first, rest = ops.where(kept[:1], first, 0.0), ops.where(kept[1:], rest, 0.0)
-    if a.recurrent_mask is not None:
-        moving = _moves(a.recurrent_mask)
-        first = first * (a.recurrent_mask[:1] if moving else a.recurrent_mask)
-        rest = rest * (a.recurrent_mask[1:] if moving else a.recurrent_mask)
-    ds = found["ds"]
-    early = ds[..., : 2 * h.shape[-1]] if cell.two_products else ds
-    gradient = outer(rest, early[1:], outer(first, early[:1]))
-    if not cell.two_products:
-        return gradient
-    return ops.concat([gradient, outer(found["rh"], ds[..., 2 * h.shape[-1] :])])
+    steps, batch, _ = a.x.shape
+    units, wide = a.recurrent.shape
+    shapes = dict(h=(steps, batch, units), h_last=(batch, units))
+    if kept:
+        shapes |= dict(xw=(steps, batch, wide), hu=(steps, batch, wide))
+    if cell.lstm:
+        shapes["c_last"] = (batch, units)
+        if kept:
+            shapes["c"] = (steps, batch, units)
+    return {name: shapes[name] for name in OUTPUTS if name in shapes}
+
+
+def gradient_shapes(a: Inputs, of_x: bool = True) -> dict[str, tuple[int, ...]]:
+    """The gradients that a backward pass gives, by name, and their shapes."""
+    given = {n: getattr(a, n) for n in DIFFERENTIABLE if of_x or n != "x"}
+    return {f"d{n}": tuple(array.shape) for n, array in given.items() if array is not None}
 
 
 def _moves(factor: Array | None) -> int:

@@ -30,6 +30,9 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
         "sum": Affine(a.gain_sum, a.shift_sum),
     }
     variant = decode(words, numbers.epsilon)
+    projected = ops.matmul(a.x, a.kernel)
+    if a.bias_x is not None:
+        projected = projected + a.bias_x
     step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
     takes = (
         given if given is not None else None if number == 1.0 else number
@@ -38,7 +41,7 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
     take_h, take_c = takes
     final, h = loop(
         step,
-        step.x_norm(a.x),
+        step.x_norm(projected),
         (a.h0,) if a.c0 is None else (a.h0, a.c0),
         prepare=lambda x: x,
         mask=a.mask,

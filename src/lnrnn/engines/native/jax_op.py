@@ -26,21 +26,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lnrnn.engines.native import call, core, definition
 from lnrnn.engines.native.call import Cell, Inputs, Numbers
 from lnrnn.engines.portable import ops_jax as ops
+from lnrnn.variant import Variant
 
 Arrays = Sequence[jax.Array]
 
-# the axes of every array: time t, batch b, units h, columns of all gates w
+# the axes of every array: time t, batch b, inputs i, units h, columns of all gates w
 _AXES = {
+    "kernel": "iw",
     "recurrent": "hw",
     **dict.fromkeys(call.VECTORS, "w"),
     "gain_c": "h",
     "shift_c": "h",
-    **dict.fromkeys(("x", "s", "dx", "ds"), "tbw"),
-    **dict.fromkeys(("h0", "c0", "h_last", "c_last", "dh_last", "dc_last", "dh0", "dc0"), "bh"),
+    "x": "tbi",
+    **dict.fromkeys(("xw", "hu"), "tbw"),
+    **dict.fromkeys(("h0", "c0", "h_last", "c_last"), "bh"),
     **dict.fromkeys(("mask", "reset"), "tb"),
-    **dict.fromkeys(("h", "c", "dh", "rh", "take_h", "take_c"), "tbh"),
+    **dict.fromkeys(("h", "c", "take_h", "take_c"), "tbh"),
 }
-_CONSTANTS = ("mask", "reset", "take_h", "take_c", "recurrent_mask", "candidate_mask")
 
 for _name, _handler in core.xla_handlers().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
@@ -63,21 +65,21 @@ class How(NamedTuple):
 
     @property
     def kept(self) -> tuple[str, ...]:
-        return ("c", "s") if self.cell.lstm else ("s",)
+        return call.KEPT if self.cell.lstm else call.KEPT[1:]
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return tuple(n for n in self.names if n not in _CONSTANTS)
+        return tuple(n for n in self.names if n in call.DIFFERENTIABLE)
 
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
 
 
-def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
-    how = How(words, numbers, tuple(given))
+    how = How(call.encode(variant), numbers, tuple(given))
     call.check(how.cell, inputs, np.dtype(bool))
     return tuple(_recurrence.bind(*given.values(), how=how, keep=False))
 
@@ -90,33 +92,14 @@ def _forward(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
     return list(_core_call("lnrnn_forward", how, how.names, results)(*arrays))
 
 
-def _backward(*arrays: jax.Array, how: How, incoming: tuple[str, ...]) -> list[jax.Array]:
-    count = len(how.names)
-    a = how.inputs(arrays[:count])
-    known = dict(zip(("h", *how.kept), arrays[count:], strict=False))
-    names = (*how.names, *known, *incoming)
-    outgoing = tuple(call.outgoing_shapes(how.cell, a, how.numbers.clip))
-    found = dict(
-        zip(
-            outgoing,
-            _core_call("lnrnn_backward", how, names, outgoing)(*arrays),
-            strict=True,
-        )
-    )
-    h = known["h"]
-    return [
-        call.recurrent_gradient(ops, _outer, how.cell, a, h, found)
-        if name == "recurrent"
-        else found.get("dx", found["ds"])
-        if name == "x"
-        else found[f"d{name}"]
-        for name in how.differentiable
-    ]
-
-
-def _outer(a: jax.Array, b: jax.Array, plus: jax.Array | None = None) -> jax.Array:
-    product = jnp.einsum("tbm,tbn->mn", a, b)
-    return product if plus is None else product + plus
+def _backward(
+    *arrays: jax.Array, how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+) -> list[jax.Array]:
+    names = (*how.names, "h", *how.kept, *incoming)
+    outgoing = tuple(f"d{n}" for n in how.differentiable if n != "x" or "x" in of)
+    found = _core_call("lnrnn_backward", how, names, outgoing)(*arrays)
+    by_name = dict(zip(outgoing, found, strict=True))
+    return [by_name[f"d{n}"] for n in of]
 
 
 @cache
@@ -128,13 +111,13 @@ def _core_call(
     def axes(name: str, rank: int | None = None) -> str:
         if name in ("recurrent_mask", "candidate_mask"):
             return "tbh" if rank == 3 else "bh"
-        return _AXES[name.removeprefix("d") if name[1:] in call.VECTORS else name]
+        return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         given = dict(zip(names, arrays, strict=True))
         a = how.inputs([given[n] for n in how.names])
-        sizes = call.sizes(how.cell, a)
-        length = dict(t=sizes[0], b=sizes[1], h=sizes[2], w=a.x.shape[2])
+        sizes = call.sizes(a)
+        length = dict(zip("tbih", sizes, strict=False), w=a.kernel.shape[1])
         shapes = [
             jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), a.x.dtype) for n in results
         ]
@@ -189,7 +172,7 @@ def _core_call(
             infer_sharding_from_operands=infer,
             sharding_rule=f"{left} -> {right}",
             # in the order of their appearance, as the rule's own
-            need_replication_factors=tuple(sorted("thw", key=left.index)),
+            need_replication_factors=tuple(sorted("tihw", key=left.index)),
         )
         return function
 
@@ -203,7 +186,8 @@ def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
     a = how.inputs(arrays)
     found = list(definition.recurrence(ops, how.words, how.numbers, a))
     # what is kept is for the fast gradient only
-    shapes = dict(c=found[0].shape, s=a.x.shape)
+    wide = (*a.x.shape[:2], a.kernel.shape[1])
+    shapes = dict(c=found[0].shape, xw=wide, hu=wide)
     return found + [jnp.zeros(shapes[n], a.x.dtype) for n in how.kept if keep]
 
 
@@ -216,15 +200,17 @@ def _define_tangent(*arrays: jax.Array, how: How, moving: tuple[int, ...]) -> li
     )[1]
 
 
-def _define_gradient(*arrays: jax.Array, how: How, incoming: tuple[str, ...]) -> list[jax.Array]:
+def _define_gradient(
+    *arrays: jax.Array, how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+) -> list[jax.Array]:
     count = len(how.names)
     a, given = arrays[:count], dict(zip(incoming, arrays[count + 1 + len(how.kept) :], strict=True))
-    where = [how.names.index(n) for n in how.differentiable]
+    where = [how.names.index(n) for n in of]
 
-    def of_differentiable(*some: jax.Array) -> list[jax.Array]:
+    def of_moving(*some: jax.Array) -> list[jax.Array]:
         return _define(*_replaced(a, dict(zip(where, some, strict=True))), how=how, keep=False)
 
-    results, pull = jax.vjp(of_differentiable, *(a[i] for i in where))
+    results, pull = jax.vjp(of_moving, *(a[i] for i in where))
     gradients = [
         given.get(f"d{name}", jnp.zeros_like(r))
         for name, r in zip(how.results, results, strict=True)
@@ -301,7 +287,9 @@ _needs_devices.update((_recurrence, _gradient))
 
 def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> Any:
     moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
-    if any(how.names[i] in _CONSTANTS for i in moving):  # of random masks: not the core's
+    if any(
+        how.names[i] not in call.DIFFERENTIABLE for i in moving
+    ):  # of random masks: not the core's
         return _tangent_of(partial(_define, how=how, keep=keep), arrays, moving)
     found = _recurrence.bind(*arrays, how=how, keep=True)
     results, kept = found[: len(how.results)], found[len(how.results) :]
@@ -319,9 +307,14 @@ def _transpose(gradients: Arrays, *arrays: Any, how: How, moving: tuple[int, ...
         for name, g in zip(how.results, gradients, strict=True)
         if type(g) is not ad.Zero
     }
-    found = _gradient.bind(*arrays[:known], *given.values(), how=how, incoming=tuple(given))
-    by_name = dict(zip(how.differentiable, found, strict=True))
-    return [None] * known + [by_name[how.names[i]] for i in moving]
+    found = _gradient.bind(
+        *arrays[:known],
+        *given.values(),
+        how=how,
+        incoming=tuple(given),
+        of=tuple(how.names[i] for i in moving),
+    )
+    return [None] * known + found
 
 
 ad.primitive_jvps[_recurrence] = _differentiate

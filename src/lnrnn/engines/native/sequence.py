@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lnrnn.engines.native.call import Inputs, Numbers, encode
+from lnrnn.engines.native.call import Inputs, Numbers
 from lnrnn.engines.portable.ops import Array, Ops, States
-from lnrnn.engines.portable.recurrence import project, units_of
+from lnrnn.engines.portable.recurrence import inner_bias
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
 from lnrnn.engines.sites import Affine, site_vectors
 from lnrnn.variant import Site, Variant
 
-Recurrence = Callable[[tuple[int, ...], Numbers, Inputs], tuple[Array, ...]]
+Recurrence = Callable[[Variant, Numbers, Inputs], tuple[Array, ...]]
 
 
 def sequence(
@@ -34,11 +34,11 @@ def sequence(
     unroll: bool = False,
     return_sequences: bool = True,
 ) -> tuple[Array, States]:
-    """Run a cell over a sequence; the input projection is the framework's, in one product.
+    """Run a cell over a sequence, all of it in the core.
 
     Args:
         ops: a framework's operations.
-        recurrence: a framework's binding of the core: words, numbers and inputs to all h,
+        recurrence: a framework's binding of the core: variant, numbers and inputs to all h,
             the last h and, of an lstm, the last c.
         variant: the cell.
         params: canonical weights, see [lnrnn.params][].
@@ -61,9 +61,8 @@ def sequence(
     Returns:
         Outputs (T, B, H), or the last (B, H), and the final states.
     """
-    units = units_of(variant, params)
+    units = params["recurrent_kernel"].shape[0]
     sites = site_vectors(ops, variant, params, units)
-    x = project(ops, variant, params, x)
     numbers = Numbers(
         _number(take_h), _number(take_c), variant.epsilon, recurrent_gradient_clip or 0.0
     )
@@ -72,11 +71,13 @@ def sequence(
     if cell_norm and gain_c is None:
         gain_c = ops.constants(x, [1.0] * units)
     inputs = Inputs(
+        params["kernel"],
         params["recurrent_kernel"],
+        inner_bias(variant, params),
         params.get("bias_h"),
-        *_affine(ops, variant, "x", sites, x),
-        *_affine(ops, variant, "h", sites, x),
-        *_affine(ops, variant, "sum", sites, x),
+        *_affine(ops, variant, "x", sites, params),
+        *_affine(ops, variant, "h", sites, params),
+        *_affine(ops, variant, "sum", sites, params),
         gain_c,
         params.get("cell_norm_bias"),
         x,
@@ -89,18 +90,23 @@ def sequence(
         recurrent_mask,
         candidate_mask,
     )
-    h, *final = recurrence(encode(variant), numbers, inputs)
+    h, *final = recurrence(variant, numbers, inputs)
     output = h if return_sequences else final[0]
     return shown(ops, output, mask, masked_output), tuple(final)
 
 
 def _affine(
-    ops: Ops, variant: Variant, site: Site, sites: Mapping[Site, Affine], x: Array
+    ops: Ops,
+    variant: Variant,
+    site: Site,
+    sites: Mapping[Site, Affine],
+    params: Mapping[str, Array],
 ) -> Affine:
     """Gain and shift for the core, which takes a site without a gain for one without a norm."""
     gain, shift = sites[site]
     if variant.norms_at(site) and gain is None:
-        gain = ops.constants(x, [1.0] * x.shape[-1])
+        kernel = params["kernel"]
+        gain = ops.constants(kernel, [1.0] * kernel.shape[-1])
     return Affine(gain, shift)
 
 

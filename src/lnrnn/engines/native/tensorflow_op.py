@@ -15,24 +15,26 @@ import tensorflow as tf
 from lnrnn.engines.native import call, core, definition
 from lnrnn.engines.native.call import Cell, Inputs, Numbers
 from lnrnn.engines.portable import ops_tensorflow as ops
+from lnrnn.variant import Variant
 
 
-def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
     names = tuple(given)
-    cell = Cell(words)
+    cell = call.cell_of(call.encode(variant))
 
     @tf.custom_gradient
     def compute(*arrays: Any) -> Any:
         a = _inputs(names, arrays)
-        h, c, s, h_last, c_last = _forward(cell, numbers, a)
+        results = _forward(cell, numbers, a)
+        kept = {n: r for n, r in results.items() if n == "h" or n in call.KEPT}
 
         def gradient(dh: Any, dh_last: Any, dc_last: Any = None) -> list[Any]:
-            found = _gradients(cell, words, numbers, names, arrays, (h, c, s), dh, dh_last, dc_last)
+            found = _gradients(cell, numbers, names, arrays, kept, dh, dh_last, dc_last)
             return [found.get(name) for name in names]
 
-        return ((h, h_last, c_last) if cell.lstm else (h, h_last)), gradient
+        return [r for n, r in results.items() if n not in call.KEPT], gradient
 
     return tuple(compute(*given.values()))
 
@@ -42,46 +44,31 @@ def _inputs(names: Sequence[str], arrays: Sequence[Any]) -> Inputs:
     return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
 
 
-def _forward(cell: Cell, numbers: Numbers, a: Inputs) -> list[Any]:
+def _forward(cell: Cell, numbers: Numbers, a: Inputs) -> dict[str, Any]:
     names = [n for n in Inputs._fields if getattr(a, n) is not None]
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         local = _inputs(names, arrays)
         call.check(cell, local, np.dtype(bool))
-        steps, batch, wide = local.x.shape
-        units = wide // cell.gates
-        empty = local.x[:0, 0, 0]
-        found = {
-            "h": np.empty((steps, batch, units), local.x.dtype),
-            "c": np.empty((steps, batch, units), local.x.dtype) if cell.lstm else empty,
-            "s": np.empty((steps, batch, wide), local.x.dtype),
-            "h_last": np.empty((batch, units), local.x.dtype),
-            "c_last": np.empty((batch, units), local.x.dtype) if cell.lstm else empty,
-        }
-        _run(cell, numbers, local, found, back=False)
-        return list(found.values())
+        return _run(cell, numbers, local, {}, call.result_shapes(cell, local, True), back=False)
 
-    found = tf.numpy_function(run, [getattr(a, n) for n in names], [a.x.dtype] * 5, stateful=False)
-    steps, batch, wide = a.x.shape
-    units = wide // cell.gates
-    c = (steps, batch, units) if cell.lstm else (0,)
-    c_last = (batch, units) if cell.lstm else (0,)
-    shapes = [(steps, batch, units), c, (steps, batch, wide), (batch, units), c_last]
-    return [tf.ensure_shape(f, s) for f, s in zip(found, shapes, strict=True)]
+    shapes = call.result_shapes(cell, a, True)
+    types = [a.x.dtype] * len(shapes)
+    found = tf.numpy_function(run, [getattr(a, n) for n in names], types, stateful=False)
+    return {n: tf.ensure_shape(f, s) for (n, s), f in zip(shapes.items(), found, strict=True)}
 
 
 def _gradients(
     cell: Cell,
-    words: tuple[int, ...],
     numbers: Numbers,
     names: tuple[str, ...],
     arrays: Sequence[Any],
-    kept: tuple[Any, Any, Any],
+    kept: dict[str, Any],
     *incoming: Any,
 ) -> dict[str, Any]:
     """The gradients of the inputs by name; their own derivative is the portable definition's."""
     coming = {n: d for n, d in zip(call.INCOMING, incoming, strict=True) if d is not None}
-    differentiable = [n for n in names if n in ("recurrent", *call.VECTORS, "x", "h0", "c0")]
+    differentiable = [n for n in names if n in call.DIFFERENTIABLE]
 
     @tf.custom_gradient
     def compute(*given: Any) -> Any:
@@ -94,7 +81,7 @@ def _gradients(
                 with tf.GradientTape() as inner:
                     inner.watch(given)
                     b = _inputs(names, given[: len(names)])
-                    values = definition.recurrence(ops, words, numbers, b)
+                    values = definition.recurrence(ops, cell.words, numbers, b)
                     by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
                     total = tf.add_n(
                         [tf.reduce_sum(by_name[n] * d) for n, d in zip(coming, ds, strict=True)]
@@ -111,45 +98,41 @@ def _gradients(
 
 
 def _backward(
-    cell: Cell, numbers: Numbers, a: Inputs, kept: tuple[Any, Any, Any], coming: dict[str, Any]
+    cell: Cell, numbers: Numbers, a: Inputs, kept: dict[str, Any], coming: dict[str, Any]
 ) -> dict[str, Any]:
     names = [n for n in Inputs._fields if getattr(a, n) is not None]
-    outgoing = tuple(call.outgoing_shapes(cell, a, numbers.clip))
+    known = kept | coming
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         local = _inputs(names, arrays[: len(names)])
-        known = dict(zip(("h", "c", "s", *coming), arrays[len(names) :], strict=True))
-        shapes = call.outgoing_shapes(cell, local, numbers.clip)
-        found = {n: np.empty(shape, local.x.dtype) for n, shape in shapes.items()}
-        _run(cell, numbers, local, known | found, back=True)
-        return list(found.values())
+        others = dict(zip(known, arrays[len(names) :], strict=True))
+        return _run(cell, numbers, local, others, call.gradient_shapes(local), back=True)
 
-    arrays = [*(getattr(a, n) for n in names), *kept, *coming.values()]
-    found = tf.numpy_function(run, arrays, [a.x.dtype] * len(outgoing), stateful=False)
-    shapes = call.outgoing_shapes(cell, a, numbers.clip)
-    by_name = {n: tf.ensure_shape(f, shapes[n]) for n, f in zip(outgoing, found, strict=True)}
-    gradients = {n: by_name.get(f"d{n}") for n in (*call.VECTORS, "h0", "c0")}
-    gradients["x"] = by_name.get("dx", by_name["ds"])
-    gradients["recurrent"] = call.recurrent_gradient(ops, _outer, cell, a, kept[0], by_name)
-    return gradients
-
-
-def _outer(a: Any, b: Any, plus: Any | None = None) -> Any:
-    product = tf.tensordot(a, b, [[0, 1], [0, 1]])
-    return product if plus is None else product + plus
+    shapes = call.gradient_shapes(a)
+    arrays = [*(getattr(a, n) for n in names), *known.values()]
+    found = tf.numpy_function(run, arrays, [a.x.dtype] * len(shapes), stateful=False)
+    return {n[1:]: tf.ensure_shape(f, s) for (n, s), f in zip(shapes.items(), found, strict=True)}
 
 
 def _run(
-    cell: Cell, numbers: Numbers, a: Inputs, others: dict[str, np.ndarray], back: bool
-) -> None:
-    given = {n: v for n, v in (a._asdict() | others).items() if v is not None}
+    cell: Cell,
+    numbers: Numbers,
+    a: Inputs,
+    known: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    back: bool,
+) -> list[np.ndarray]:
+    """The arrays of these names and shapes, computed."""
+    given = {n: v for n, v in (a._asdict() | known).items() if v is not None}
     given = {n: np.ascontiguousarray(v) for n, v in given.items()}
+    found = {n: np.empty(shape, a.x.dtype) for n, shape in shapes.items()}
     core.run(
         cell,
         numbers,
-        call.sizes(cell, a),
-        {n: v.ctypes.data for n, v in given.items() if v.size},
+        call.sizes(a),
+        {n: v.ctypes.data for n, v in (given | found).items() if v.size},
         back=back,
         double=a.x.dtype == np.float64,
         threads=core.available_threads(),
     )
+    return list(found.values())

@@ -11,27 +11,42 @@ from torch import Tensor
 from lnrnn.engines.native import call, core, definition
 from lnrnn.engines.native.call import Cell, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch as ops
+from lnrnn.variant import Variant
 
-# a saved h U beyond this many bytes is computed again in the backward pass
+# projections x W and h U beyond this many bytes each are computed again in the backward pass
 _MOST_SAVED = 1 << 30
+# what a forward pass keeps for its backward pass: nothing, c, or c and the projections
+_CELL, _ALL = 1, 2
+# the inputs that may be transposes, and what says so in `call.sizes`
+_TURNED = dict(x="batch_first", kernel="kernel_turned", recurrent="recurrent_turned")
+_OF_BACKWARD = ("h", *call.KEPT, *call.INCOMING)
 _FOLDER = str(Path(torch.__file__).parent)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def recurrence(words: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
+def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = [t for t in inputs if t is not None]
+    words = _words(variant)
     if _by_definition(given):
         return definition.recurrence(ops, words, numbers, inputs)
-    training = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    bytes_of_s = inputs.x.numel() * inputs.x.element_size()
-    keep = (training, training and bytes_of_s <= _MOST_SAVED)
+    keep = 0
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        steps, batch, _ = inputs.x.shape
+        size = steps * batch * inputs.kernel.shape[1] * inputs.x.element_size()
+        keep = _ALL if size <= _MOST_SAVED else _CELL
     if _eager(given):
-        run = _Recurrence.apply if training else _compute
-        h, _, _, h_last, c_last = run(*inputs, words, numbers, *keep)  # pyright: ignore
+        run = _Recurrence.apply if keep else _compute
+        h, _, _, _, h_last, c_last = run(*inputs, words, numbers, keep)  # pyright: ignore
     else:
-        h, _, _, h_last, c_last = _recurrence(*inputs, list(words), list(numbers), *keep)
+        h, _, _, _, h_last, c_last = _recurrence(*inputs, list(words), list(numbers), keep)
     return (h, h_last) if inputs.c0 is None else (h, h_last, c_last)
+
+
+def _words(variant: Variant) -> tuple[int, ...]:
+    # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
+    encode = call.encode.__wrapped__ if torch.compiler.is_compiling() else call.encode
+    return encode(variant)
 
 
 def _eager(tensors: list[Tensor]) -> bool:
@@ -56,18 +71,21 @@ def _by_definition(tensors: list[Tensor]) -> bool:
     )
 
 
-def _compute(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _compute(*args: Any) -> tuple[Tensor, ...]:
     """What the operator `lnrnn::recurrence` gives."""
-    a, (words, numbers, keep_c, keep_s) = Inputs(*args[:19]), args[19:]
-    cell = call.cell_of(tuple(words))
-    found = _empty(cell, a, keep_c, keep_s)
-    _run(cell, Numbers(*numbers), a, dict(zip(call.OUTPUTS, found, strict=True)), back=False)
+    *arrays, words, numbers, keep = args
+    a, cell = Inputs(*arrays), call.cell_of(tuple(words))
+    found = _empty(cell, a, keep)
+    results = dict(zip(call.OUTPUTS, found, strict=True))
+    _run(cell, Numbers(*numbers), a, {}, results, back=False)
     return found
 
 
 @torch.library.custom_op("lnrnn::recurrence", mutates_args=(), device_types="cpu")
 def _recurrence(
+    kernel: Tensor,
     recurrent: Tensor,
+    bias_x: Tensor | None,
     bias_h: Tensor | None,
     gain_x: Tensor | None,
     shift_x: Tensor | None,
@@ -88,52 +106,47 @@ def _recurrence(
     candidate_mask: Tensor | None,
     words: list[int],
     numbers: list[float],
-    keep_c: bool,
-    keep_s: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h (T, B, H), c and h U where they are kept, the last h and c."""
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h (T, B, H), what is kept of c, x W and h U, the last h and c."""
     return _compute(
-        recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
-        x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
-        words, numbers, keep_c, keep_s,
-    )  # fmt: skip
+        kernel, recurrent, bias_x, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum,
+        gain_c, shift_c, x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+        words, numbers, keep,
+    )  # fmt: skip  # pyright: ignore
 
 
-def _empty(cell: Cell, a: Inputs, keep_c: bool, keep_s: bool) -> Any:
-    steps, batch, wide = a.x.shape
-    units = wide // cell.gates
-    return (
-        a.x.new_empty(steps, batch, units),
-        a.x.new_empty((steps, batch, units) if keep_c and cell.lstm else (0,)),
-        a.x.new_empty((steps, batch, wide) if keep_s else (0,)),
-        a.x.new_empty(batch, units),
-        a.x.new_empty((batch, units) if cell.lstm else (0,)),
-    )
+def _empty(cell: Cell, a: Inputs, keep: int) -> tuple[Tensor, ...]:
+    shapes = call.result_shapes(cell, a, keep > 0)
+    if keep != _ALL:
+        shapes |= dict(xw=(0,), hu=(0,))
+    return tuple(a.x.new_empty(shapes.get(name, (0,))) for name in call.OUTPUTS)
 
 
 @_recurrence.register_fake
 def _(*args: Any) -> Any:
-    return _empty(call.cell_of(tuple(args[19])), Inputs(*args[:19]), *args[21:])
+    *arrays, words, _, keep = args
+    return _empty(call.cell_of(tuple(words)), Inputs(*arrays), keep)
 
 
 def _compute_backward(*args: Any) -> list[Tensor]:
     """What the operator `lnrnn::recurrence_backward` gives."""
-    a, (h, c, s, dh, dh_last, dc_last, words, numbers) = Inputs(*args[:19]), args[19:]
-    cell, scalars = call.cell_of(tuple(words)), Numbers(*numbers)
-    shapes = call.outgoing_shapes(cell, a, scalars.clip)
-    found = {name: a.x.new_empty(shape) for name, shape in shapes.items()}
-    known = {"h": h, "c": c, "s": s, "dh": dh, "dh_last": dh_last, "dc_last": dc_last}
-    _run(cell, scalars, a, known | found, back=True)
-    outer = _outer_turned if _is_turned(a.recurrent) else _outer
-    found["drecurrent"] = call.recurrent_gradient(ops, outer, cell, a, h, found)
-    if "dx" not in found:
-        found["dx"] = found["ds"]
-    return [found[f"d{name}"] for name in _differentiable(a)]
+    *arrays, words, numbers, of_x = args
+    a, others = Inputs(*arrays[: len(Inputs._fields)]), arrays[len(Inputs._fields) :]
+    known = dict(zip(_OF_BACKWARD, others, strict=True))
+    found = {}
+    for name, shape in call.gradient_shapes(a, of_x).items():
+        given = getattr(a, name[1:])
+        found[name] = torch.empty_like(given) if _lies(name[1:], given) else given.new_empty(shape)
+    _run(call.cell_of(tuple(words)), Numbers(*numbers), a, known, found, back=True)
+    return list(found.values())
 
 
 @torch.library.custom_op("lnrnn::recurrence_backward", mutates_args=(), device_types="cpu")
 def _backward(
+    kernel: Tensor,
     recurrent: Tensor,
+    bias_x: Tensor | None,
     bias_h: Tensor | None,
     gain_x: Tensor | None,
     shift_x: Tensor | None,
@@ -154,63 +167,64 @@ def _backward(
     candidate_mask: Tensor | None,
     h: Tensor,
     c: Tensor,
-    s: Tensor,
+    xw: Tensor,
+    hu: Tensor,
     dh: Tensor | None,
     dh_last: Tensor | None,
     dc_last: Tensor | None,
     words: list[int],
     numbers: list[float],
+    of_x: bool,
 ) -> list[Tensor]:
-    """The gradients of the inputs that have one, in their order."""
+    """The gradients of the inputs that have one, in their order; of x only where asked for."""
     found = _compute_backward(
-        recurrent, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
-        x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
-        h, c, s, dh, dh_last, dc_last, words, numbers,
+        kernel, recurrent, bias_x, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum,
+        gain_c, shift_c, x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+        h, c, xw, hu, dh, dh_last, dc_last, words, numbers, of_x,
     )  # fmt: skip
     return [g.contiguous() for g in found]  # as the fake says
 
 
 @_backward.register_fake
 def _(*args: Any) -> Any:
-    a = Inputs(*args[:19])
-    return [torch.empty_like(getattr(a, n)).contiguous() for n in _differentiable(a)]
-
-
-def _differentiable(a: Inputs) -> list[str]:
-    names = (*Inputs._fields[: call.WEIGHTS], "x", "h0", "c0")
-    return [n for n in names if getattr(a, n) is not None]
+    a, of_x = Inputs(*args[: len(Inputs._fields)]), args[-1]
+    return [a.x.new_empty(shape) for shape in call.gradient_shapes(a, of_x).values()]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.words, ctx.numbers = inputs[19], inputs[20]
-    ctx.save_for_backward(*inputs[:19], *output[:3])
+    *arrays, ctx.words, ctx.numbers, _ = inputs
+    ctx.save_for_backward(*arrays, *output[:4])
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dh: Any, _dc: Any, _ds: Any, dh_last: Any, dc_last: Any) -> Any:
-    *inputs, h, c, s = ctx.saved_tensors
-    a = Inputs(*inputs)
-    given = (*a, h, c, s, dh, dh_last, dc_last, ctx.words, ctx.numbers)
-    if not _eager([t for t in given[:-2] if t is not None]):
-        found = _backward(*given[:-2], list(ctx.words), list(ctx.numbers))
+def _gradients(
+    ctx: Any, dh: Any, _dc: Any, _dxw: Any, _dhu: Any, dh_last: Any, dc_last: Any
+) -> Any:
+    of_x = ctx.needs_input_grad[Inputs._fields.index("x")]
+    arrays = (*ctx.saved_tensors, dh, dh_last, dc_last)
+    a = Inputs(*arrays[: len(Inputs._fields)])
+    if not _eager([t for t in arrays if t is not None]):
+        found = _backward(*arrays, list(ctx.words), list(ctx.numbers), of_x)
     elif torch.is_grad_enabled():
-        found = _RecurrenceBackward.apply(*given)
+        found = _RecurrenceBackward.apply(*arrays, ctx.words, ctx.numbers, of_x)
     else:
-        found = _compute_backward(*given)
-    by_name = dict(zip(_differentiable(a), found, strict=True))
-    return (*(by_name.get(name) for name in Inputs._fields), None, None, None, None)
+        found = _compute_backward(*arrays, ctx.words, ctx.numbers, of_x)
+    by_name = dict(zip(call.gradient_shapes(a, of_x), found, strict=True))
+    return (*(by_name.get(f"d{name}") for name in Inputs._fields), None, None, None)
 
 
 def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.words, ctx.numbers = inputs[25], inputs[26]
-    ctx.save_for_backward(*inputs[:25])
+    *arrays, ctx.words, ctx.numbers, ctx.of_x = inputs
+    ctx.save_for_backward(*arrays)
     ctx.set_materialize_grads(False)
 
 
 def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     """The derivative of the gradients, which is that of the definition's gradients."""
-    a, given = Inputs(*ctx.saved_tensors[:19]), ctx.saved_tensors[22:]
-    names = _differentiable(a)
+    arrays = ctx.saved_tensors
+    a, given = Inputs(*arrays[: len(Inputs._fields)]), arrays[-len(call.INCOMING) :]
+    names = [n for n in call.DIFFERENTIABLE if getattr(a, n) is not None]
+    asked_of = [name[1:] for name in call.gradient_shapes(a, ctx.of_x)]
     with torch.enable_grad():
         leaves = {n: getattr(a, n).detach().requires_grad_() for n in names}
         incoming = [None if g is None else g.detach().requires_grad_() for g in given]
@@ -220,7 +234,7 @@ def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
         weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
         first = torch.autograd.grad(
             [v for v, _ in weighed],
-            list(leaves.values()),
+            [leaves[n] for n in asked_of],
             [g for _, g in weighed],
             create_graph=True,
             materialize_grads=True,
@@ -234,7 +248,7 @@ def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     rest = iter(found[len(names) :])
     of_given = [None if g is None else next(rest) for g in incoming]
     inputs = [by_name.get(name) for name in Inputs._fields]
-    return (*inputs, None, None, None, *of_given, None, None)
+    return (*inputs, None, None, None, None, *of_given, None, None, None)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -267,23 +281,21 @@ torch.library.register_autocast(_recurrence, "cpu", torch.float32)
 torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
-def _is_turned(recurrent: Tensor) -> bool:
-    """Whether a matrix is the transpose of a dense one, as a module's weights are."""
-    return not recurrent.is_contiguous() and recurrent.t().is_contiguous()
+def _lies(name: str, t: Tensor) -> bool:
+    """Whether an input is the transpose of a dense one, which the core reads as it lies.
 
-
-def _outer(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    a, b = a.flatten(0, 1).t(), b.flatten(0, 1)
-    return a @ b if plus is None else torch.addmm(plus, a, b)
-
-
-def _outer_turned(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    """The same numbers, laid out as the transpose."""
-    return _outer(b, a, None if plus is None else plus.t()).t()
+    The weights of a module are, and a batch-first x.
+    """
+    return name in _TURNED and not t.is_contiguous() and t.transpose(0, 1).is_contiguous()
 
 
 def _run(
-    cell: Cell, numbers: Numbers, a: Inputs, others: dict[str, Tensor | None], back: bool
+    cell: Cell,
+    numbers: Numbers,
+    a: Inputs,
+    known: dict[str, Tensor | None],
+    found: dict[str, Tensor],
+    back: bool,
 ) -> None:
     call.check(cell, a, torch.bool)
     device, dtype = a.x.device, a.x.dtype
@@ -303,17 +315,14 @@ def _run(
                 f"{device}: move it."
             )
         given[name] = t
-    given |= {name: t for name, t in others.items() if t is not None}
-    turned = _is_turned(a.recurrent)
-    dense = {
-        n: t if t.is_contiguous() or (turned and t is a.recurrent) else t.contiguous()
-        for n, t in given.items()
-    }
+    turned = {_TURNED[name]: _lies(name, given[name]) for name in _TURNED}
+    given |= {name: t for name, t in known.items() if t is not None}
+    given = {n: t if turned.get(_TURNED.get(n)) else t.contiguous() for n, t in given.items()}
     core.run(
         cell,
         numbers,
-        call.sizes(cell, a, turned),
-        {n: t.data_ptr() for n, t in dense.items() if t.numel()},
+        call.sizes(a, **turned),
+        {n: t.data_ptr() for n, t in (given | found).items() if t.numel()},
         back=back,
         double=dtype == torch.float64,
         threads=torch.get_num_threads(),

@@ -330,8 +330,13 @@ class Recurrence:
 def project(ops: Ops, variant: Variant, params: Mapping[str, Array], x: Array) -> Array:
     """The input projection with its inner bias, before its norm: (..., I) to (..., G H)."""
     projected = ops.matmul(x, params["kernel"])
-    inner = params.get("bias" if variant.tied_bias else "bias_x")
+    inner = inner_bias(variant, params)
     return projected if inner is None else projected + inner
+
+
+def inner_bias(variant: Variant, params: Mapping[str, Array]) -> Array | None:
+    """The bias (G H) of the input projection before its norm, or None."""
+    return params.get("bias" if variant.tied_bias else "bias_x")
 
 
 def units_of(variant: Variant, params: Mapping[str, Array]) -> int:
