@@ -16,8 +16,8 @@ enum Array : int {
     // gradients that come in
     dh, dh_last, dc_last,
     // gradients that go out
-    dx, dh0, dc0,
-    dkernel, drecurrent, dbias_x, dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum, dshift_sum, dgain_c, dshift_c,
+    dkernel, drecurrent, dbias_x, dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum,
+    dshift_sum, dgain_c, dshift_c, dx, dh0, dc0,
     arrays
 };
 

@@ -15,14 +15,14 @@ from lnrnn import Variant
 from lnrnn.engines.native.call import Inputs, Numbers
 from lnrnn.variant import Norm
 
-T, B, I, H = 3, 2, 5, 4
+T, B, INPUTS, H = 3, 2, 5, 4
 VARIANT = Variant(cell="gru", norms=(Norm("x"), Norm("h")))
 TENSOR = {"torch": torch.tensor, "jax": jnp.asarray, "tensorflow": tf.convert_to_tensor}
 
 
 def arrays() -> dict[str, np.ndarray]:
     random = np.random.default_rng(4)
-    shapes = {"kernel": (I, 3 * H), "recurrent": (H, 3 * H), "x": (T, B, I), "h0": (B, H)}
+    shapes = {"kernel": (INPUTS, 3 * H), "recurrent": (H, 3 * H), "x": (T, B, INPUTS), "h0": (B, H)}
     shapes |= dict.fromkeys(("gain_x", "shift_x", "gain_h", "shift_h"), (3 * H,))
     found = {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}
     return found | {"mask": random.random((T, B)) < 0.7}

@@ -26,12 +26,13 @@ def competitor(framework: str, threads: int) -> Competitor:
         given |= {n: np.empty(s, np.float32) for n, s in (results | gradients).items()}
         given["dh"] = problem.dy
         at = {n: a.ctypes.data for n, a in given.items()}
-        training = {n: p for n, p in at.items() if n != "dh" and n not in gradients}
-        forward = {n: p for n, p in training.items() if n not in call.KEPT}
-        backward = {n: p for n, p in at.items() if not n.endswith("_last")}
+        kept = {n: p for n, p in at.items() if n != "dh" and n not in gradients}
+        forward = call.listed({n: p for n, p in kept.items() if n not in call.KEPT})
+        training = call.listed(kept)
+        backward = call.listed({n: p for n, p in at.items() if not n.endswith("_last")})
         sizes = call.sizes(inputs)
 
-        def run(addresses: dict[str, int], back: bool) -> None:
+        def run(addresses: list[int], back: bool) -> None:
             core.run(
                 cell, numbers, sizes, addresses, back=back, double=False, threads=threads,
             )  # fmt: skip

@@ -6,7 +6,8 @@ The order of the words is that of `Spec` in `csrc/core/spec.h`, that of the arra
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, get_args
 
 from lnrnn.variant import Activation, Norm, Site, Variant
@@ -54,7 +55,7 @@ FLAGS = ("mask", "reset")
 OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
 KEPT = ("c", "xw", "hu")  # of a forward pass for its backward pass
 INCOMING = ("dh", "dh_last", "dc_last")
-OUTGOING = ("dx", "dh0", "dc0", *(f"d{name}" for name in WEIGHTS))
+OUTGOING = tuple(f"d{name}" for name in DIFFERENTIABLE)
 ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
 
 
@@ -159,7 +160,6 @@ def cell_of(words: tuple[int, ...]) -> Cell:
 
 def sizes(
     a: Inputs,
-    *,
     batch_first: bool = False,
     kernel_turned: bool = False,
     recurrent_turned: bool = False,
@@ -181,6 +181,11 @@ def sizes(
     return [*a.x.shape, a.recurrent.shape[0], *moves, *map(int, turned)]
 
 
+def listed(addresses: Mapping[str, int]) -> list[int]:
+    """Addresses by name in the order of `ARRAYS`; 0 for what is not named."""
+    return [addresses.get(name, 0) for name in ARRAYS]
+
+
 def check(cell: Cell, a: Inputs, flag: Any) -> None:
     """Raise ValueError unless shapes and dtypes fit; the core reads the inputs unchecked.
 
@@ -189,8 +194,14 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         a: the inputs.
         flag: the framework's boolean dtype.
     """
-    steps, batch, inputs = a.x.shape
-    units = a.kernel.shape[-1] // cell.gates
+    _check(cell, flag, *(None if t is None else (tuple(t.shape), t.dtype) for t in a))
+
+
+@lru_cache(maxsize=1024)
+def _check(cell: Cell, flag: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
+    a = Inputs(*given)
+    (steps, batch, inputs), dtype = a.x
+    units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
     sequence, state = (steps, batch, units), (batch, units)
     fits: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -204,16 +215,16 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         **dict.fromkeys(("take_h", "take_c"), (sequence,)),
         **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
     }
-    for name, array in a._asdict().items():
-        if array is not None and tuple(array.shape) not in fits[name]:
+    for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
+        if shape not in fits[name]:
             raise ValueError(
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
-                f"B={batch}, I={inputs}, H={units}; got {tuple(array.shape)}."
+                f"B={batch}, I={inputs}, H={units}; got {shape}."
             )
-        if array is not None and array.dtype != (flag if name in FLAGS else a.x.dtype):
+        if its_dtype != (flag if name in FLAGS else dtype):
             raise ValueError(
                 f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
-                f"{array.dtype} beside {a.x.dtype}: convert it."
+                f"{its_dtype} beside {dtype}: convert it."
             )
     if steps < 1 or (cell.lstm and a.c0 is None):
         raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")

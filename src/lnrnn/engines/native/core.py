@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lnrnn.engines.native.call import ARRAYS, Cell, Numbers
+from lnrnn.engines.native.call import Cell, Numbers
 
 try:
     from lnrnn.engines.native import _core  # pyright: ignore[reportAttributeAccessIssue]
@@ -67,7 +67,7 @@ def run(
     cell: Cell,
     numbers: Numbers,
     sizes: Sequence[int],
-    addresses: Mapping[str, int],
+    addresses: Sequence[int],
     *,
     back: bool,
     double: bool,
@@ -80,14 +80,14 @@ def run(
         cell: the cell.
         numbers: the scalars of the call.
         sizes: as from [lnrnn.engines.native.call.sizes][].
-        addresses: of the arrays, by name; what is not named is absent.
+        addresses: of the arrays, in the order of [lnrnn.engines.native.call.ARRAYS][]; 0 for one
+            that is absent.
         back: a backward pass, else a forward one.
         double: float64, else float32.
         threads: how many to use at most.
         host: run on the OpenMP threads that `lend_openmp` found.
     """
-    listed = [addresses.get(name, 0) for name in ARRAYS]
-    _core.run(cell.words, back, double, sizes, numbers, listed, threads, host)
+    _core.run(cell.words, back, double, sizes, numbers, addresses, threads, host)
 
 
 def function(name: str, double: bool, n: int, x: int, y: int) -> None:

@@ -130,7 +130,7 @@ def _run(
         cell,
         numbers,
         call.sizes(a),
-        {n: v.ctypes.data for n, v in (given | found).items() if v.size},
+        call.listed({n: v.ctypes.data for n, v in (given | found).items() if v.size}),
         back=back,
         double=a.x.dtype == np.float64,
         threads=core.available_threads(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from lnrnn.variant import Variant
 _MOST_SAVED = 1 << 30
 # what a forward pass keeps for its backward pass: nothing, c, or c and the projections
 _CELL, _ALL = 1, 2
-# the inputs that may be transposes, and what says so in `call.sizes`
-_TURNED = dict(x="batch_first", kernel="kernel_turned", recurrent="recurrent_turned")
-_OF_BACKWARD = ("h", *call.KEPT, *call.INCOMING)
+# inputs that may be the transpose of a dense one, which the core reads as it lies: the weights of
+# a module are, and a batch-first x
+_TURNED = ("x", "kernel", "recurrent")
+_INPUTS = len(Inputs._fields)
 _FOLDER = str(Path(torch.__file__).parent)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -30,6 +32,7 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tens
     words = _words(variant)
     if _by_definition(given):
         return definition.recurrence(ops, words, numbers, inputs)
+    _check_devices(inputs)
     keep = 0
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         steps, batch, _ = inputs.x.shape
@@ -65,9 +68,11 @@ def _by_definition(tensors: list[Tensor]) -> bool:
     # operators with Python rules refuse torch.func, which has no public question for this
     if torch._C._are_functorch_transforms_active():
         return True
-    dual = torch.autograd.forward_ad.unpack_dual
-    return not torch.compiler.is_compiling() and any(
-        t.is_floating_point() and dual(t).tangent is not None for t in tensors
+    forward_ad = torch.autograd.forward_ad
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:  # no dual numbers anywhere
+        return False
+    return any(
+        t.is_floating_point() and forward_ad.unpack_dual(t).tangent is not None for t in tensors
     )
 
 
@@ -75,9 +80,9 @@ def _compute(*args: Any) -> tuple[Tensor, ...]:
     """What the operator `lnrnn::recurrence` gives."""
     *arrays, words, numbers, keep = args
     a, cell = Inputs(*arrays), call.cell_of(tuple(words))
+    call.check(cell, a, torch.bool)
     found = _empty(cell, a, keep)
-    results = dict(zip(call.OUTPUTS, found, strict=True))
-    _run(cell, Numbers(*numbers), a, {}, results, back=False)
+    _run(cell, numbers, a, found, back=False)
     return found
 
 
@@ -132,14 +137,19 @@ def _(*args: Any) -> Any:
 def _compute_backward(*args: Any) -> list[Tensor]:
     """What the operator `lnrnn::recurrence_backward` gives."""
     *arrays, words, numbers, of_x = args
-    a, others = Inputs(*arrays[: len(Inputs._fields)]), arrays[len(Inputs._fields) :]
-    known = dict(zip(_OF_BACKWARD, others, strict=True))
-    found = {}
-    for name, shape in call.gradient_shapes(a, of_x).items():
-        given = getattr(a, name[1:])
-        found[name] = torch.empty_like(given) if _lies(name[1:], given) else given.new_empty(shape)
-    _run(call.cell_of(tuple(words)), Numbers(*numbers), a, known, found, back=True)
-    return list(found.values())
+    a, others = Inputs(*arrays[:_INPUTS]), arrays[_INPUTS:]
+    h, c, xw, hu, *incoming = (None if t is None else t.contiguous() for t in others)
+    found = [
+        None
+        if (t := getattr(a, name)) is None or (name == "x" and not of_x)
+        else torch.empty_like(t)
+        if name in _TURNED and _is_turned(t)
+        else torch.empty(t.shape, dtype=t.dtype)
+        for name in call.DIFFERENTIABLE
+    ]
+    others = (h, c, xw, hu, None, None, *incoming, *found)
+    _run(call.cell_of(tuple(words)), numbers, a, others, back=True)
+    return [g for g in found if g is not None]
 
 
 @torch.library.custom_op("lnrnn::recurrence_backward", mutates_args=(), device_types="cpu")
@@ -187,7 +197,7 @@ def _backward(
 
 @_backward.register_fake
 def _(*args: Any) -> Any:
-    a, of_x = Inputs(*args[: len(Inputs._fields)]), args[-1]
+    a, of_x = Inputs(*args[:_INPUTS]), args[-1]
     return [a.x.new_empty(shape) for shape in call.gradient_shapes(a, of_x).values()]
 
 
@@ -202,15 +212,18 @@ def _gradients(
 ) -> Any:
     of_x = ctx.needs_input_grad[Inputs._fields.index("x")]
     arrays = (*ctx.saved_tensors, dh, dh_last, dc_last)
-    a = Inputs(*arrays[: len(Inputs._fields)])
     if not _eager([t for t in arrays if t is not None]):
         found = _backward(*arrays, list(ctx.words), list(ctx.numbers), of_x)
     elif torch.is_grad_enabled():
         found = _RecurrenceBackward.apply(*arrays, ctx.words, ctx.numbers, of_x)
     else:
         found = _compute_backward(*arrays, ctx.words, ctx.numbers, of_x)
-    by_name = dict(zip(call.gradient_shapes(a, of_x), found, strict=True))
-    return (*(by_name.get(f"d{name}") for name in Inputs._fields), None, None, None)
+    rest = iter(found)
+    absent = (
+        t is None or name not in call.DIFFERENTIABLE or (name == "x" and not of_x)
+        for name, t in zip(Inputs._fields, arrays, strict=False)
+    )
+    return (*(None if no else next(rest) for no in absent), None, None, None)
 
 
 def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -222,7 +235,7 @@ def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> No
 def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     """The derivative of the gradients, which is that of the definition's gradients."""
     arrays = ctx.saved_tensors
-    a, given = Inputs(*arrays[: len(Inputs._fields)]), arrays[-len(call.INCOMING) :]
+    a, given = Inputs(*arrays[:_INPUTS]), arrays[-len(call.INCOMING) :]
     names = [n for n in call.DIFFERENTIABLE if getattr(a, n) is not None]
     asked_of = [name[1:] for name in call.gradient_shapes(a, ctx.of_x)]
     with torch.enable_grad():
@@ -281,48 +294,42 @@ torch.library.register_autocast(_recurrence, "cpu", torch.float32)
 torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
-def _lies(name: str, t: Tensor) -> bool:
-    """Whether an input is the transpose of a dense one, which the core reads as it lies.
-
-    The weights of a module are, and a batch-first x.
-    """
-    return name in _TURNED and not t.is_contiguous() and t.transpose(0, 1).is_contiguous()
+def _is_turned(t: Tensor) -> bool:
+    return not t.is_contiguous() and t.transpose(0, 1).is_contiguous()
 
 
-def _run(
-    cell: Cell,
-    numbers: Numbers,
-    a: Inputs,
-    known: dict[str, Tensor | None],
-    found: dict[str, Tensor],
-    back: bool,
-) -> None:
-    call.check(cell, a, torch.bool)
-    device, dtype = a.x.device, a.x.dtype
-    if device.type != "cpu":
+def _check_devices(a: Inputs) -> None:
+    device = a.x.device
+    if device.type not in ("cpu", "meta"):
         raise ValueError(
             f"The native engine computes on a CPU; got tensors on {device}: move them."
         )
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
-    given: dict[str, Tensor] = {}
     for name, t in zip(Inputs._fields, a, strict=True):
-        if t is None:
-            continue
-        if t.device != device:
+        if t is not None and t.device != device:
             raise ValueError(
                 f"The inputs of a recurrence are on one device; got {name} on {t.device} beside "
                 f"{device}: move it."
             )
-        given[name] = t
-    turned = {_TURNED[name]: _lies(name, given[name]) for name in _TURNED}
-    given |= {name: t for name, t in known.items() if t is not None}
-    given = {n: t if turned.get(_TURNED.get(n)) else t.contiguous() for n, t in given.items()}
+
+
+def _run(
+    cell: Cell, numbers: Sequence[float], a: Inputs, others: Sequence[Tensor | None], back: bool
+) -> None:
+    """A pass over the inputs and what follows them in `call.ARRAYS`, which is dense."""
+    dtype = a.x.dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
+    turned = {name: _is_turned(getattr(a, name)) for name in _TURNED}
+    dense = [
+        t if t is None or t.is_contiguous() or turned.get(name) else t.contiguous()
+        for name, t in zip(Inputs._fields, a, strict=True)
+    ]
+    addresses = [0 if t is None else t.data_ptr() for t in (*dense, *others)]
     core.run(
         cell,
         numbers,
-        call.sizes(a, **turned),
-        {n: t.data_ptr() for n, t in (given | found).items() if t.numel()},
+        call.sizes(a, *turned.values()),
+        addresses + [0] * (len(call.ARRAYS) - len(addresses)),
         back=back,
         double=dtype == torch.float64,
         threads=torch.get_num_threads(),
