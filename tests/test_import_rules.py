@@ -70,6 +70,7 @@ RULES = (
             f"lnrnn.engines.native.{f}_op",
             f,
             "numpy",
+            "lnrnn.variant",
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )

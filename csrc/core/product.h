@@ -11,7 +11,7 @@ namespace lnrnn::LNRNN_ISA {
 
 template <class T>
 constexpr int panel_width = 2 * lanes<T>;
-constexpr int64_t chunk_depth = 384;
+constexpr int64_t chunk_depth = 256;
 constexpr int block_rows = LNRNN_ROWS;  // of a block that is one panel wide
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
@@ -73,10 +73,11 @@ inline void pack(const T* m, int64_t K, int64_t N, int64_t down, int64_t across,
 }
 
 // A block's operands: M rows whose elements are `across` apart, the depth and width of the product,
-// the panels, what the sums start from (rows, or null: zeros), and where they go.
+// the panels, the rows that the sums start from, where not from zeros, and where they go.
 template <class T, int M>
 struct Block {
     int64_t depth, across, columns;
+    bool starts;
     const T* panel;
     const T* a[M];
     const T* init[M];
@@ -89,22 +90,31 @@ inline void multiply_block(const Block<T, M>& it) {
     constexpr int W = panel_width<T>, L = lanes<T>, V = 2 * P;
     const int64_t depth = it.depth, across = it.across, columns = it.columns;
     const bool whole = columns >= P * W;
+    auto each_sum = [&](auto f) {
+#pragma GCC unroll 32
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 32
+            for (int v = 0; v < V; ++v) f(m, v);
+    };
+    // the part of the vector v of a row that is within the matrix
+    auto within_matrix = [&](int v, auto f) {
+        const int64_t left = columns - v * L;
+        if (left >= L)
+            f(All{});
+        else if (left > 0)
+            f(Part{int(left)});
+    };
     Vec<T> acc[M][V];
+    each_sum([&](int m, int v) { acc[m][v] = Vec<T>{}; });
+    if (it.starts && whole)
+        each_sum([&](int m, int v) { acc[m][v] = load(it.init[m] + v * L, All{}); });
+    else if (it.starts)
+        each_sum([&](int m, int v) {
+            within_matrix(v, [&](auto part) { acc[m][v] = load(it.init[m] + v * L, part); });
+        });
     const T* a[M];
 #pragma GCC unroll 32
-    for (int m = 0; m < M; ++m) {
-        a[m] = it.a[m];
-#pragma GCC unroll 32
-        for (int v = 0; v < V; ++v) {
-            const int64_t left = columns - v * L;
-            if (!it.init[m] || left <= 0)
-                acc[m][v] = Vec<T>{};
-            else if (whole || left >= L)
-                acc[m][v] = load(it.init[m] + v * L, All{});
-            else
-                acc[m][v] = load(it.init[m] + v * L, Part{int(left)});
-        }
-    }
+    for (int m = 0; m < M; ++m) a[m] = it.a[m];
     const T* panel = it.panel;
     for (int64_t k = 0, i = 0; k < depth; ++k, i += across, panel += W) {
         Vec<T> b[V];
@@ -118,16 +128,12 @@ inline void multiply_block(const Block<T, M>& it) {
             for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
         }
     }
-#pragma GCC unroll 32
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 32
-        for (int v = 0; v < V; ++v) {
-            const int64_t left = columns - v * L;
-            if (whole || left >= L)
-                store(it.c[m] + v * L, acc[m][v], All{});
-            else if (left > 0)
-                store(it.c[m] + v * L, acc[m][v], Part{int(left)});
-        }
+    if (whole)
+        each_sum([&](int m, int v) { store(it.c[m] + v * L, acc[m][v], All{}); });
+    else
+        each_sum([&](int m, int v) {
+            within_matrix(v, [&](auto part) { store(it.c[m] + v * L, acc[m][v], part); });
+        });
 }
 
 // The block of m rows, m <= M: `fill(block)` sets it.
@@ -166,11 +172,11 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* 
                         const int64_t m = up(height - done, blocks);
                         block_of<T, most, P>(m, [&]<int rows>(Block<T, rows>& it) {
                             it.depth = depth, it.across = 1, it.columns = N - p * W;
-                            it.panel = chunk + p * depth * W;
+                            it.panel = chunk + p * depth * W, it.starts = k0 > 0 || bias;
                             for (int i = 0; i < rows; ++i) {
                                 it.a[i] = from[done + i] + k0;
                                 it.c[i] = to[done + i] + p * W;
-                                it.init[i] = k0 > 0 ? it.c[i] : bias ? bias + p * W : nullptr;
+                                it.init[i] = k0 > 0 || !bias ? it.c[i] : bias + p * W;
                             }
                         });
                         done += m;
@@ -228,11 +234,11 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const T> a, Stack<const
                 block_of<T, block_rows, 1>(
                     M - i < block_rows ? M - i : block_rows, [&]<int rows>(Block<T, rows>& it) {
                         it.depth = depth, it.across = block_rows, it.columns = columns;
-                        it.panel = panel;
+                        it.panel = panel, it.starts = add;
                         for (int r = 0; r < rows; ++r) {
                             it.a[r] = turned + i * depth + r;
                             it.c[r] = c + (i + r) * ldc + p * W;
-                            it.init[r] = add ? it.c[r] : nullptr;
+                            it.init[r] = it.c[r];
                         }
                     });
         }

@@ -79,8 +79,8 @@ def affine_gates(variant: Variant, site: Site, which: str) -> str:
         >>> affine_gates(Variant(cell="gru", norms=(Norm("h", "zr"),)), "h", "gain")
         'rz'
     """
-    having = {g for n in variant.norms_at(site) if getattr(n, which) for g in n.gates}
-    return "".join(g for g in variant.gates if g in having)
+    having = "".join([n.gates for n in variant.norms if n.site == site and getattr(n, which)])
+    return having and "".join(g for g in variant.gates if g in having)
 
 
 def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:

@@ -40,47 +40,48 @@ def site_vectors(
         One `Affine` for each site.
     """
 
+    wide = len(variant.gates) * units
+
     def spread(site: Site, which: str, fill: float) -> Array | None:
-        gates = affine_gates(variant, site, which)
-        if not gates:
-            return None
-        vector = params[f"{site}_norm_{which}"]
-        if gates == variant.gates:
+        vector = params.get(f"{site}_norm_{which}")
+        if vector is None or vector.shape[0] == wide:
             return vector
+        gates = affine_gates(variant, site, which)
         missing = ops.constants(vector, np.full(units, fill))
         return ops.concat(
             [vector[columns(gates, g, units)] if g in gates else missing for g in variant.gates]
         )
 
-    def only(vector: Array | None, gates: str) -> Array | None:
-        if vector is None or not gates or gates == variant.gates:
-            return vector if gates else None
-        keep = np.repeat([float(g in gates) for g in variant.gates], units)
-        return vector * ops.constants(vector, keep)
+    def affine(site: Site, added: Array | None) -> Affine:
+        return Affine(spread(site, "gain", 1.0), _add(spread(site, "bias", 0.0), added))
 
+    apart, summed = _outer_shifts(ops, variant, params, units)
+    return {"x": affine("x", apart), "h": affine("h", None), "sum": affine("sum", summed)}
+
+
+def _outer_shifts(
+    ops: Any, variant: Variant, params: Mapping[str, Array], units: int
+) -> tuple[Array | None, Array | None]:
+    """What is added to the gates that no sum norm covers, and to those that one does."""
     shift = _outer_shift(ops, variant, params, units)
     summed = variant.gates_at("sum")
-    apart = "".join(g for g in variant.gates if g not in summed)
-    shifts: dict[Site, Array | None] = {
-        "x": only(shift, apart),
-        "h": None,
-        "sum": only(shift, summed),
-    }
-    return {
-        site: Affine(spread(site, "gain", 1.0), _add(spread(site, "bias", 0.0), added))
-        for site, added in shifts.items()
-    }
+    if shift is None or not summed:
+        return shift, None
+    if summed == variant.gates:
+        return None, shift
+    covered = np.repeat([float(g in summed) for g in variant.gates], units)
+    return shift * ops.constants(shift, 1 - covered), shift * ops.constants(shift, covered)
 
 
 def _outer_shift(
     ops: Any, variant: Variant, params: Mapping[str, Array], units: int
 ) -> Array | None:
     """What is added to each gate after its norms: the bias and the constants."""
+    bias = params.get("bias")
+    if not (variant.forget_bias or variant.update_bias):
+        return bias
     constants = {"f": variant.forget_bias, "z": variant.update_bias}
     values = [constants.get(g, 0.0) for g in variant.gates]
-    bias = params.get("bias")
-    if not any(values):
-        return bias
     return _add(ops.constants(params["kernel"], np.repeat(values, units)), bias)
 
 

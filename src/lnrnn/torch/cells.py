@@ -42,12 +42,15 @@ class LayerNormCell(Recurrent):
             The new states, in the form of `hx`.
         """
         inputs.check_input(input, self._weight_ih(""), ("I", "BI"))
-        states = self._states(hx, input.shape[:-1], input)
-        if input.dim() == 2:
-            new = self._step("", input, states)
-        else:
-            new = self._step("", input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
-            new = tuple(s.squeeze(0) for s in new)
+        dtype, scope = inputs.precision(input)
+        states = self._states(hx, input.shape[:-1], input, dtype)
+        with scope:
+            x = inputs.converted(input, dtype)
+            if x.dim() == 2:
+                new = self._step("", x, states)
+            else:
+                new = self._step("", x.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
+                new = tuple(s.squeeze(0) for s in new)
         return self._hx(new)
 
     def params(self) -> dict[str, np.ndarray]:

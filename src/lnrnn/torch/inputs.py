@@ -38,14 +38,20 @@ def autocasts(x: Tensor) -> bool:
     return available and torch.is_autocast_enabled(kind)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to compute in: autocast's where that is on, else that of x."""
-    return torch.get_autocast_dtype(x.device.type) if autocasts(x) else x.dtype
+def precision(x: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
+    """The dtype to compute in, autocast's where that is on for x, and the scope of an engine.
+
+    In that scope autocast is off, as all tensors have the dtype already.
+    """
+    if not autocasts(x):
+        return x.dtype, nullcontext()
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind), torch.autocast(kind, enabled=False)
 
 
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """The scope in which an engine runs: all tensors have the compute dtype already."""
-    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
+def converted(v: Tensor, dtype: torch.dtype) -> Tensor:
+    """`v.to(dtype)`, which takes much longer to find that there is nothing to do."""
+    return v if v.dtype == dtype else v.to(dtype)
 
 
 def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:

@@ -114,12 +114,12 @@ class LayerNormRNNBase(Recurrent):
                 f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
                 "leave empty sequences out."
             )
-        batch = (x.shape[1],) if layout.batched else ()
-        states = self._states(hx, (len(self._stems), *batch), x)
-        if not layout.batched:
-            states = tuple(s.unsqueeze(1) for s in states)
+        dtype, scope = inputs.precision(x)
+        before = self._before(hx, (x.shape[1],) if layout.batched else (), x, dtype)
         valid = inputs.valid_steps(lengths, mask, layout, x)
-        y, states = self._run(x, states, valid, inputs.flags("reset", reset, layout, x))
+        reset = inputs.flags("reset", reset, layout, x)
+        with scope:
+            y, states = self._run(inputs.converted(x, dtype), before, valid, reset)
         if not layout.batched:
             states = tuple(s.squeeze(1) for s in states)
         return layout.restored(y), self._hx(states)
@@ -149,19 +149,19 @@ class LayerNormRNNBase(Recurrent):
                 "bidirectional=True: use a module of one direction."
             )
         inputs.check_input(input, self._weight_ih("_l0"), ("I", "BI"))
-        x = input if input.dim() == 2 else input.unsqueeze(0)
-        states = self._states(hx, (self.num_layers, *input.shape[:-1]), x)
+        batched = input.dim() == 2
+        dtype, scope = inputs.precision(input)
+        before = self._before(hx, input.shape[:-1], input, dtype)
         finals = []
-        for index, suffix in enumerate(self._stems):
-            x = self._dropped(x, index)
-            before = tuple(s[index].reshape(x.shape[0], -1) for s in states)
-            finals.append(self._step(suffix, x, before))
-            x = finals[-1][0]
-        states = tuple(
-            torch.stack(s).reshape(old.shape)
-            for s, old in zip(zip(*finals, strict=True), states, strict=True)
-        )
-        return x.reshape(*input.shape[:-1], -1), self._hx(states)
+        with scope:
+            x = inputs.converted(input if batched else input.unsqueeze(0), dtype)
+            for index, suffix in enumerate(self._stems):
+                finals.append(self._step(suffix, self._dropped(x, index), before[index]))
+                x = finals[-1][0]
+        states = _stacked(finals)
+        if not batched:
+            x, states = x.squeeze(0), tuple(s.squeeze(1) for s in states)
+        return x, self._hx(states)
 
     def params(self, layer: int = 0, reverse: bool = False) -> dict[str, np.ndarray]:
         """The weights of one layer and direction under canonical names, see [lnrnn.params][]."""
@@ -209,23 +209,39 @@ class LayerNormRNNBase(Recurrent):
             return x
         return nn.functional.dropout(x, self.dropout, self.training)
 
+    def _before(
+        self,
+        hx: Any,
+        batch: tuple[int, ...],
+        x: Tensor,
+        dtype: torch.dtype,
+        order: Tensor | None = None,
+    ) -> Sequence[States]:
+        """The initial states of each layer and direction, (B, .), in an order of the batch."""
+        if hx is None:
+            return [self._states(None, batch or (1,), x, dtype)] * len(self._stems)
+        states = self._states(hx, (len(self._stems), *batch), x, dtype)
+        if not batch:
+            states = tuple(s.unsqueeze(1) for s in states)
+        return list(zip(*(s.unbind(0) for s in _permuted(states, order)), strict=True))
+
     def _run(
-        self, x: Tensor, states: States, mask: Tensor | None, reset: Tensor | None
+        self, x: Tensor, before: Sequence[States], mask: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, States]:
-        """All layers and directions: x (T, B, I), states (L D, B, .), flags (T, B)."""
+        """All layers and directions: x (T, B, I), flags (T, B), final states (L D, B, .)."""
         finals: list[States] = []
+        suffixes, directions = list(self._stems), self._directions
         for layer in range(self.num_layers):
-            x = self._dropped(x, layer * self._directions)
+            x = self._dropped(x, layer * directions)
             outputs = []
-            for reverse in range(self._directions):
-                index = layer * self._directions + reverse
-                before = tuple(s[index] for s in states)
+            for reverse in range(directions):
+                index = layer * directions + reverse
                 run = self._run_reversed if reverse else self._sequence
-                y, final = run(self._suffix(index), x, before, mask, reset)
+                y, final = run(suffixes[index], x, before[index], mask, reset)
                 outputs.append(y)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
-        return x, tuple(torch.stack(s) for s in zip(*finals, strict=True))
+        return x, _stacked(finals)
 
     def _run_reversed(
         self, suffix: str, x: Tensor, states: States, mask: Tensor | None, reset: Tensor | None
@@ -241,10 +257,11 @@ class LayerNormRNNBase(Recurrent):
         inputs.check_input(packed.data, self._weight_ih("_l0"), ("BI",))
         plain = PackedSequence(packed.data, packed.batch_sizes)
         x, lengths = pad_packed_sequence(plain)
-        states = self._states(hx, (len(self._stems), x.shape[1]), packed.data)
-        states = _permuted(states, packed.sorted_indices)
+        dtype, scope = inputs.precision(x)
+        before = self._before(hx, (x.shape[1],), packed.data, dtype, packed.sorted_indices)
         valid = inputs.valid_steps(lengths, None, Layout(True, False), x)
-        y, states = self._run(x, states, valid, None)
+        with scope:
+            y, states = self._run(inputs.converted(x, dtype), before, valid, None)
         y = pack_padded_sequence(y, lengths).data
         packed = PackedSequence(
             y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
@@ -402,6 +419,10 @@ class LayerNormRNN(LayerNormRNNBase):
             nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
+
+
+def _stacked(finals: Sequence[States]) -> States:
+    return tuple(map(torch.stack, zip(*finals, strict=True)))
 
 
 def _permuted(states: States, order: Tensor | None) -> States:

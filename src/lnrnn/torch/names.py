@@ -80,4 +80,4 @@ def from_canonical(names: Mapping[str, str], params: Mapping[str, Any]) -> dict[
 
 
 def _turned(value: Any) -> Any:
-    return value.T if value.ndim == 2 else value
+    return value.transpose(1, 0) if value.ndim == 2 else value

@@ -230,8 +230,14 @@ class Recurrent(nn.Module):
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(f"{stem}{suffix}", parameter)
 
+    def _parameter(self, name: str) -> Tensor:
+        # the dict first: attributes of a module that are parameters are looked up last and in
+        # Python; not there are those which a parametrization or a hook computes
+        held = self._parameters.get(name)
+        return getattr(self, name) if held is None else held
+
     def _weight_ih(self, suffix: str) -> Tensor:
-        return getattr(self, f"weight_ih{suffix}")
+        return self._parameter(f"weight_ih{suffix}")
 
     def _sizes(self, suffix: str) -> Sizes:
         return Sizes(self._weight_ih(suffix).shape[1], self.hidden_size, self.output_size)
@@ -240,7 +246,7 @@ class Recurrent(nn.Module):
         """The weights of one cell as an engine takes them, DropConnect applied in training."""
 
         def parameter(stem: str) -> Tensor:
-            value = getattr(self, f"{stem}{suffix}").to(dtype)
+            value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
             if stem == "weight_hh" and self.weight_dropout:
                 value = nn.functional.dropout(value, self.weight_dropout, self.training)
             return value
@@ -261,32 +267,28 @@ class Recurrent(nn.Module):
         values = names.from_canonical(self._stems[suffix], params)
         assign(self, {f"{stem}{suffix}": value for stem, value in values.items()})
 
-    def _states(self, hx: Any, leading: tuple[int, ...], x: Tensor) -> States:
+    def _states(self, hx: Any, leading: tuple[int, ...], x: Tensor, dtype: torch.dtype) -> States:
         """The states of the shapes (*leading, R) and (*leading, H): the caller's, or zeros."""
         widths = {"h": self.output_size, "c": self.hidden_size}
         wanted = {name: (*leading, widths[name]) for name in self.variant.states}
         if hx is None:
-            dtype = inputs.compute_dtype(x)
             return tuple(torch.zeros(s, dtype=dtype, device=x.device) for s in wanted.values())
-        return inputs.check_states(hx, wanted, x)
+        return tuple(inputs.converted(s, dtype) for s in inputs.check_states(hx, wanted, x))
 
     def _hx(self, states: States) -> Any:
         """States as a caller sees them: (h, c) of an LSTM, else h."""
         return states if len(self.variant.states) > 1 else states[0]
 
     def _step(self, suffix: str, x: Tensor, states: States) -> States:
-        """One step of one cell: x (B, I)."""
-        dtype = inputs.compute_dtype(x)
-        with inputs.without_autocast(x):
-            x = x.to(dtype)
-            return self._function("step", dtype, x.device)(
-                self.variant,
-                self._canonical(suffix, dtype),
-                x,
-                tuple(s.to(dtype) for s in states),
-                recurrent_gradient_clip=self.recurrent_gradient_clip,
-                **self.noise((x.shape[0],), x),
-            )
+        """One step of one cell, all in one dtype: x (B, I)."""
+        return self._function("step", x.dtype, x.device)(
+            self.variant,
+            self._canonical(suffix, x.dtype),
+            x,
+            states,
+            recurrent_gradient_clip=self.recurrent_gradient_clip,
+            **self.noise((x.shape[0],), x),
+        )
 
     def _sequence(
         self,
@@ -296,21 +298,21 @@ class Recurrent(nn.Module):
         mask: Tensor | None,
         reset: Tensor | None,
     ) -> tuple[Tensor, States]:
-        """A sequence of one cell: x (T, B, I); a masked step emits zeros, holds the states."""
-        dtype = inputs.compute_dtype(x)
-        with inputs.without_autocast(x):
-            x = x.to(dtype)
-            return self._function("sequence", dtype, x.device)(
-                self.variant,
-                self._canonical(suffix, dtype),
-                x,
-                tuple(s.to(dtype) for s in states),
-                mask=mask,
-                reset=reset,
-                masked_output="zero",
-                recurrent_gradient_clip=self.recurrent_gradient_clip,
-                **self.noise((x.shape[0], x.shape[1]), x),
-            )
+        """A sequence of one cell, all in one dtype: x (T, B, I).
+
+        A masked step emits zeros and holds the states.
+        """
+        return self._function("sequence", x.dtype, x.device)(
+            self.variant,
+            self._canonical(suffix, x.dtype),
+            x,
+            states,
+            mask=mask,
+            reset=reset,
+            masked_output="zero",
+            recurrent_gradient_clip=self.recurrent_gradient_clip,
+            **self.noise((x.shape[0], x.shape[1]), x),
+        )
 
     def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
@@ -319,11 +321,6 @@ class Recurrent(nn.Module):
 
     def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
         """What computes a `"sequence"` or a `"step"`; in an export always the portable engine."""
-        if dtype not in _DTYPES:
-            raise ValueError(
-                f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
-                f"{_name(dtype)}: convert the module and its input, for example with .float()."
-            )
         if torch.compiler.is_exporting():
             if self.recurrent_gradient_clip is not None and self.training:
                 raise ValueError(
@@ -334,10 +331,16 @@ class Recurrent(nn.Module):
             use = "export" if use == "sequence" else use
         key = use, dtype, device.type
         if key not in self._functions:
-            self._functions[key] = self._load(use, self._request(dtype, device))
+            self._functions[key] = self._load(use, dtype, device)
         return self._functions[key]
 
-    def _load(self, use: str, request: select.Request) -> Callable[..., Any]:
+    def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
+                f"{_name(dtype)}: convert the module and its input, for example with .float()."
+            )
+        request = self._request(dtype, device)
         if use == "step":
             return select.step(request)
         engine = "portable" if use == "export" else self.engine

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lnrnn.engines.native.call import Cell, Numbers
+from lnrnn.engines.native.call import Cell
 
 try:
     from lnrnn.engines.native import _core  # pyright: ignore[reportAttributeAccessIssue]
@@ -65,7 +65,7 @@ def xla_handlers() -> dict[str, Any]:
 
 def run(
     cell: Cell,
-    numbers: Numbers,
+    numbers: Sequence[float],
     sizes: Sequence[int],
     addresses: Sequence[int],
     *,
@@ -78,7 +78,7 @@ def run(
 
     Args:
         cell: the cell.
-        numbers: the scalars of the call.
+        numbers: the scalars of the call, as `Numbers`.
         sizes: as from [lnrnn.engines.native.call.sizes][].
         addresses: of the arrays, in the order of [lnrnn.engines.native.call.ARRAYS][]; 0 for one
             that is absent.

@@ -104,7 +104,7 @@ def _affine(
 ) -> Affine:
     """Gain and shift for the core, which takes a site without a gain for one without a norm."""
     gain, shift = sites[site]
-    if variant.norms_at(site) and gain is None:
+    if gain is None and variant.norms_at(site):
         kernel = params["kernel"]
         gain = ops.constants(kernel, [1.0] * kernel.shape[-1])
     return Affine(gain, shift)
