@@ -78,32 +78,31 @@ public:
         const Matrix<T> W(job.weights.kernel, job.kernel_turned, I, wide, 0, wide);
         const Matrix<T> first(job.weights.recurrent, turned, H, wide, 0, early);
         const Matrix<T> second(job.weights.recurrent, turned, H, wide, 2 * H, H);
-        auto pack = [&](bool needed, const Matrix<T>& m) -> const T* {
-            return needed ? add(kernel, pool, m) : nullptr;
-        };
-        job.packed.kernel = pack(!back || !job.out.xw, W);
-        job.packed.first = pack(!back || two || !job.out.hu, first);
-        job.packed.second = pack(two, second);
-        if (!back) return;
-        job.packed.kernel_back = pack(job.grad.dx, W.transposed());
-        job.packed.first_back = pack(true, first.transposed());
-        job.packed.second_back = pack(two, second.transposed());
+        add(!back || !job.out.xw, W, kernel, job.packed.kernel);
+        add(!back || two || !job.out.hu, first, kernel, job.packed.first);
+        add(two, second, kernel, job.packed.second);
+        add(back && job.grad.dx, W.transposed(), kernel, job.packed.kernel_back);
+        add(back, first.transposed(), kernel, job.packed.first_back);
+        add(back && two, second.transposed(), kernel, job.packed.second_back);
+        pool.run(elements_ < 1 << 16 ? 1 : pool.threads(), [&](int rank, int size) {
+            for (const auto& [m, packed] : parts_) {
+                const int64_t panels = kernel.panels(m.N);
+                kernel.pack(m.at, m.K, m.N, m.down, m.across, panels * rank / size,
+                            panels * (rank + 1) / size, packed.get());
+            }
+        });
     }
 
 private:
-    const T* add(const Kernel<T>& kernel, Pool& pool, const Matrix<T>& m) {
-        Buffer<T>& packed = memory_[used_++];
-        packed = allocate<T>(kernel.packed_size(m.K, m.N));
-        const int64_t panels = kernel.panels(m.N);
-        pool.run(m.K * m.N < 1 << 16 ? 1 : pool.threads(), [&](int rank, int size) {
-            kernel.pack(m.at, m.K, m.N, m.down, m.across, panels * rank / size,
-                        panels * (rank + 1) / size, packed.get());
-        });
-        return packed.get();
+    void add(bool needed, const Matrix<T>& m, const Kernel<T>& kernel, const T*& packed) {
+        if (!needed) return;
+        parts_.emplace_back(m, allocate<T>(kernel.packed_size(m.K, m.N)));
+        packed = parts_.back().second.get();
+        elements_ += m.K * m.N;
     }
 
-    Buffer<T> memory_[6];
-    int used_ = 0;
+    std::vector<std::pair<Matrix<T>, Buffer<T>>> parts_;
+    int64_t elements_ = 0;
 };
 
 // The memory of all workers of a call.

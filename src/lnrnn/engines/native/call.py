@@ -194,7 +194,7 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         a: the inputs.
         flag: the framework's boolean dtype.
     """
-    _check(cell, flag, *(None if t is None else (tuple(t.shape), t.dtype) for t in a))
+    _check(cell, flag, *[None if t is None else (t.shape, t.dtype) for t in a])
 
 
 @lru_cache(maxsize=1024)
@@ -216,10 +216,10 @@ def _check(cell: Cell, flag: Any, *given: tuple[tuple[int, ...], Any] | None) ->
         **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
     }
     for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
-        if shape not in fits[name]:
+        if tuple(shape) not in fits[name]:
             raise ValueError(
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
-                f"B={batch}, I={inputs}, H={units}; got {shape}."
+                f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
             )
         if its_dtype != (flag if name in FLAGS else dtype):
             raise ValueError(
@@ -250,9 +250,9 @@ def result_shapes(cell: Cell, a: Inputs, kept: bool) -> dict[str, tuple[int, ...
     return {name: shapes[name] for name in OUTPUTS if name in shapes}
 
 
-def gradient_shapes(a: Inputs, of_x: bool = True) -> dict[str, tuple[int, ...]]:
+def gradient_shapes(a: Inputs) -> dict[str, tuple[int, ...]]:
     """The gradients that a backward pass gives, by name, and their shapes."""
-    given = {n: getattr(a, n) for n in DIFFERENTIABLE if of_x or n != "x"}
+    given = {n: getattr(a, n) for n in DIFFERENTIABLE}
     return {f"d{n}": tuple(array.shape) for n, array in given.items() if array is not None}
 
 

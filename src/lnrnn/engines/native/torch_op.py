@@ -20,8 +20,10 @@ _MOST_SAVED = 1 << 30
 _CELL, _ALL = 1, 2
 # inputs that may be the transpose of a dense one, which the core reads as it lies: the weights of
 # a module are, and a batch-first x
-_TURNED = ("x", "kernel", "recurrent")
+_TURNED = [Inputs._fields.index(name) for name in ("x", "kernel", "recurrent")]
 _INPUTS = len(Inputs._fields)
+_X = Inputs._fields.index("x")
+_DIFFERENTIABLE = [Inputs._fields.index(name) for name in call.DIFFERENTIABLE]
 _FOLDER = str(Path(torch.__file__).parent)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -141,11 +143,11 @@ def _compute_backward(*args: Any) -> list[Tensor]:
     h, c, xw, hu, *incoming = (None if t is None else t.contiguous() for t in others)
     found = [
         None
-        if (t := getattr(a, name)) is None or (name == "x" and not of_x)
+        if (t := a[i]) is None or (i == _X and not of_x)
         else torch.empty_like(t)
-        if name in _TURNED and _is_turned(t)
+        if i in _TURNED and _is_turned(t)
         else torch.empty(t.shape, dtype=t.dtype)
-        for name in call.DIFFERENTIABLE
+        for i in _DIFFERENTIABLE
     ]
     others = (h, c, xw, hu, None, None, *incoming, *found)
     _run(call.cell_of(tuple(words)), numbers, a, others, back=True)
@@ -198,11 +200,14 @@ def _backward(
 @_backward.register_fake
 def _(*args: Any) -> Any:
     a, of_x = Inputs(*args[:_INPUTS]), args[-1]
-    return [a.x.new_empty(shape) for shape in call.gradient_shapes(a, of_x).values()]
+    return [a.x.new_empty(a[i].shape) for i in _asked(a, of_x)]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], eager: bool = False
+) -> None:
     *arrays, ctx.words, ctx.numbers, _ = inputs
+    ctx.eager = eager
     ctx.save_for_backward(*arrays, *output[:4])
     ctx.set_materialize_grads(False)
 
@@ -210,20 +215,25 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _gradients(
     ctx: Any, dh: Any, _dc: Any, _dxw: Any, _dhu: Any, dh_last: Any, dc_last: Any
 ) -> Any:
-    of_x = ctx.needs_input_grad[Inputs._fields.index("x")]
-    arrays = (*ctx.saved_tensors, dh, dh_last, dc_last)
-    if not _eager([t for t in arrays if t is not None]):
+    of_x = ctx.needs_input_grad[_X]
+    saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
+    arrays = (*saved, *incoming)
+    # after a call without the operator only these can ask for it
+    if not (ctx.eager and _eager([t for t in incoming if t is not None])):
         found = _backward(*arrays, list(ctx.words), list(ctx.numbers), of_x)
     elif torch.is_grad_enabled():
         found = _RecurrenceBackward.apply(*arrays, ctx.words, ctx.numbers, of_x)
     else:
         found = _compute_backward(*arrays, ctx.words, ctx.numbers, of_x)
-    rest = iter(found)
-    absent = (
-        t is None or name not in call.DIFFERENTIABLE or (name == "x" and not of_x)
-        for name, t in zip(Inputs._fields, arrays, strict=False)
-    )
-    return (*(None if no else next(rest) for no in absent), None, None, None)
+    gradients: list[Any] = [None] * (_INPUTS + 3)
+    for i, gradient in zip(_asked(Inputs(*saved[:_INPUTS]), of_x), found, strict=True):
+        gradients[i] = gradient
+    return tuple(gradients)
+
+
+def _asked(a: Inputs, of_x: bool) -> list[int]:
+    """Where the inputs are that have a gradient, in the order of a backward pass's results."""
+    return [i for i in _DIFFERENTIABLE if a[i] is not None and (of_x or i != _X)]
 
 
 def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -237,7 +247,7 @@ def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     arrays = ctx.saved_tensors
     a, given = Inputs(*arrays[:_INPUTS]), arrays[-len(call.INCOMING) :]
     names = [n for n in call.DIFFERENTIABLE if getattr(a, n) is not None]
-    asked_of = [name[1:] for name in call.gradient_shapes(a, ctx.of_x)]
+    asked_of = [Inputs._fields[i] for i in _asked(a, ctx.of_x)]
     with torch.enable_grad():
         leaves = {n: getattr(a, n).detach().requires_grad_() for n in names}
         incoming = [None if g is None else g.detach().requires_grad_() for g in given]
@@ -268,7 +278,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = _compute(*args)
-        _setup(ctx, args, found)
+        _setup(ctx, args, found, eager=True)
         return found
 
     @staticmethod
@@ -295,7 +305,10 @@ torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
 def _is_turned(t: Tensor) -> bool:
-    return not t.is_contiguous() and t.transpose(0, 1).is_contiguous()
+    if t.is_contiguous():
+        return False
+    rows, _, *rest = t.shape
+    return t.stride() == ((rest[0], rows * rest[0], 1) if rest else (1, rows))
 
 
 def _check_devices(a: Inputs) -> None:
@@ -319,10 +332,10 @@ def _run(
     dtype = a.x.dtype
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
-    turned = {name: _is_turned(getattr(a, name)) for name in _TURNED}
+    turned = {i: _is_turned(a[i]) for i in _TURNED}
     dense = [
-        t if t is None or t.is_contiguous() or turned.get(name) else t.contiguous()
-        for name, t in zip(Inputs._fields, a, strict=True)
+        t if t is None or t.is_contiguous() or turned.get(i) else t.contiguous()
+        for i, t in enumerate(a)
     ]
     addresses = [0 if t is None else t.data_ptr() for t in (*dense, *others)]
     core.run(
