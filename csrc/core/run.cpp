@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "memory.h"
+
 namespace lnrnn {
 
 void give_way() { std::this_thread::yield(); }
@@ -17,6 +19,7 @@ namespace {
 constexpr double worth_a_thread = 2e5;
 // Bytes of the sums of dW and dU that blocks of rows have beside the results.
 constexpr double most_sums = 1 << 28;
+
 constexpr std::align_val_t line{64};
 
 struct Free {
@@ -28,8 +31,10 @@ using Buffer = std::unique_ptr<T, Free>;
 
 template <class T>
 Buffer<T> allocate(int64_t n) {
-    return Buffer<T>(static_cast<T*>(::operator new(size_t(std::max<int64_t>(n, 1)) * sizeof(T),
-                                                    line)));
+    const size_t bytes = size_t(std::max<int64_t>(n, 1)) * sizeof(T);
+    T* at = static_cast<T*>(::operator new(bytes, line));
+    large_pages(at, bytes);
+    return Buffer<T>(at);
 }
 
 // How the rows are divided: into `blocks`, each for a team of workers.
@@ -182,6 +187,9 @@ template <class T>
 void forward(const Isa& isa, Job<T> job, Pool& pool) {
     if (job.n.B == 0) return;
     const Kernel<T>& kernel = isa.kernel<T>();
+    const size_t all = size_t(job.n.T) * job.n.B * job.n.H * sizeof(T);
+    for (T* states : {job.out.h, job.out.c}) large_pages(states, all);
+    for (T* projected : {job.out.xw, job.out.hu}) large_pages(projected, job.spec.gates * all);
     const Packing<T> packing(kernel, job, pool, false);
     Workplace<T>(kernel, job, Plan(job, pool.threads()), false).run(job, pool, kernel.forward);
 }
@@ -201,6 +209,9 @@ void backward(const Isa& isa, Job<T> job, Pool& pool) {
             if (vector) std::fill_n(vector, H, T(0));
         return;
     }
+    large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(T));
+    large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
+    large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));
     const Packing<T> packing(kernel, job, pool, true);
     const Workplace<T> place(kernel, job, Plan(job, pool.threads()), true);
     place.run(job, pool, kernel.backward);
