@@ -94,7 +94,7 @@ public:
         outer_memory_ = own.take(outer_memory<T>(most, std::max({I_, H_, wide_})));
         memory_ = own.used;
         Memory<T> shared{me.shared};
-        xw_ring_ = shared.take(job.out.xw ? 0 : 2 * most * wide_);
+        xw_ = shared.take(job.out.xw ? 0 : most * wide_);
         hu_ring_ = shared.take(2 * rows_ * wide_);
         dq_ring_ = shared.take(4 * rows_ * H_);
         shared_ = shared.used;
@@ -249,8 +249,7 @@ private:
     // where x W of step t is: kept in the output, or in memory of the team
     T* inputs(int64_t t) const {
         if (job_.out.xw) return job_.out.xw + at(t, 0) * wide_;
-        const int64_t most = chunk_ * rows_;
-        return xw_ring_ + (t / chunk_ % 2 * most + t % chunk_ * rows_) * wide_;
+        return xw_ + t % chunk_ * rows_ * wide_;
     }
 
     // where h U of step t is, alike
@@ -303,6 +302,8 @@ private:
 
     // x W + bias_x of the chunk that starts at step t
     void project_inputs(int64_t t) const {
+        // the one before it has been read by all
+        if (!job_.out.xw) me_.team->meet(me_.size);
         const int64_t step = job_.out.xw ? job_.n.B * wide_ : rows_ * wide_;
         int64_t first, last;
         my_panels(wide_, first, last);
@@ -529,7 +530,7 @@ private:
     int64_t memory_, shared_;
     Row<T>* row_list_;
     T *sums_, *bias_x_sums_ = nullptr, *bias_h_sums_ = nullptr, *zeros_, *row_memory_;
-    T *h_ring_, *c_ring_, *xw_ring_, *hu_ring_, *dq_ring_;
+    T *h_ring_, *c_ring_, *xw_, *hu_ring_, *dq_ring_;
     T *dh_, *dc_, *through_gate_;
     T *entering_, *gated_, *dhu_, *dxw_, *outer_memory_;  // of the rows of a chunk
 };
