@@ -193,11 +193,13 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* 
     }
 }
 
+// Columns of A that `outer` turns at once: they stay in the second-level cache.
+constexpr int64_t most_columns = 384 / block_rows * block_rows;
+
 // Elements of the memory that `outer` needs for stacks of K rows.
 template <class T>
-inline int64_t outer_memory(int64_t K, int64_t M) {
-    const int64_t depth = K < chunk_depth ? K : chunk_depth;
-    return depth * (up(M, block_rows) * block_rows + panel_width<T>);
+inline int64_t outer_memory(int64_t K) {
+    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<T>);
 }
 
 // The panels [first, last) of C = A' B, or with `add` C += A' B: the sum over k of the products of
@@ -207,43 +209,46 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const T> a, Stack<const
                   T* c, int64_t ldc, T* memory, int64_t first, int64_t last) {
     constexpr int W = panel_width<T>;
     if (first == last) return;
-    for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
-        const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
-        T *panel = memory, *turned = memory + depth * W;
-        // the columns of A, as many as a block has rows side by side
-        for (int64_t i = 0; i < M; i += block_rows) {
-            T* to = turned + i * depth;
-            if (M - i >= block_rows)
-                for (int64_t k = 0; k < depth; ++k)
-                    memcpy(to + k * block_rows, a.at(k0 + k) + i, block_rows * sizeof(T));
-            else
-                for (int64_t k = 0; k < depth; ++k)
-                    memcpy(to + k * block_rows, a.at(k0 + k) + i, (M - i) * sizeof(T));
-        }
-        for (int64_t p = first; p < last; ++p) {
-            const int64_t columns = N - p * W;
-            if (columns >= W) {
-                for (int64_t k = 0; k < depth; ++k)
-                    memcpy(panel + k * W, b.at(k0 + k) + p * W, W * sizeof(T));
-            } else {
-                memset(panel, 0, depth * W * sizeof(T));
-                for (int64_t k = 0; k < depth; ++k)
-                    memcpy(panel + k * W, b.at(k0 + k) + p * W, columns * sizeof(T));
+    for (int64_t k0 = 0; k0 < K; k0 += chunk_depth, add = true)
+        for (int64_t i0 = 0; i0 < M; i0 += most_columns) {
+            const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
+            const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
+            T *panel = memory, *turned = memory + depth * W;
+            // the columns of A, as many as a block has rows side by side
+            for (int64_t i = 0; i < height; i += block_rows) {
+                T* to = turned + i * depth;
+                const int64_t columns = height - i < block_rows ? height - i : block_rows;
+                if (columns == block_rows)
+                    for (int64_t k = 0; k < depth; ++k)
+                        memcpy(to + k * block_rows, a.at(k0 + k) + i0 + i, block_rows * sizeof(T));
+                else
+                    for (int64_t k = 0; k < depth; ++k)
+                        memcpy(to + k * block_rows, a.at(k0 + k) + i0 + i, columns * sizeof(T));
             }
-            for (int64_t i = 0; i < M; i += block_rows)
-                block_of<T, block_rows, 1>(
-                    M - i < block_rows ? M - i : block_rows, [&]<int rows>(Block<T, rows>& it) {
-                        it.depth = depth, it.across = block_rows, it.columns = columns;
-                        it.panel = panel, it.starts = add;
-                        for (int r = 0; r < rows; ++r) {
-                            it.a[r] = turned + i * depth + r;
-                            it.c[r] = c + (i + r) * ldc + p * W;
-                            it.init[r] = it.c[r];
-                        }
-                    });
+            for (int64_t p = first; p < last; ++p) {
+                const int64_t columns = N - p * W;
+                if (columns >= W) {
+                    for (int64_t k = 0; k < depth; ++k)
+                        memcpy(panel + k * W, b.at(k0 + k) + p * W, W * sizeof(T));
+                } else {
+                    memset(panel, 0, depth * W * sizeof(T));
+                    for (int64_t k = 0; k < depth; ++k)
+                        memcpy(panel + k * W, b.at(k0 + k) + p * W, columns * sizeof(T));
+                }
+                for (int64_t i = 0; i < height; i += block_rows)
+                    block_of<T, block_rows, 1>(
+                        height - i < block_rows ? height - i : block_rows,
+                        [&]<int rows>(Block<T, rows>& it) {
+                            it.depth = depth, it.across = block_rows, it.columns = columns;
+                            it.panel = panel, it.starts = add;
+                            for (int r = 0; r < rows; ++r) {
+                                it.a[r] = turned + i * depth + r;
+                                it.c[r] = c + (i0 + i + r) * ldc + p * W;
+                                it.init[r] = it.c[r];
+                            }
+                        });
+            }
         }
-        add = true;
-    }
 }
 
 }  // namespace lnrnn::LNRNN_ISA

@@ -47,7 +47,9 @@ struct Plan {
         if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
         // fewer rows than threads would each stream the whole matrix; a team streams it once
         if (job.n.B > threads) blocks = threads;
-        while (blocks > 1 && (blocks - 1) * weights * sizeof(T) > most_sums) blocks = (blocks + 1) / 2;
+        while (blocks > 1 &&
+               ((blocks - 1) * weights * sizeof(T) > most_sums || threads % blocks > 0))
+            --blocks;
         team = threads / blocks;
     }
 
@@ -209,6 +211,8 @@ void backward(const Isa& isa, Job<T> job, Pool& pool) {
             if (vector) std::fill_n(vector, H, T(0));
         return;
     }
+    // r h is needed again, and with it both products
+    if (job.spec.two_products()) job.out.hu = nullptr;
     large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(T));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
     large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));

@@ -10,8 +10,8 @@ namespace lnrnn {
 template <class T>
 void forward(const Isa& isa, Job<T> job, Pool& pool);
 
-// Compute job.grad from job.in and job.out; the projections
-// x W and h U that it has not are computed again.
+// Compute job.grad from job.in and job.out; projections x W and h U that were not kept are computed
+// again.
 template <class T>
 void backward(const Isa& isa, Job<T> job, Pool& pool);
 

@@ -91,7 +91,7 @@ public:
         through_gate_ = own.take(two_ ? rows_ * H_ : 0);
         dhu_ = own.take(most * wide_);
         dxw_ = apart_ ? own.take(most * wide_) : dhu_;
-        outer_memory_ = own.take(outer_memory<T>(most, std::max({I_, H_, wide_})));
+        outer_memory_ = own.take(outer_memory<T>(most));
         memory_ = own.used;
         Memory<T> shared{me.shared};
         xw_ = shared.take(job.out.xw ? 0 : most * wide_);
@@ -172,7 +172,7 @@ public:
             const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t) : nullptr;
             const T* entered = enter(h, t, entering_ + in_chunk * H_);
             T *gated = gated_ + in_chunk * H_, *dhu = dhu_ + in_chunk * wide_;
-            if (!job_.out.hu || two_) project(entered, t, gated);
+            if (!job_.out.hu) project(entered, t, gated);
             begin_back(t, dhu);
             each_rows(t, [&](Rows<T>& rows) {
                 place(rows, t, h, c);
@@ -396,7 +396,7 @@ private:
     Before<T> origin(const T* h, const T* c, int64_t t, int64_t r) const {
         const T* candidate = noise_at(job_.in.candidate, t, me_.first + r, H_);
         if (fresh(t, r)) return {zeros_, zeros_, candidate};
-        return {h + r * H_, c ? c + r * H_ : nullptr, candidate};
+        return {h ? h + r * H_ : nullptr, c ? c + r * H_ : nullptr, candidate};
     }
 
     void begin(T* d, const T* last) const {

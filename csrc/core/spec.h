@@ -1,7 +1,8 @@
 // What the core computes: the cell, the sizes and the arrays.
 //
-// Letters: T time, B batch, I inputs, H units, G gates.  Rows of G H hold the gates side by side in the
-// order i f g o, f g o (coupled), r z n, or n.  All arrays are dense and time is their first axis.
+// Letters: T time, B batch, I inputs, H units, G gates.  Rows of G H hold the gates side by side in
+// the order i f g o, f g o (coupled), r z n, or n.  Arrays are dense, those over time begin with
+// it, and matrices are (in, out), but for x, W and U where a job says that they lie otherwise.
 #pragma once
 
 #include <cstdint>

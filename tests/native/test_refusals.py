@@ -31,6 +31,7 @@ def arrays() -> dict[str, np.ndarray]:
 WRONG: dict[str, tuple[str, Any, str]] = {
     "a batch": ("h0", lambda v: v[:1], r"h0 has the shape \(2, 4\) .* got \(1, 4\)"),
     "a gain": ("gain_h", lambda v: v[:-1], r"gain_h has the shape \(12,\) .* got \(11,\)"),
+    "a rank": ("x", lambda v: v[0], r"x has the shape \(T, B, I\) .* got \(2, 5\)"),
     "inputs": ("x", lambda v: v[..., :-1], r"kernel has the shape \(4, 12\) .* got \(5, 12\)"),
     "a matrix": ("recurrent", lambda v: v[:, :-3], r"recurrent has the shape \(4, 12\)"),
     "a mask": ("mask", lambda v: v.T, r"mask has the shape \(3, 2\) .* got \(2, 3\)"),

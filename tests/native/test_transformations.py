@@ -87,6 +87,37 @@ def test_torch_double_backward():
     close(*found)
 
 
+def test_torch_third_derivative():
+    found = []
+    for engine in (native, portable):
+        loss, (x, kernel) = torch_loss(engine)
+        x = x.clone().requires_grad_()
+        derivative = loss(x, kernel)
+        for _ in range(3):
+            (derivative,) = torch.autograd.grad(derivative.square().sum(), x, create_graph=True)
+        found.append([derivative.detach().numpy()])
+    close(*found)
+
+
+def test_torch_batch_of_incoming_gradients():
+    found = []
+    for engine in (native, portable):
+        loss, (x, kernel) = torch_loss(engine)
+        x = x.clone().requires_grad_()
+        weigh = torch.tensor([1.0, -2.0, 0.5], dtype=x.dtype)
+        (gradients,) = torch.autograd.grad(loss(x, kernel), x, weigh, is_grads_batched=True)
+        found.append([gradients.numpy()])
+    close(*found)
+
+
+def test_torch_lazy_sign_is_read():
+    loss, (x, kernel) = torch_loss(native)
+    lazy = torch._neg_view(-x)  # pyright: ignore[reportPrivateImportUsage]
+    assert lazy.is_neg()
+    assert lazy.is_contiguous()
+    close([loss(lazy, kernel).numpy()], [loss(x, kernel).numpy()])
+
+
 def test_torch_compiles_into_one_graph():
     loss, arguments = torch_loss(native)
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)

@@ -40,13 +40,13 @@ def site_vectors(
         One `Affine` for each site.
     """
 
-    wide = len(variant.gates) * units
-
     def spread(site: Site, which: str, fill: float) -> Array | None:
-        vector = params.get(f"{site}_norm_{which}")
-        if vector is None or vector.shape[0] == wide:
-            return vector
         gates = affine_gates(variant, site, which)
+        if not gates:
+            return None
+        vector = params[f"{site}_norm_{which}"]
+        if gates == variant.gates:
+            return vector
         missing = ops.constants(vector, np.full(units, fill))
         return ops.concat(
             [vector[columns(gates, g, units)] if g in gates else missing for g in variant.gates]

@@ -197,9 +197,18 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
     _check(cell, flag, *[None if t is None else (t.shape, t.dtype) for t in a])
 
 
+def check_ranks(x: Any, kernel: Any) -> None:
+    """Raise ValueError unless these shapes have as many dimensions as x and W have."""
+    if len(x) != 3 or len(kernel) != 2:
+        raise ValueError(
+            f"x has the shape (T, B, I) and kernel (I, G H); got {tuple(x)} and {tuple(kernel)}."
+        )
+
+
 @lru_cache(maxsize=1024)
 def _check(cell: Cell, flag: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
     a = Inputs(*given)
+    check_ranks(a.x[0], a.kernel[0])
     (steps, batch, inputs), dtype = a.x
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units

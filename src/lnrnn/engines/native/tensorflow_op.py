@@ -21,6 +21,7 @@ from lnrnn.variant import Variant
 def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
+    call.check_ranks(given["x"].shape, given["kernel"].shape)
     names = tuple(given)
     cell = call.cell_of(call.encode(variant))
 

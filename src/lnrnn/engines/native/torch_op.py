@@ -59,7 +59,7 @@ def _eager(tensors: list[Tensor]) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and all(type(t) in _PLAIN and t.device.type == "cpu" for t in tensors)
+        and all(type(t) in _PLAIN and t.device.type == "cpu" and not t.is_neg() for t in tensors)
     )
 
 
@@ -200,7 +200,7 @@ def _backward(
 @_backward.register_fake
 def _(*args: Any) -> Any:
     a, of_x = Inputs(*args[:_INPUTS]), args[-1]
-    return [a.x.new_empty(a[i].shape) for i in _asked(a, of_x)]
+    return [a.x.new_empty(t.shape) for t in _differentiable(a, of_x)]
 
 
 def _setup(
@@ -218,8 +218,12 @@ def _gradients(
     of_x = ctx.needs_input_grad[_X]
     saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
     arrays = (*saved, *incoming)
+    if any(g is not None and _is_batched(g) for g in incoming):
+        a = _leaves(Inputs(*saved[:_INPUTS]))
+        with torch.enable_grad():
+            found = _define_gradients(ctx, a, of_x, incoming)
     # after a call without the operator only these can ask for it
-    if not (ctx.eager and _eager([t for t in incoming if t is not None])):
+    elif not (ctx.eager and _eager([t for t in incoming if t is not None])):
         found = _backward(*arrays, list(ctx.words), list(ctx.numbers), of_x)
     elif torch.is_grad_enabled():
         found = _RecurrenceBackward.apply(*arrays, ctx.words, ctx.numbers, of_x)
@@ -231,9 +235,19 @@ def _gradients(
     return tuple(gradients)
 
 
-def _asked(a: Inputs, of_x: bool) -> list[int]:
+def _is_batched(t: Tensor) -> bool:
+    """Whether `vmap` runs over a backward pass, as `is_grads_batched` and `jacobian` make it."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
+
+
+def _asked(a: Inputs, of_x: bool = True) -> list[int]:
     """Where the inputs are that have a gradient, in the order of a backward pass's results."""
     return [i for i in _DIFFERENTIABLE if a[i] is not None and (of_x or i != _X)]
+
+
+def _differentiable(a: Inputs, of_x: bool = True) -> list[Any]:
+    return [a[i] for i in _asked(a, of_x)]
 
 
 def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -244,34 +258,55 @@ def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> No
 
 def _second(ctx: Any, upstream: list[Tensor | None]) -> Any:
     """The derivative of the gradients, which is that of the definition's gradients."""
+    higher = torch.is_grad_enabled()
     arrays = ctx.saved_tensors
-    a, given = Inputs(*arrays[:_INPUTS]), arrays[-len(call.INCOMING) :]
-    names = [n for n in call.DIFFERENTIABLE if getattr(a, n) is not None]
-    asked_of = [Inputs._fields[i] for i in _asked(a, ctx.of_x)]
+    a = _leaves(Inputs(*arrays[:_INPUTS]), higher)
     with torch.enable_grad():
-        leaves = {n: getattr(a, n).detach().requires_grad_() for n in names}
-        incoming = [None if g is None else g.detach().requires_grad_() for g in given]
-        values = definition.recurrence(
-            ops, tuple(ctx.words), Numbers(*ctx.numbers), a._replace(**leaves)
-        )
-        weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
-        first = torch.autograd.grad(
-            [v for v, _ in weighed],
-            [leaves[n] for n in asked_of],
-            [g for _, g in weighed],
-            create_graph=True,
-            materialize_grads=True,
-        )
+        incoming = [None if g is None else _leaf(g, higher) for g in arrays[-len(call.INCOMING) :]]
+        first = _define_gradients(ctx, a, ctx.of_x, incoming, create_graph=True)
     asked = [(f, u) for f, u in zip(first, upstream, strict=True) if u is not None]
-    arguments = [*leaves.values(), *(g for _, g in weighed)]
+    arguments = _differentiable(a)
     found = torch.autograd.grad(
-        [f for f, _ in asked], arguments, [u for _, u in asked], materialize_grads=True
+        [f for f, _ in asked],
+        [*arguments, *(g for g in incoming if g is not None)],
+        [u for _, u in asked],
+        create_graph=higher,
+        materialize_grads=True,
     )
-    by_name = dict(zip(names, found, strict=False))
-    rest = iter(found[len(names) :])
-    of_given = [None if g is None else next(rest) for g in incoming]
-    inputs = [by_name.get(name) for name in Inputs._fields]
-    return (*inputs, None, None, None, None, *of_given, None, None, None)
+    gradients: list[Any] = [None] * (len(arrays) + 3)
+    for i, gradient in zip(_asked(a), found, strict=False):
+        gradients[i] = gradient
+    rest = iter(found[len(arguments) :])
+    of_incoming = [None if g is None else next(rest) for g in incoming]
+    gradients[len(arrays) - len(incoming) : len(arrays)] = of_incoming
+    return tuple(gradients)
+
+
+def _define_gradients(
+    ctx: Any, a: Inputs, of_x: bool, incoming: Sequence[Tensor | None], create_graph: bool = False
+) -> Sequence[Tensor]:
+    """The gradients of the definition."""
+    values = definition.recurrence(ops, tuple(ctx.words), Numbers(*ctx.numbers), a)
+    weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
+    return torch.autograd.grad(
+        [v for v, _ in weighed],
+        _differentiable(a, of_x),
+        [g for _, g in weighed],
+        create_graph=create_graph,
+        materialize_grads=True,
+    )
+
+
+def _leaves(a: Inputs, higher: bool = False) -> Inputs:
+    """The inputs, those that are differentiable as leaves of a graph of its own."""
+    leaves = [_leaf(t, higher) for t in _differentiable(a)]
+    names = [Inputs._fields[i] for i in _asked(a)]
+    return a._replace(**dict(zip(names, leaves, strict=True)))
+
+
+def _leaf(t: Tensor, higher: bool) -> Tensor:
+    """`t` where a graph begins; for higher derivatives one that goes on to where `t` is from."""
+    return t.view_as(t) if higher and t.requires_grad else t.detach().requires_grad_()
 
 
 class _Recurrence(torch.autograd.Function):
@@ -304,7 +339,7 @@ torch.library.register_autocast(_recurrence, "cpu", torch.float32)
 torch.library.register_autocast(_backward, "cpu", torch.float32)
 
 
-def _is_turned(t: Tensor) -> bool:
+def _is_turned(t: Any) -> bool:
     if t.is_contiguous():
         return False
     rows, _, *rest = t.shape
