@@ -8,7 +8,7 @@ from typing import Any
 from lnrnn.variant import Norm as Norm
 from lnrnn.variant import Variant as Variant
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
