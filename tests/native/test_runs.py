@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,15 @@ import torch
 
 from lnrnn import engines
 from lnrnn.engines import select
+from lnrnn.engines.native import torch_op
 from lnrnn.params import Sizes, shapes
+from lnrnn.testing import adapters, golden
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormLSTMCell
 from lnrnn.variant import Variant
 
 LSTM = Variant(cell="lstm", bias=True)
 STEPS, BATCH, UNITS = 4, 2, 3
+GOLDEN = Path(__file__).parents[1] / "golden"
 X = torch.randn(STEPS, BATCH, UNITS)
 TENSOR = {"torch": torch.tensor, "jax": jnp.asarray, "tensorflow": tf.constant}
 
@@ -113,6 +117,17 @@ def test_what_the_definition_computes_is_no_run_of_the_native_engine() -> None:
     assert counted(lambda: torch.func.vmap(run)(torch.stack([x, x])))[0] == {}
     run, x = sequence("native", "jax")
     assert counted(lambda: jax.block_until_ready(jax.vmap(run)(jnp.stack([x, x]))))[0] == {}
+
+
+@pytest.mark.parametrize("frontend", ["torch", "torch-op"])
+def test_a_golden_file_that_another_engine_computes_fails(frontend: str, monkeypatch) -> None:
+    file = golden.read(GOLDEN / "haste_lnlstm__a__f32")
+    assert file is not None
+    adapter = adapters.choose("native", frontend)
+    assert golden.compare(file, adapter) is None
+    monkeypatch.setattr(torch_op, "_by_definition", lambda tensors: True)
+    with pytest.raises(ValueError, match="'native' computes a file on torch"):
+        golden.compare(file, adapter)
 
 
 def test_threads_lose_no_count() -> None:
