@@ -283,8 +283,8 @@ class LayerNormLSTM(LayerNormRNNBase):
 
     Parameters have the names and shapes of `nn.LSTM`'s: `weight_ih_l0` is $W^T$,
     `weight_hh_l0` is $U^T$, and b is `bias_ih_l0 + bias_hh_l0`.  Those of the norms come
-    in addition, such as `norm_weight_hh_l0`.  So a state dict of an `nn.LSTM` loads with
-    `strict=False`, and only norms are missing.
+    in addition, such as `gain_hh_l0` and `shift_cell_l0`.  So a state dict of an `nn.LSTM`
+    loads with `strict=False`, and only norms are missing.
 
     Args:
         input_size: I, the number of features.

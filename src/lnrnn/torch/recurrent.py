@@ -200,9 +200,23 @@ class Recurrent(nn.Module):
         return {name: value for name, value in vars(self).items() if name != "_functions"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickle or a copy."""
+        """Restore a pickle or a copy; in a pickle of 0.1.0 the parameters have other names."""
         super().__setstate__(state)
+        self._parameters = self._renamed(self._parameters)
+        self._stems = {suffix: self._renamed(stems) for suffix, stems in self._stems.items()}
         self._load_ahead()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **keywords: Any
+    ) -> None:
+        """Read a state dict; in one of 0.1.0 the parameters have other names."""
+        own = {n: state_dict.pop(n) for n in tuple(state_dict) if n.startswith(prefix)}
+        own = self._renamed({name.removeprefix(prefix): value for name, value in own.items()})
+        state_dict |= {prefix + name: value for name, value in own.items()}
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
+
+    def _renamed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {names.renamed(name, self.variant): value for name, value in values.items()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recurrent:
         """What `to`, `cuda` and `to_empty` call: the device may be another now."""
@@ -247,7 +261,7 @@ class Recurrent(nn.Module):
 
         def parameter(stem: str) -> Tensor:
             value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
-            if stem == "weight_hh" and self.weight_dropout:
+            if stem in ("weight_hh", "scale_hh") and self.weight_dropout:
                 value = nn.functional.dropout(value, self.weight_dropout, self.training)
             return value
 
