@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lnrnn.frontends import families
-from lnrnn.torch import inputs
+from lnrnn.torch import inputs, stock
 from lnrnn.torch.recurrent import Options, Recurrent
 
 
-class LayerNormCell(Recurrent):
+class LayerNormCell(Recurrent, stock.RNNCellBase):
     """What the three cells share; see [LayerNormLSTMCell][lnrnn.torch.LayerNormLSTMCell]."""
 
     def __init__(
@@ -27,7 +27,10 @@ class LayerNormCell(Recurrent):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(input_size, hidden_size, bias=bias, **options)
-        self._create("", input_size, device, dtype)
+        self._create("", self.input_size, device, dtype)
+        for name in ("bias_ih", "bias_hh"):
+            if name not in self._parameters:
+                self.register_parameter(name, None)
         self.reset_parameters()
         self._load_ahead()
 
@@ -141,3 +144,8 @@ class LayerNormRNNCell(LayerNormCell):
             nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
+
+    @property
+    def nonlinearity(self) -> str:
+        """The activation, `"tanh"` by default."""
+        return self.variant.activation

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lnrnn.frontends import families
+from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
-from lnrnn.torch import inputs
+from lnrnn.torch import arguments, inputs, stock
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
 
 
-class LayerNormRNNBase(Recurrent):
+class LayerNormRNNBase(Recurrent, stock.RNNBase):
     """What the three layers share; see [LayerNormLSTM][lnrnn.torch.LayerNormLSTM]."""
 
     def __init__(
@@ -42,32 +43,21 @@ class LayerNormRNNBase(Recurrent):
             dropout=dropout,
             **options,
         )
-        if not isinstance(num_layers, int) or num_layers <= 0:
-            raise ValueError(
-                f"num_layers is a positive integer; got {num_layers!r}: use 1 or more."
-            )
+        num_layers = arguments.size("num_layers", num_layers, example=1)
         if dropout and num_layers == 1:
             warn(
                 "dropout acts between layers, so that it needs num_layers above 1; got "
                 f"dropout={dropout} and num_layers=1: use recurrent_dropout or nn.Dropout."
             )
         self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        self.bidirectional = arguments.flag("bidirectional", bidirectional)
         for index in range(num_layers * self._directions):
             inputs = self._directions * self.output_size
             first = index < self._directions
-            self._create(self._suffix(index), input_size if first else inputs, device, dtype)
+            self._create(self._suffix(index), self.input_size if first else inputs, device, dtype)
         self.reset_parameters()
         self._load_ahead()
-
-    @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The parameters, a list for each layer and direction."""
-        return [[getattr(self, stem + s) for stem in stems] for s, stems in self._stems.items()]
-
-    def flatten_parameters(self) -> None:
-        """Do nothing: what `nn.LSTM` needs for cuDNN, and callers call."""
 
     def forward(
         self,
@@ -110,7 +100,7 @@ class LayerNormRNNBase(Recurrent):
         layout = Layout(input.dim() == 3, self.batch_first)
         x = layout.time_major(input)
         if x.shape[0] == 0:
-            raise ValueError(
+            raise TensorError(
                 f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
                 "leave empty sequences out."
             )
@@ -318,6 +308,11 @@ class LayerNormLSTM(LayerNormRNNBase):
     """
 
     family = families.LSTM
+    mode = "LSTM"
+
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args
+    permute_hidden = nn.LSTM.permute_hidden
 
 
 class LayerNormGRU(LayerNormRNNBase):
@@ -350,6 +345,7 @@ class LayerNormGRU(LayerNormRNNBase):
     """
 
     family = families.GRU
+    mode = "GRU"
 
 
 class LayerNormRNN(LayerNormRNNBase):
@@ -419,6 +415,16 @@ class LayerNormRNN(LayerNormRNNBase):
             nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
+
+    @property
+    def nonlinearity(self) -> str:
+        """The activation, `"tanh"` by default."""
+        return self.variant.activation
+
+    @property
+    def mode(self) -> str:
+        """`"RNN_TANH"`, `"RNN_RELU"`, or another after the activation."""
+        return f"RNN_{self.nonlinearity.upper()}"
 
 
 def _stacked(finals: Sequence[States]) -> States:
