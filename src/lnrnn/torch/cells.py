@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lnrnn.frontends import families
-from lnrnn.torch import inputs, stock
+from lnrnn.torch import graph, inputs, stock
 from lnrnn.torch.recurrent import Options, Recurrent
 
 
@@ -44,6 +44,9 @@ class LayerNormCell(Recurrent, stock.RNNCellBase):
         Returns:
             The new states, in the form of `hx`.
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            return graph.node(tracer, self, "forward", input, hx)
         inputs.check_input(input, self._weight_ih(""), ("I", "BI"))
         dtype, scope = inputs.precision(input)
         states = self._states(hx, input.shape[:-1], input, dtype)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from lnrnn.frontends import families
 from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
-from lnrnn.torch import arguments, inputs, stock
+from lnrnn.torch import arguments, graph, inputs, stock
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
 
@@ -87,6 +87,10 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             The outputs (T, B, D R) of the last layer, laid out as the input, and the final
             states, in the form of `hx`.
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            flags = {"lengths": lengths, "mask": mask, "reset": reset}
+            return graph.node(tracer, self, "forward", input, hx, **flags)
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and reset is None):
                 raise ValueError(
@@ -133,6 +137,9 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             >>> for x_t in torch.randn(4, 3):
             ...     y_t, state = lstm.step(x_t, state)
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            return graph.node(tracer, self, "step", input, hx)
         if self.bidirectional:
             raise ValueError(
                 "The reverse direction begins at the end of a sequence; got step() with "

@@ -194,8 +194,9 @@ class Recurrent(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle or a copy; in a pickle of 0.1.0 the parameters have other names."""
         super().__setstate__(state)
-        self._parameters = self._renamed(self._parameters)
-        self._stems = {suffix: self._renamed(stems) for suffix, stems in self._stems.items()}
+        stems = {suffix: self._renamed(stems) for suffix, stems in self._stems.items()}
+        if stems != self._stems:
+            self._stems, self._parameters = stems, self._renamed(self._parameters)
         self._load_ahead()
 
     def _load_from_state_dict(

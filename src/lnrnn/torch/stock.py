@@ -8,8 +8,6 @@ asked for, and there is nothing to mend.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -30,7 +28,9 @@ class RNNBase(nn.RNNBase):
     @property
     def _all_weights(self) -> list[list[str]]:
         """Names of the weights that `nn.RNNBase` has too, a list for each layer and direction."""
-        return [[w + suffix for w in _WEIGHTS if w in stems] for suffix, stems in self._stems.items()]
+        return [
+            [w + suffix for w in _WEIGHTS if w in stems] for suffix, stems in self._stems.items()
+        ]
 
     @property
     def _flat_weights_names(self) -> list[str]:
