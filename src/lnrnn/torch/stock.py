@@ -43,6 +43,8 @@ class RNNBase(nn.RNNBase):
     def flatten_parameters(self) -> None:
         """Do nothing: what `nn.LSTM` needs for cuDNN, and callers call."""
 
+    _init_flat_weights = _update_flat_weights = flatten_parameters
+
 
 class RNNCellBase(nn.RNNCellBase):
     """`nn.RNNCellBase` without its parameters."""
