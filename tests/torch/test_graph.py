@@ -134,9 +134,9 @@ def test_what_would_run_twice_is_refused() -> None:
         (Derived(3, 4), "it within Derived.forward: make Derived a leaf"),
         (hooked, "one with forward hooks"),
     ):
-        with pytest.raises(TypeError, match=message):
+        with pytest.raises(fx.proxy.TraceError, match=message):
             fx.symbolic_trace(nn.Sequential(layer))
-    with pytest.raises(TypeError, match="the module itself as what to trace"):
+    with pytest.raises(fx.proxy.TraceError, match="the module itself as what to trace"):
         fx.symbolic_trace(KINDS["gru"].cell(3, 4))
 
     class Tracer(fx.Tracer):

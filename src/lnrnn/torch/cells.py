@@ -87,7 +87,9 @@ class LayerNormLSTMCell(LayerNormCell):
         The call on input (B, I) and (h, c) of the shape (B, H) returns the new (h, c).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> cell = LayerNormLSTMCell(3, 64)

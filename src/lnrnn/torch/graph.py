@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from torch.fx import Proxy
+from torch.fx.proxy import TraceError
 
 
 def tracer(input: Any, hx: Any) -> Any:
@@ -17,11 +18,15 @@ def tracer(input: Any, hx: Any) -> Any:
 
 
 def node(tracer: Any, module: nn.Module, method: str, *arguments: Any, **keywords: Any) -> Any:
-    """Record a call of a module, or of another method, without the arguments that are None."""
+    """Record a call of a module, or of another method, without the arguments that are None.
+
+    Raises:
+        TraceError: a call that a graph cannot hold as one node.
+    """
     path = tracer.path_of_module(module)
     problem = _problem(module, method, path)
     if problem:
-        raise TypeError(f"torch.fx keeps a call of a recurrent module as one node; got {problem}.")
+        raise TraceError(f"torch.fx keeps a call of a recurrent module as one node; got {problem}.")
     arguments = tuple(a for a in arguments if a is not None)
     keywords = {name: value for name, value in keywords.items() if value is not None}
     if method == "forward":

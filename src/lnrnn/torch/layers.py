@@ -302,7 +302,9 @@ class LayerNormLSTM(LayerNormRNNBase):
         `forward`.
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> lstm = LayerNormLSTM(3, 64, num_layers=2, batch_first=True)
@@ -340,7 +342,9 @@ class LayerNormGRU(LayerNormRNNBase):
         The call on input (T, B, I) returns the outputs (T, B, D H) and h (L D, B, H).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> output, h = LayerNormGRU(3, 64)(torch.randn(20, 8, 3))
@@ -382,7 +386,9 @@ class LayerNormRNN(LayerNormRNNBase):
         The call on input (T, B, I) returns the outputs (T, B, D H) and h (L D, B, H).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> output, h = LayerNormRNN(3, 64, nonlinearity="relu")(torch.randn(20, 8, 3))
