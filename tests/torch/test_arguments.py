@@ -147,6 +147,7 @@ def test_calls_refuse_what_pytorchs_refuse(kind: Kind) -> None:
 
 def test_all_of_ours_that_takes_tensors_raises_what_is_caught_as_pytorchs() -> None:
     gru = LayerNormGRU(3, 5)
+    bare: Any = X[0].numpy()
     flags = torch.ones(7, 4, dtype=torch.bool)
     for call in (
         lambda: gru.step(X[0, :, :2]),
@@ -160,7 +161,7 @@ def test_all_of_ours_that_takes_tensors_raises_what_is_caught_as_pytorchs() -> N
         with pytest.raises(RuntimeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)
-    for call in (lambda: gru(X, mask=flags.tolist()), lambda: gru.step(X[0].numpy())):
+    for call in (lambda: gru(X, mask=flags.tolist()), lambda: gru.step(bare)):
         with pytest.raises(TypeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)

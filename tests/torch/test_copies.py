@@ -123,7 +123,8 @@ def test_a_module_is_copied_and_pickled_after_calls_with_hooks_and_compiled(made
     module(x)
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), _saved(module)):
         module.zero_grad()
-        assert next(iter(other._forward_hooks.values())).calls == 2
+        held: Any = next(iter(other._forward_hooks.values()))
+        assert held.calls == 2
         _check_copy(module, other)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.proxy import TraceError
 from torch_cases import KINDS, Kind, assert_same, draw, each_kind, gradients
 
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM
@@ -25,7 +26,7 @@ class Model(nn.Module):
         self.layer = kind.layer(3, 4, 2, bidirectional=True, **options)
         self.cell = kind.cell(8, 5, **options)
         self.head = nn.Sequential(nn.Linear(5, 3, dtype=torch.float64), nn.ReLU())
-        self.stream = nn.ModuleDict({"a": kind.layer(3, 4, **options)})
+        self.streams = nn.ModuleDict({"a": kind.layer(3, 4, **options)})
 
     def forward(self, x: Tensor, lengths: Tensor, mask: Tensor, reset: Tensor) -> Any:
         y, states = self.layer(x, lengths=lengths, mask=mask, reset=reset)
@@ -33,8 +34,9 @@ class Model(nn.Module):
         new = self.cell(y[0], hx=new)
         h = new[0] if self.cell.variant.cell == "lstm" else new
         z = self.head(h)
-        first, state = self.stream["a"].step(z)
-        second, state = self.stream["a"].step(input=z, hx=state)
+        stream: Any = self.streams["a"]
+        first, state = stream.step(z)
+        second, state = stream.step(input=z, hx=state)
         return first + second, states, state
 
 
@@ -134,9 +136,9 @@ def test_what_would_run_twice_is_refused() -> None:
         (Derived(3, 4), "it within Derived.forward: make Derived a leaf"),
         (hooked, "one with forward hooks"),
     ):
-        with pytest.raises(fx.proxy.TraceError, match=message):
+        with pytest.raises(TraceError, match=message):
             fx.symbolic_trace(nn.Sequential(layer))
-    with pytest.raises(fx.proxy.TraceError, match="the module itself as what to trace"):
+    with pytest.raises(TraceError, match="the module itself as what to trace"):
         fx.symbolic_trace(KINDS["gru"].cell(3, 4))
 
     class Tracer(fx.Tracer):

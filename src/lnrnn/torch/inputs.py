@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) 
         shapes: the expected shape of each state.
         input: what has their dtype and device.
     """
-    given = hx if len(shapes) > 1 else (hx,)
+    given: Any = hx if len(shapes) > 1 else (hx,)
     if not isinstance(given, (tuple, list)) or not all(isinstance(s, Tensor) for s in given):
         raise ArgumentTypeError(_states_rule(hx, shapes))
     if len(given) != len(shapes):

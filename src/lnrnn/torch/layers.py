@@ -17,6 +17,8 @@ from lnrnn.torch import arguments, graph, inputs, stock
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
 
+_LSTM: Any = nn.LSTM
+
 
 class LayerNormRNNBase(Recurrent, stock.RNNBase):
     """What the three layers share; see [LayerNormLSTM][lnrnn.torch.LayerNormLSTM]."""
@@ -319,9 +321,9 @@ class LayerNormLSTM(LayerNormRNNBase):
     family = families.LSTM
     mode = "LSTM"
 
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    check_forward_args = nn.LSTM.check_forward_args
-    permute_hidden = nn.LSTM.permute_hidden
+    get_expected_cell_size = _LSTM.get_expected_cell_size
+    check_forward_args = _LSTM.check_forward_args
+    permute_hidden = _LSTM.permute_hidden
 
 
 class LayerNormGRU(LayerNormRNNBase):
@@ -435,7 +437,7 @@ class LayerNormRNN(LayerNormRNNBase):
         return self.variant.activation
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """`"RNN_TANH"`, `"RNN_RELU"`, or another after the activation."""
         return f"RNN_{self.nonlinearity.upper()}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ class Recurrent(nn.Module):
     def _renamed(self, values: dict[str, Any]) -> dict[str, Any]:
         return {names.renamed(name, self.variant): value for name, value in values.items()}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recurrent:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `cuda` and `to_empty` call: the device may be another now."""
         super()._apply(fn, recurse)
         self._load_ahead()

@@ -8,8 +8,11 @@ asked for, and there is nothing to mend.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
+_Module: Any = nn.Module
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 
 
@@ -18,12 +21,12 @@ class RNNBase(nn.RNNBase):
 
     _stems: dict[str, dict[str, str]]
 
-    __init__ = nn.Module.__init__
-    __setattr__ = nn.Module.__setattr__
-    __getstate__ = nn.Module.__getstate__
-    __setstate__ = nn.Module.__setstate__
-    _apply = nn.Module._apply
-    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+    __init__ = _Module.__init__
+    __setattr__ = _Module.__setattr__
+    __getstate__ = _Module.__getstate__
+    __setstate__ = _Module.__setstate__
+    _apply = _Module._apply
+    _replicate_for_data_parallel = _Module._replicate_for_data_parallel
 
     @property
     def _all_weights(self) -> list[list[str]]:
@@ -49,4 +52,4 @@ class RNNBase(nn.RNNBase):
 class RNNCellBase(nn.RNNCellBase):
     """`nn.RNNCellBase` without its parameters."""
 
-    __init__ = nn.Module.__init__
+    __init__ = _Module.__init__
