@@ -575,6 +575,7 @@ def test_recurrent_gradient_clip_of_a_pre_norm_is_of_the_whole_product():
 def test_recurrent_gradient_clip_of_a_carried_cell_norm_by_hand():
     variant, w, inputs, _ = _case("lstm_x_h_cell_carry", steps=1)
     run = forward(variant, w, inputs.x, inputs.h0, inputs.c0)
+    assert inputs.c0 is not None and inputs.dc is not None
     zeros, bound = np.zeros_like(inputs.dy), 1.0
     gradients = backward(run, zeros, dc=inputs.dc, recurrent_gradient_clip=bound)
     raw = [inputs.x[0] @ w["kernel"], inputs.h0 @ w["recurrent_kernel"]]
@@ -589,6 +590,7 @@ def test_recurrent_gradient_clip_of_a_carried_cell_norm_by_hand():
     dcell = (du - du.mean(1, keepdims=True) - u * (du * u).mean(1, keepdims=True)) / scale
     assert np.abs(dcell).min() < bound < np.abs(dcell).max()
     clipped = np.clip(dcell, -bound, bound)
+    assert gradients.c0 is not None
     assert_close("c0", gradients.c0, clipped * _sigmoid(f), "float64")
     dgain = (inputs.dc * u).sum(0)
     assert_close("cell_norm_gain", gradients.params["cell_norm_gain"], dgain, "float64")
@@ -602,6 +604,7 @@ def test_recurrent_gradient_clip_of_peepholes_by_hand():
     gradients = backward(run, inputs.dy, recurrent_gradient_clip=bound)
     raw = inputs.x[0] @ w["kernel"] + inputs.h0 @ w["recurrent_kernel"] + w["bias"]
     (i, f, g, o), (w_i, w_f, w_o) = np.split(raw, 4, 1), np.split(w["peephole"], 3)
+    assert inputs.c0 is not None
     i, f = _sigmoid(i + w_i * inputs.c0), _sigmoid(f + variant.forget_bias + w_f * inputs.c0)
     cell = f * inputs.c0 + i * np.tanh(g)
     o = _sigmoid(o + w_o * cell)
@@ -612,6 +615,7 @@ def test_recurrent_gradient_clip_of_peepholes_by_hand():
     df = np.clip(dcell * inputs.c0 * f * (1 - f), -bound, bound)
     for clipped in (di, df, do):
         assert np.abs(clipped).min() < bound == np.abs(clipped).max()
+    assert gradients.c0 is not None
     assert_close("c0", gradients.c0, dcell * f + di * w_i + df * w_f, "float64")
     peephole = [(d * c).sum(0) for d, c in ((di, inputs.c0), (df, inputs.c0), (do, cell))]
     assert_close("peephole", gradients.params["peephole"], np.concatenate(peephole), "float64")

@@ -96,7 +96,9 @@ def test_the_bound_holds_behind_zeros(engine: str, name: str) -> None:
     inputs.x[:9], inputs.h0[:] = 0, 0
     if inputs.c0 is not None:
         inputs.c0[:] = 0
-    found, _ = _gradients(engine, variant, params, inputs._replace(x=inputs.x.astype("float32")), 1.0)
+    found, _ = _gradients(
+        engine, variant, params, inputs._replace(x=inputs.x.astype("float32")), 1.0
+    )
     for key, gradient in found.items():
         assert gradient.isfinite().all(), key
 
