@@ -161,7 +161,11 @@ def test_all_of_ours_that_takes_tensors_raises_what_is_caught_as_pytorchs() -> N
         with pytest.raises(RuntimeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)
-    for call in (lambda: gru(X, mask=flags.tolist()), lambda: gru.step(bare)):
+    for call in (
+        lambda: gru(X, mask=flags.tolist()),
+        lambda: gru.step(bare),
+        *(lambda given=v: gru(X, lengths=given) for v in ("4567", [[1], [2, 3]], [None] * 4)),
+    ):
         with pytest.raises(TypeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)
