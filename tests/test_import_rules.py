@@ -86,6 +86,7 @@ RULES = (
         "keras",
         *_MATHEMATICS,
         "lnrnn.dialects",
+        "lnrnn.frontends",
         "lnrnn.engines.select",
         inside=("torch",),  # Keras has no public name for the device of its torch backend
     ),
@@ -153,6 +154,7 @@ RULES = (
         "lnrnn.convert",
         *_MATHEMATICS,
         "lnrnn.dialects",
+        "lnrnn.frontends",
         "lnrnn.train.files",
         inside=("flatbuffers", "h5py", "lnrnn.keras", "lnrnn.train.report", "torch"),
     ),

@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
-from lnrnn.keras import cell_variant
+from lnrnn.keras import cell_variant, files
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
+    check_flags,
 )
 from lnrnn.keras.signature import in_order_of
 from lnrnn.params import sizes_of
@@ -34,6 +35,10 @@ class LayerNormRNN(keras.layers.RNN):
             stock = getattr(keras.layers, kind.stock)
             ordered = in_order_of(stock, *inits, without=cell_variant.foreign(kind))
             cls.__init__ = ordered(LayerNormRNN.__init__)
+            for name, value in vars(stock).items():
+                # what Keras's own layer shows of its cell
+                if isinstance(value, property):
+                    setattr(cls, name, _of_cell(name))
 
     def __init__(
         self,
@@ -78,6 +83,8 @@ class LayerNormRNN(keras.layers.RNN):
             trainable=trainable,
             **of_layer,
         )
+        check_flags(self, _FLAGS)
+        self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
             # XLA does not compile the Python function through which TensorFlow calls the core
@@ -149,6 +156,7 @@ class LayerNormRNN(keras.layers.RNN):
             mask=mask,
             masked_output="zero" if self.zero_output_for_mask else "repeat",
             functions=cell.functions,
+            gates=cell.gates,
             recurrent_gradient_clip=cell.recurrent_gradient_clip,
             unroll=self.unroll,
             return_sequences=self.return_sequences,
@@ -241,8 +249,8 @@ class LayerNormRNN(keras.layers.RNN):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerNormRNN:
-        """The layer that `get_config` described."""
-        return cls(**config)
+        """The layer that `get_config` described, in this release or in 0.1.0."""
+        return cls(**files.completed(config))
 
     def _check_states(self, sequences: Any, initial_state: Any) -> None:
         batch = sequences.shape[0]
@@ -270,6 +278,11 @@ class LayerNormRNN(keras.layers.RNN):
         """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
 
 
+def _of_cell(name: str) -> property:
+    """An attribute of a layer that is its cell's."""
+    return property(lambda layer: getattr(layer.cell, name))
+
+
 def _check_mask(sequences: Any, mask: Any) -> None:
     expected, given = tuple(sequences.shape[:2]), tuple(mask.shape)
     pairs = zip(given, expected, strict=False)
@@ -280,6 +293,9 @@ def _check_mask(sequences: Any, mask: Any) -> None:
         )
 
 
+_FLAGS = (
+    "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "zero_output_for_mask",
+)  # fmt: skip
 _LAYER_OPTIONS = {"batch_input_shape", "batch_shape", "input_shape", "autocast"}
 
 
