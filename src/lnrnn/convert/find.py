@@ -15,7 +15,7 @@ from lnrnn.convert.forms import FORMS, form, spellings
 from lnrnn.convert.tensors import Container, natural
 from lnrnn.convert.weights import Checkpoint, Origin, Weights, check_float
 from lnrnn.dialects import Dialect
-from lnrnn.frontends.keras_weights import CANONICAL, ORDERS, Layout
+from lnrnn.frontends.keras_weights import CANONICAL, ORDERS, KerasLayout
 from lnrnn.params import Sizes, shapes
 from lnrnn.variant import Variant
 
@@ -229,7 +229,7 @@ def _own(container: Container, scope: str, fact: Mapping[str, Any]) -> Iterator[
             continue
         sizes = Sizes(first.shape[0], first.shape[1] // len(told.variant.gates), second.shape[0])
         try:
-            expected = Layout(told.variant, sizes, told.order).weights
+            expected = KerasLayout(told.variant, sizes, told.order).weights
         except ValueError:
             continue
         placed = {
@@ -401,7 +401,7 @@ def _load(
     changes = {n: v for n, v in settings.items() if n not in zoneout}
     variant = with_settings(fit.variant, fit.sizes, changes, fit.name)
     if fit.name == OWN:
-        params = Layout(fit.variant, fit.sizes, fit.order).to_canonical(values)
+        params = KerasLayout(fit.variant, fit.sizes, fit.order).to_canonical(values)
         return Weights(variant, params, **zoneout)
     dialect = form(fit.name)
     params = dialect.to_canonical(values)

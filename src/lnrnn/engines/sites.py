@@ -51,9 +51,7 @@ def site_vectors(
             return vector
         missing = ops.constants(vector, np.full(units, fill))
         own = "".join(having)
-        return ops.concat(
-            [vector[columns(own, g, units)] if g in own else missing for g in gates]
-        )
+        return ops.concat([vector[columns(own, g, units)] if g in own else missing for g in gates])
 
     def affine(site: Site, added: Array | None) -> Affine:
         return Affine(spread(site, "gain", 1.0), _add(spread(site, "bias", 0.0), added))

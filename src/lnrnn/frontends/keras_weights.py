@@ -47,7 +47,7 @@ class Held(NamedTuple):
     names: tuple[str, ...]
 
 
-class Layout:
+class KerasLayout:
     """How a Keras layer holds the weights of a variant.
 
     Args:
@@ -58,7 +58,7 @@ class Layout:
 
     Example:
         >>> gru = Variant(cell="gru", bias_x=True, bias_h=True)
-        >>> layout = Layout(gru, Sizes(3, 8, 8))
+        >>> layout = KerasLayout(gru, Sizes(3, 8, 8))
         >>> layout.gates, layout.weights["bias"]
         ('zrn', Held(shape=(2, 24), names=('bias_x', 'bias_h')))
     """

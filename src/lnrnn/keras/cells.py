@@ -18,7 +18,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
-from lnrnn.frontends.keras_weights import KERAS, ORDERS, Layout
+from lnrnn.frontends.keras_weights import KERAS, ORDERS, KerasLayout
 from lnrnn.keras import cell_variant, files, initial
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.signature import in_order_of
@@ -458,12 +458,12 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         for name in self._auto & found.keys():
             setattr(self, name, found[name])
 
-    def _laid_out(self, inputs: int, order: str = "") -> Layout:
+    def _laid_out(self, inputs: int, order: str = "") -> KerasLayout:
         """How the weights are held, here or in another order."""
         sizes = Sizes(inputs, self.units, self.output_size)
-        return Layout(self.variant, sizes, order or self.weight_order)
+        return KerasLayout(self.variant, sizes, order or self.weight_order)
 
-    def _layouts(self) -> dict[str, Layout]:
+    def _layouts(self) -> dict[str, KerasLayout]:
         """How a file may hold the weights, by order."""
         return {order: self._laid_out(self.kernel.shape[0], order) for order in ORDERS}
 

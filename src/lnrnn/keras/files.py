@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lnrnn.frontends.keras_weights import CANONICAL, KERAS, MARK, Layout
+from lnrnn.frontends.keras_weights import CANONICAL, KERAS, MARK, KerasLayout
 from lnrnn.frontends.warn import warn
 
 # arguments that stand in every configuration that 0.1.0 wrote, and in none of a stock layer
@@ -27,7 +27,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "weight_order": CANONICAL} if old else dict(config)
 
 
-def mark(store: Any, order: str, layouts: Mapping[str, Layout]) -> None:
+def mark(store: Any, order: str, layouts: Mapping[str, KerasLayout]) -> None:
     """Say in a file in which order its weights are held, where their shapes do not tell.
 
     Args:
@@ -41,7 +41,7 @@ def mark(store: Any, order: str, layouts: Mapping[str, Layout]) -> None:
         store[MARK] = np.frombuffer(order.encode(), np.uint8)
 
 
-def read(store: Any, layouts: Mapping[str, Layout]) -> dict[str, np.ndarray] | None:
+def read(store: Any, layouts: Mapping[str, KerasLayout]) -> dict[str, np.ndarray] | None:
     """Canonical weights from what a file holds for a cell; None where it holds others.
 
     Args:
@@ -81,7 +81,10 @@ def of_stock(store: Any) -> Any:
     if not len(found.keys()):
         return store.get(path)
     alike = rf"{ours[1]}(_\d+)?"
-    if sum(bool(re.fullmatch(alike, name)) for name in store.h5_file[path[: ours.start()] or "/"]) > 1:
+    if (
+        sum(bool(re.fullmatch(alike, name)) for name in store.h5_file[path[: ours.start()] or "/"])
+        > 1
+    ):
         warn(
             f"The file has several layers of the class of {there!r}, whose weights {path!r} takes "
             "by its number: replace all layers of that class, not some of them."
@@ -89,7 +92,7 @@ def of_stock(store: Any) -> Any:
     return found
 
 
-def _is_of_0_1_0(store: Any, layout: Layout) -> bool:
+def _is_of_0_1_0(store: Any, layout: KerasLayout) -> bool:
     """Whether unmarked weights that fit both orders are of 0.1.0 and not of a stock layer."""
     if layout.beyond_stock:
         return True

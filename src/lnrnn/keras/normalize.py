@@ -13,7 +13,7 @@ import numpy as np
 from keras.src.models import Functional
 
 from lnrnn import dialects
-from lnrnn.frontends.keras_weights import Layout
+from lnrnn.frontends.keras_weights import KerasLayout
 from lnrnn.keras import cell_variant
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.cells import (
@@ -268,7 +268,7 @@ def from_keras(layer: Any) -> Weights:
         raise ValueError(f"from_keras reads weights; got {layer.name!r}, not built: build it.")
     plain = cell_variant.plain(_FAMILIES[name].kind, getattr(cell, "reset_after", True))
     plain = plain if cell.use_bias else cell_variant.without_bias(plain)
-    layout = Layout(plain, Sizes(cell.kernel.shape[0], cell.units, cell.units))
+    layout = KerasLayout(plain, Sizes(cell.kernel.shape[0], cell.units, cell.units))
     held = {n: np.asarray(keras.ops.convert_to_numpy(getattr(cell, n))) for n in layout.weights}
     return layout.to_canonical(held)
 

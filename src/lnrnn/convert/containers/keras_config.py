@@ -41,7 +41,7 @@ class Told:
         fields: the fields of the variant that it sets.
         zoneout: of h and c.
         order: in which a cell of this package holds its weights, see
-            [Layout][lnrnn.frontends.keras_weights.Layout].
+            [KerasLayout][lnrnn.frontends.keras_weights.KerasLayout].
         unclear: a field of the variant, or `"dialect"`, to what the configuration has there and
             nothing here can express.
     """

@@ -62,9 +62,7 @@ def sequence(
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
     sites = site_vectors(ops, variant, params, sizes_of(variant, params).units, gates)
-    recurrence = Recurrence(
-        ops, variant, params, sites, functions, recurrent_gradient_clip, gates
-    )
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip, gates)
     ahead = ops.projects_ahead
     final, h = loop(
         recurrence,
@@ -168,9 +166,7 @@ def step(
         The new states; h is the output.
     """
     sites = site_vectors(ops, variant, params, sizes_of(variant, params).units, gates)
-    recurrence = Recurrence(
-        ops, variant, params, sites, functions, recurrent_gradient_clip, gates
-    )
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip, gates)
     noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
     return recurrence.step(recurrence.inputs(x), tuple(states), noise)
 
