@@ -167,11 +167,11 @@ def test_layouts_lose_nothing(name):
         assert not gates or shape[-1] == len(gates) * UNITS, weight
 
 
+ROLES = ("initializer", "regularizer", "constraint")
 ATTRIBUTES = (
     "units", "activation", "recurrent_activation", "use_bias", "unit_forget_bias", "reset_after",
     "dropout", "recurrent_dropout", "use_cudnn", "implementation", "state_size", "output_size",
-    "seed",
-    *(f"{g}_{r}" for g in ("kernel", "recurrent", "bias") for r in ("initializer", "regularizer", "constraint")),
+    "seed", *(f"{group}_{role}" for group in ("kernel", "recurrent", "bias") for role in ROLES),
 )  # fmt: skip
 
 

@@ -217,7 +217,7 @@ def _sizes(dialect: Dialect, entries: Mapping[str, Any], placed: Mapping[str, st
 
 
 def _own(container: Container, scope: str, fact: Mapping[str, Any]) -> Iterator[tuple[Fit, str]]:
-    """A layer of this package: its weights have Keras's names for them, or numbers in that order."""
+    """A layer of this package: its weights have the names of its layout, or numbers in order."""
     told = keras_config.told(fact)
     if told.variant is None or told.order not in ORDERS:
         return

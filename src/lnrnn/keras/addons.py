@@ -76,8 +76,8 @@ class _AddonsCell(LayerNormCell):
         strange = [name for name in self._laid_out(1).weights if name not in held]
         if strange:
             raise ValueError(
-                f"A cell of TensorFlow Addons has the weights of {self.dialect}; got a variant with "
-                f"{strange[0]}: use {self.kind.name}Cell."
+                f"A cell of TensorFlow Addons has the weights of {self.dialect}; got a variant "
+                f"with {strange[0]}: use {self.kind.name}Cell."
             )
         for place, names in self.places.items():
             setattr(self, place, _Norm(self, names))

@@ -159,8 +159,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         self.projection_units = projection_units
         self.engine = select.check_name(engine)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        # NumPy's integers are none for Keras
+        self.seed = int(seed) if isinstance(seed, Integral) else seed
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.activation = _get(keras.activations, activation)
         self.recurrent_activation = _get(keras.activations, recurrent_activation)
         # arguments that are left to the variant; their attributes say what that comes to
@@ -351,7 +352,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.reset_recurrent_dropout_mask()
 
     def params(self) -> dict[str, np.ndarray]:
-        """The weights under their canonical names, see [lnrnn.params][].
+        """The weights under their canonical names and in that order, see [lnrnn.params][].
 
         Raises:
             ValueError: the cell is not built, so it has no weights.
@@ -547,8 +548,6 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             setattr(self, name, int(size))  # NumPy's integers cannot be saved
         check_flags(self, _FLAGS[:1])
         check_flags(self, [n for n in _FLAGS[1:] if getattr(self, n) is not None])
-        if isinstance(self.seed, Integral):
-            self.seed = int(self.seed)
         for name in ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout"):
             rate = getattr(self, name)
             if not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:

@@ -23,7 +23,7 @@ _OURS = re.compile(r"(?<![^/])layer_norm_((?:lstm|gru|simple_rnn)(?:_cell)?)(?=(
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the order of the weights, which 0.1.0 did not write."""
-    old = "weight_order" not in config and _OF_0_1_0 <= config.keys()
+    old = "weight_order" not in config and config.keys() >= _OF_0_1_0
     return {**config, "weight_order": CANONICAL} if old else dict(config)
 
 
@@ -80,11 +80,9 @@ def of_stock(store: Any) -> Any:
     found = store.get(there)
     if not len(found.keys()):
         return store.get(path)
-    alike = rf"{ours[1]}(_\d+)?"
-    if (
-        sum(bool(re.fullmatch(alike, name)) for name in store.h5_file[path[: ours.start()] or "/"])
-        > 1
-    ):
+    alike = re.compile(rf"{ours[1]}(_\d+)?")
+    beside = store.h5_file.get(path[: ours.start()] or "/", ())
+    if sum(alike.fullmatch(name) is not None for name in beside) > 1:
         warn(
             f"The file has several layers of the class of {there!r}, whose weights {path!r} takes "
             "by its number: replace all layers of that class, not some of them."

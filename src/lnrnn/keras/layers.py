@@ -294,8 +294,13 @@ def _check_mask(sequences: Any, mask: Any) -> None:
 
 
 _FLAGS = (
-    "return_sequences", "return_state", "go_backwards", "stateful", "unroll", "zero_output_for_mask",
-)  # fmt: skip
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+)
 _LAYER_OPTIONS = {"batch_input_shape", "batch_shape", "input_shape", "autocast"}
 
 
@@ -323,8 +328,8 @@ class LayerNormLSTM(LayerNormRNN):
             gradients through leading zero inputs: gains of recurrent norms start at 0.1
             (of sum norms at 0.25) and biases at normal noise of deviation 0.1.
         recurrent_initializer: of `recurrent_kernel` (R, 4 H).
-        bias_initializer: of the biases (4 H,); where a variant has none of its own, of the
-            biases of its gate norms, as are `bias_regularizer` and `bias_constraint`.
+        bias_initializer: of `bias` (4 H,), or (2, 4 H) in a variant with one on each side;
+            where a variant has none of its own, the biases of its gate norms stand there.
         unit_forget_bias: start the forget columns of the bias at one; None does so unless
             the variant adds a constant or its dialect has other initial values.
         kernel_regularizer: of `kernel`; likewise `recurrent_`, `bias_`, `gain_` and
@@ -398,6 +403,9 @@ class LayerNormGRU(LayerNormRNN):
     $$r = \sigma(X_r + H_r), \quad z = \sigma(X_z + H_z), \quad n = \tanh(X_n + r \odot H_n)$$
 
     $$h_t = z \odot h_{t-1} + (1 - z) \odot n$$
+
+    The weights are as in Keras, gates in the order z, r, h: `kernel` (I, 3 H),
+    `recurrent_kernel` (H, 3 H) and `bias` (2, 3 H), whose rows are $\beta_x$ and $\beta_h$.
 
     Args:
         units: H, the size of h.
