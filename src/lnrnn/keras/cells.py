@@ -453,7 +453,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         if self.kind is cell_variant.GRU:
             found["reset_after"] = variant.reset != "before"
         held = self._laid_out(1).weights
-        for group, name in zip(GROUPS, (*held, "")[:2] + ("bias",), strict=False):
+        recurrent = list(held)[1]
+        for group, name in (("kernel", "kernel"), ("recurrent", recurrent), ("bias", "bias")):
             start = self._start(held[name].names[0]) if name in held else "zeros"
             found[f"{group}_initializer"] = keras.initializers.get(start)
         for name in self._auto & found.keys():
