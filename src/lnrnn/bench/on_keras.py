@@ -60,7 +60,7 @@ def _ours(problem: Problem, kind: str, engine: str) -> Runs:
     layer = make(problem.point.units, variant=variant, engine=engine, return_sequences=True)
     layer.build((None, None, problem.point.units))
     layer.load_params(problem.params[kind])
-    return _layer(layer, layer.cell, problem)
+    return _layer(layer, layer.cell, problem, _GATES.get(problem.cell))
 
 
 def _stock(problem: Problem) -> Runs:
