@@ -53,7 +53,7 @@ def sequence(
         take_c: the same of c.
         recurrent_mask: factor on h in the recurrent projection, (B, H) or (T, B, H).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.

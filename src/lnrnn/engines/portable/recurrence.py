@@ -91,7 +91,7 @@ class Recurrence:
         sites: gains and shifts, as from [lnrnn.engines.sites.site_vectors][].
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
     """
 
     def __init__(
