@@ -366,8 +366,9 @@ class LayerNormLSTM(LayerNormRNN):
         norm_epsilon: in place of the variant's epsilon.
         gain_initializer: of the gains of all norms.
         norm_bias_initializer: of the biases of all norms.
-        recurrent_gradient_clip: bound on each element of the derivative of the loss with
-            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        recurrent_gradient_clip: bound on each element of the derivatives of the loss that
+            return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
+            peepholes, and to what the norms of cell and output are taken of; or None.
         projection_units: R, the size of a projected h, for variants with a projection.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
         name: of the layer.

@@ -49,8 +49,9 @@ class Options(TypedDict, total=False):
             on h at each step; `"candidate"`: a fresh mask at each step on the activated
             candidate only, so that the cell keeps its memory (Semeniuta et al. 2016).
             Inverted scaling in all three.  A cell draws anew at each call.
-        recurrent_gradient_clip: bound on each element of the derivative of the loss with
-            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        recurrent_gradient_clip: bound on each element of the derivatives of the loss that
+            return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
+            peepholes, and to what the norms of cell and output are taken of; or None.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
     """
 

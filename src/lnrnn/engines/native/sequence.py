@@ -55,7 +55,7 @@ def sequence(
         take_c: the same of c.
         recurrent_mask: factor on h in the recurrent projection, (B, H) or (T, B, H).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
         gates: their order in the weights; empty for the canonical one, which the core reads.
         unroll: has nothing to unroll.

@@ -92,7 +92,7 @@ class Recurrence:
         sites: gains and shifts, as from [lnrnn.engines.sites.site_vectors][].
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         gates: their order in the weights and sites; empty for the canonical one.
     """
 

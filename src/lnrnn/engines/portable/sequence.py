@@ -51,7 +51,7 @@ def sequence(
         take_c: the same of c, (T, B, H) or a number.
         recurrent_mask: factor on h in the recurrent projection, (B, R) or (T, B, R).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
         gates: their order in the weights; empty for the canonical one.
@@ -158,7 +158,7 @@ def step(
         take_c: the same of c, (B, H) or a number.
         recurrent_mask: factor on h in the recurrent projection, (B, R).
         candidate_mask: factor on the activated candidate, (B, H).
-        recurrent_gradient_clip: bound on the derivative of the recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
         gates: their order in the weights; empty for the canonical one.
