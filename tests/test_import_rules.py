@@ -138,6 +138,7 @@ RULES = (
         "lnrnn.train.files",
         inside=("matplotlib",),
     ),
+    rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
     *(
         rule(
             f"lnrnn.bench.on_{f}",
