@@ -159,6 +159,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from lnrnn.bench.settings import DTYPES, TASKS
+
     parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -290,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--task",
-        choices=("sequence", "packed", "step", "fit"),
+        choices=tuple(TASKS),
         default="sequence",
         help="sequence: a layer forward, and with its gradients; packed: sequences of T to T / 2 "
         "steps, from PyTorch; step: one step of a stream, from PyTorch; fit: a Keras model in fit "
@@ -299,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="(default: lstm)")
     bench.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=DTYPES,
         default="float32",
         help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32 "
         "(default: float32)",

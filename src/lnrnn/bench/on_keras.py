@@ -249,11 +249,13 @@ def _on_torch(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
 def _on_jax(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
     from lnrnn.bench import on_jax
 
-    rest = [v.value for v in layer.non_trainable_variables]
-    weights = [v.value for v in layer.trainable_variables]
+    variables = layer.trainable_variables
+    weights = [v.value for v in variables]
 
     def call(weights: Any, x: Any, training: bool) -> Any:
-        return layer.stateless_call(weights, rest, x, training=training)[0]
+        # the layer's own stateless_call leaves out what its dtype policy asks for
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return layer(x, training=training)
 
     x, dy = _batch_first(problem.x), _batch_first(problem.dy)
     return _runs(*on_jax.calls(call, weights, x, dy), kernels)

@@ -81,7 +81,7 @@ def _modules(cell: str, dtype: str, run: Callable[[Any, Problem, str], Runs]) ->
         ours("lnrnn portable", NORMALISED, "portable", dtype),
         ours("lnrnn un-normalised", PLAIN, "auto", dtype),
         stock(stock_name(cell), dtype, base=False),
-        ours("lnrnn native, float32", NORMALISED, "native", "float32", base=True),
+        ours("lnrnn, float32", NORMALISED, "auto", "float32", base=True),
         stock(f"{stock_name(cell)}, float32", "float32", base=True),
     ]
 
