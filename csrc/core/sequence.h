@@ -69,7 +69,8 @@ public:
           early_(int(job.early_gates())),
           two_(job.spec.two_products()),
           apart_(gradients_differ(job)),
-          k_{job.spec, T(job.epsilon), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr} {
+          k_{job.spec, T(job.epsilon), T(job.clip), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr,
+             nullptr} {
         const SumsLayout at(wide_, H_);
         Memory<T> own{me.memory};
         sums_ = own.take(at.size);
@@ -500,14 +501,7 @@ private:
         for (Row<T>* w : rows) {
             T* ds = w->ds + first;
             if (bias_h_sums_) add(bias_h_sums_ + first, ds, count);
-            if (job_.clip > 0) {
-                const T bound = T(job_.clip);
-                each<T>(count, [&](int64_t j, auto part) {
-                    Vec<T> d = load(ds + j, part);
-                    d = d > bound ? splat<T>(bound) : d;
-                    store(ds + j, d < -bound ? splat<T>(-bound) : d, part);
-                });
-            }
+            if (k_.clip > 0) bound(ds, count, k_.clip);
         }
     }
 

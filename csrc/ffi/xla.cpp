@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "call.h"
+#include "runs.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -87,6 +88,7 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
         call<double>(*isa, back, spec, n, at, pool);
     else
         call<float>(*isa, back, spec, n, at, pool);
+    count_pass(Framework::jax, back);
     return ffi::Error::Success();
 }
 

@@ -135,5 +135,6 @@ def _run(
         back=back,
         double=a.x.dtype == np.float64,
         threads=core.available_threads(),
+        framework="tensorflow",
     )
     return list(found.values())

@@ -382,4 +382,5 @@ def _run(
         double=dtype == torch.float64,
         threads=torch.get_num_threads(),
         host=core.lend_openmp(_FOLDER),
+        framework="torch",
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from lnrnn.engines import counting
 from lnrnn.engines.portable.ops import Body, States
 from lnrnn.variant import Variant
 
@@ -20,6 +22,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 projects_ahead = False
+count = partial(counting.count, "tensorflow")
 unstack = tf.unstack
 stack = tf.stack
 
@@ -74,7 +77,10 @@ def norm(v: Any, gain: Any, bias: Any, variant: Variant) -> Any:
     if variant.epsilon_at == "variance":
         d = d * tf.math.rsqrt(variance + variant.epsilon)
     else:
-        d = d / (tf.sqrt(variance) + variant.epsilon)
+        # the root has no derivative at 0, where that of the norm has this limit
+        positive = variance > 0
+        root = tf.sqrt(tf.where(positive, variance, 1.0)) * tf.cast(positive, d.dtype)
+        d = d / (root + variant.epsilon)
     if gain is not None:
         d = d * tf.cast(gain, d.dtype)
     if bias is not None:

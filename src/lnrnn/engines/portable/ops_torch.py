@@ -12,6 +12,7 @@ import torch
 from torch._higher_order_ops import scan as _traced_scan
 from torch.nn import functional
 
+from lnrnn.engines import counting
 from lnrnn.engines.portable.ops import Body, States, unrolled
 from lnrnn.variant import Variant
 
@@ -28,6 +29,12 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 projects_ahead = True
 matmul = torch.matmul
 stack = torch.stack
+
+
+# counts when Dynamo traces it, which would compile again for each new count
+@torch.compiler.assume_constant_result
+def count() -> None:
+    counting.count("torch")
 
 
 def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -93,7 +100,9 @@ def norm(
         if variant.epsilon_at == "variance":
             d = d * torch.rsqrt(variance + epsilon)
         else:
-            d = d / (torch.sqrt(variance) + epsilon)
+            # the root has no derivative at 0, where that of the norm has this limit
+            root = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+            d = d / (root + epsilon)
     if gain is not None:
         d = d * gain
     if bias is not None:
