@@ -215,6 +215,9 @@ def test_a_run_over_all_frameworks_writes_its_files(
         table = list(csv.DictReader(stream))
     assert [float(line["minimum_ms"]) for line in table] == [row.minimum_ms for row in rows]
     assert {line["processor"] for line in table} == {machine.processor()}
+    for line in table:
+        ours = line["competitor"].startswith("lnrnn")
+        assert line["engine"] in (("native", "portable") if ours else ("",))
     assert {line["instruction_set"] for line in table} == {core.instruction_set()}
     peers = {"torch.nn.RNN", "TorchScript loop", "keras.layers.RNN(cell)", "jax.lax.scan"}
     assert peers < {row.competitor for row in rows}
@@ -240,11 +243,15 @@ def test_a_model_is_measured_on_all_frameworks(
         assert {call for call, _ in found} == set(TASKS["fit"].calls)
         assert len(found) == len(result.rows) == 4 * 5
         assert {"lnrnn", "keras.layers.SimpleRNN"} < {name for _, name in found}
+    by_torch = {row.competitor: row.engine for row in results[-1].rows}
+    assert by_torch["lnrnn"] == "native" and by_torch["lnrnn portable"] == "portable"
+    assert by_torch["keras.layers.SimpleRNN"] == ""
+    assert "lnrnn took the native engine in predict_on_batch, train_on_batch, pred" in out
     assert "keras.layers.SimpleRNN" in out and "/ limit" not in out and "MiB" not in out
 
 
 def row(call: str, competitor: str, milliseconds: float, peak: float | None = None) -> report.Row:
-    given = ("torch", "sequence", "lstm", *TINY, call, competitor, NORMALISED, "float32")
+    given = ("torch", "sequence", "lstm", *TINY, call, competitor, NORMALISED, "float32", "native")
     return report.Row(*given, 3, milliseconds, 2 * milliseconds, peak)
 
 

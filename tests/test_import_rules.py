@@ -136,6 +136,7 @@ RULES = (
         *_MATHEMATICS,
         "lnrnn.__version__",
         "lnrnn.engines.native",
+        "lnrnn.engines.runs",
         "lnrnn.frontends",
         "lnrnn.testing",
         "lnrnn.train",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from lnrnn.bench import machine, measure, memory, problem, report
 from lnrnn.bench.problem import Competitor, Problem
 from lnrnn.bench.report import Measurement, Row
 from lnrnn.bench.settings import OVERHEAD, TASKS, Point, Settings
+from lnrnn.engines import runs as engine_runs
 from lnrnn.engines.native import core
 from lnrnn.train.program import load_keras
 from lnrnn.train.settings import UserError
@@ -181,7 +183,19 @@ def _rows(
     rows = []
     for call in TASKS[settings.task].calls:
         runs = {c: runs.calls[call] for c, runs in ready.items()}
+        engines = {c: _engine(c, run) for c, run in runs.items()}
         for competitor, times in measure.interleaved(runs, settings.repeats).items():
             peak = peaks.get(competitor.name, {}).get((given.point, call))
-            rows.append(Row.of(settings, given.point, call, competitor, times, peak))
+            engine = engines[competitor]
+            rows.append(Row.of(settings, given.point, call, competitor, engine, times, peak))
     return report.with_ratios(rows)
+
+
+def _engine(competitor: Competitor, run: Callable[[], Any]) -> str:
+    """The engine that computes a call of ours; none for what is not ours."""
+    if not competitor.name.startswith("lnrnn"):
+        return ""
+    before = engine_runs()
+    run()
+    # the portable engine may count when it is traced alone
+    return "native" if any(e == "native" for e, _ in engine_runs() - before) else "portable"

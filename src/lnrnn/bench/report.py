@@ -43,6 +43,7 @@ class Row(NamedTuple):
         competitor: its name.
         kind: normalised, un-normalised, or the limit.
         dtype: of its products.
+        engine: that computed a layer of ours; empty for what is not ours.
         timings: how many.
         minimum_ms: the smallest.
         median_ms: the median.
@@ -61,6 +62,7 @@ class Row(NamedTuple):
     competitor: str
     kind: str
     dtype: str
+    engine: str
     timings: int
     minimum_ms: float
     median_ms: float
@@ -80,6 +82,7 @@ class Row(NamedTuple):
         point: Point,
         call: str,
         competitor: Competitor,
+        engine: str,
         times: Times,
         peak: int | None,
     ) -> Row:
@@ -93,6 +96,7 @@ class Row(NamedTuple):
             competitor.name,
             competitor.kind,
             competitor.dtype,
+            engine,
             len(times.seconds),
             1e3 * min(times.seconds),
             1e3 * statistics.median(times.seconds),
@@ -174,7 +178,8 @@ def show(point: Point, rows: Sequence[Row]) -> None:
         del shown["/ limit"]
     if all(r.peak_MiB is None for r in rows):
         del shown["MiB"]
-    table = Table(box=None, title=f"T,B,H = {point}", title_justify="left", pad_edge=False)
+    title = f"T,B,H = {point}; {_engines(rows)}"
+    table = Table(box=None, title=title, title_justify="left", pad_edge=False)
     table.add_column("")
     for call in calls:
         for index, column in enumerate(shown):
@@ -184,6 +189,16 @@ def show(point: Point, rows: Sequence[Row]) -> None:
         cells = [text(own[call]) for call in calls for text in shown.values()]
         table.add_row(name, *cells, style="bold" if name == rows[0].competitor else "")
     _print(table)
+
+
+def _engines(rows: Sequence[Row]) -> str:
+    """Which engines computed the first competitor, which is ours."""
+    calls: dict[str, list[str]] = {}
+    for row in rows:
+        if row.competitor == rows[0].competitor and row.call not in calls.get(row.engine, []):
+            calls.setdefault(row.engine, []).append(row.call)
+    found = (f"the {engine} engine in {', '.join(names)}" for engine, names in calls.items())
+    return f"{rows[0].competitor} took {' and '.join(found)}"
 
 
 def _number(value: float) -> str:
@@ -231,7 +246,7 @@ def _blocks(result: Measurement) -> list[str]:
     rows = result.rows
     blocks = [
         f"{_title(result)}. {_machine(result)} Milliseconds, the smallest of up to "
-        f"{result.settings.repeats}, and the ratio to the first in brackets:\n",
+        f"{result.settings.repeats}, and the ratio to the first in brackets; {_engines(rows)}:\n",
         _table(rows, lambda r: f"{_number(r.minimum_ms)} ({r.ratio_to_ours:.2f})"),
     ]
     measured = [r for r in rows if r.peak_MiB is not None]
