@@ -251,8 +251,11 @@ def test_a_model_is_measured_on_all_frameworks(
 
 
 def row(call: str, competitor: str, milliseconds: float, peak: float | None = None) -> report.Row:
-    given = ("torch", "sequence", "lstm", *TINY, call, competitor, NORMALISED, "float32", "native")
-    return report.Row(*given, 3, milliseconds, 2 * milliseconds, peak)
+    given = program.Settings(framework="torch", threads=2)
+    times = measure.Times(1, [milliseconds / 1e3, milliseconds / 500])
+    entry = Competitor(competitor, NORMALISED, lambda problem: Runs({}))
+    made = report.Row.of(given, TINY, call, entry, "native", times, None)
+    return made._replace(peak_MiB=peak)
 
 
 def test_tables_for_a_page() -> None:

@@ -34,8 +34,10 @@ def _model(built: Built, problem: Problem) -> Runs:
     xs, targets = (np.concatenate([a] * BATCHES) for a in (x, target))
 
     def kernels() -> list[np.ndarray]:
-        weights = built.cell.kernel, built.cell.recurrent_kernel
-        return [built.canonical(problem, keras.ops.convert_to_numpy(w)) for w in weights]
+        weights: Any = map(
+            keras.ops.convert_to_numpy, (built.cell.kernel, built.cell.recurrent_kernel)
+        )
+        return [built.canonical(problem, w) for w in weights]
 
     def gradients() -> dict[str, np.ndarray]:
         """From what a step of rate 1 takes from the weights, of the sum over batch and time."""
