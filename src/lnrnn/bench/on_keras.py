@@ -123,7 +123,7 @@ def _ours(problem: Problem, kind: str, engine: str, dtype: str) -> Built:
     )
     layer.build((None, None, problem.point.units))
     layer.load_params(problem.params[kind])
-    return Built(layer, layer.cell)
+    return Built(layer, layer.cell, _GATES.get(problem.cell))
 
 
 def _stock(problem: Problem, dtype: str) -> Built:

@@ -202,13 +202,13 @@ class Recurrent(nn.Module):
         self._load_ahead()
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **keywords: Any
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **keywords: Any
     ) -> None:
         """Read a state dict; in one of 0.1.0 the parameters have other names."""
         own = {n: state_dict.pop(n) for n in tuple(state_dict) if n.startswith(prefix)}
         own = self._renamed({name.removeprefix(prefix): value for name, value in own.items()})
         state_dict |= {prefix + name: value for name, value in own.items()}
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
 
     def _renamed(self, values: dict[str, Any]) -> dict[str, Any]:
         return {names.renamed(name, self.variant): value for name, value in values.items()}
