@@ -197,8 +197,8 @@ def _engines(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.competitor == rows[0].competitor and row.call not in calls.get(row.engine, []):
             calls.setdefault(row.engine, []).append(row.call)
-    found = (f"the {engine} engine in {', '.join(names)}" for engine, names in calls.items())
-    return f"{rows[0].competitor} took {' and '.join(found)}"
+    found = [f"{engine} in {', '.join(names)}" for engine, names in calls.items()]
+    return f"engine of {rows[0].competitor}: {'; '.join(found if len(calls) > 1 else calls)}"
 
 
 def _number(value: float) -> str:
