@@ -137,6 +137,7 @@ RULES = (
         *_MATHEMATICS,
         "lnrnn.__version__",
         "lnrnn.engines.native",
+        "lnrnn.engines.runs",
         "lnrnn.frontends",
         "lnrnn.testing",
         "lnrnn.train",
@@ -150,6 +151,7 @@ RULES = (
         "lnrnn.train.files",
         inside=("matplotlib",),
     ),
+    rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
     *(
         rule(
             f"lnrnn.bench.on_{f}",
