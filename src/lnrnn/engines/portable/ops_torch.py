@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 # the only scan that PyTorch has
+from torch._guards import TracingContext
 from torch._higher_order_ops import scan as _traced_scan
 from torch.nn import functional
 
@@ -132,6 +134,19 @@ def spread(vectors: Mapping[str, torch.Tensor], x: torch.Tensor) -> Mapping[str,
     return {name: v.expand(x.shape[0], -1) for name, v in vectors.items()}
 
 
+@torch.compiler.assume_constant_result
+def _allow_scalars() -> None:
+    """Let Inductor lower a scan, whose index it reads as a number.
+
+    Dynamo allows its graphs that with `fullgraph=True` only.
+    """
+    context = TracingContext.try_get()
+    mode = None if context is None else context.fake_mode
+    if mode is not None and mode.shape_env is not None:
+        shapes = mode.shape_env
+        shapes.settings = replace(shapes.settings, allow_scalar_outputs=True)
+
+
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
     if not torch.compiler.is_compiling():
         ops: Any = sys.modules[__name__]
@@ -142,6 +157,7 @@ def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -
         states = tuple(s.clone() for s in body(states, inputs))
         return states, states[0].clone()
 
+    _allow_scalars()
     # one graph for any number of steps, where a Python loop would be traced step by step
     final, emitted = _traced_scan(advance, tuple(states), xs)
     return final, emitted if emit else None
