@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-# the only scan that PyTorch has
+# the only scan that PyTorch has, and the number behind a symbol of torch.compile
 from torch._guards import TracingContext
 from torch._higher_order_ops import scan as _traced_scan
+from torch.fx.experimental.symbolic_shapes import guard_scalar
 from torch.nn import functional
 
 from lnrnn.engines import counting
@@ -55,14 +56,14 @@ def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor | float) -> 
     return torch.where(condition, a, b)
 
 
+def number(v: float) -> float:
+    # torch.compile(dynamic=True) makes symbols of numbers, which a scan does not take
+    return guard_scalar(v) if torch.compiler.is_compiling() else v  # pyright: ignore
+
+
 def clip(v: torch.Tensor, bound: float) -> torch.Tensor:
+    bound = number(bound)
     return torch.clamp(v, -bound, bound)
-
-
-@torch.compiler.assume_constant_result
-def _epsilon(variant: Variant) -> float:
-    """Epsilon, a constant also where torch.compile(dynamic=True) makes symbols of numbers."""
-    return variant.epsilon
 
 
 class _ClipGradient(torch.autograd.Function):
@@ -82,13 +83,13 @@ class _ClipGradient(torch.autograd.Function):
 
 
 def clip_gradient(v: torch.Tensor, bound: float) -> torch.Tensor:
-    return _ClipGradient.apply(v, bound)  # pyright: ignore[reportReturnType]
+    return _ClipGradient.apply(v, number(bound))  # pyright: ignore[reportReturnType]
 
 
 def norm(
     v: torch.Tensor, gain: torch.Tensor | None, bias: torch.Tensor | None, variant: Variant
 ) -> torch.Tensor:
-    epsilon = _epsilon(variant)
+    epsilon = number(variant.epsilon)
     if variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance":
         size = (int(v.shape[-1]),)  # a number also where ONNX traces shapes
         if gain is not None and gain.ndim == 1 and gain.dtype == v.dtype:
