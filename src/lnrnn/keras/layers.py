@@ -131,7 +131,7 @@ class LayerNormRNN(keras.layers.RNN):
         mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
         if mask is not None:
             _check_mask(sequences, mask)
-        states = tree.flatten(initial_state)
+        states = [initial_state] if ops.is_tensor(initial_state) else list(initial_state)
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
