@@ -105,13 +105,7 @@ class Native:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.native.sequence` on the tensors of one framework.
-
-        In TensorFlow outside training it is the portable definition: a graph that may be
-        saved cannot hold the Python function that calls the core.
-        """
-        if request.framework == "tensorflow" and not request.training:
-            return Portable().load(request)
+        """`lnrnn.engines.native.sequence` on the tensors of one framework."""
         from lnrnn.engines import native
 
         return native.on(request.framework).sequence
