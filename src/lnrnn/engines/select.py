@@ -105,9 +105,17 @@ class Native:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.native.sequence` on the tensors of one framework."""
+        """`lnrnn.engines.native.sequence` on the tensors of one framework.
+
+        Where TensorFlow traces for XLA or for a file, it is the portable definition.
+        """
         from lnrnn.engines import native
 
+        if request.framework == "tensorflow":
+            from lnrnn.engines.native import tensorflow_op
+
+            if tensorflow_op.by_definition():
+                return Portable().load(request)
         return native.on(request.framework).sequence
 
 

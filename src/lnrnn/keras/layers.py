@@ -80,7 +80,7 @@ class LayerNormRNN(keras.layers.RNN):
         )
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
-            # XLA does not compile the Python function through which TensorFlow calls the core
+            # XLA compiles the portable definition only: without it the core computes
             in_training = cell.request(unroll=unroll, training=True)
             self.supports_jit = select.choose(cell.engine, in_training).name != "native"
 

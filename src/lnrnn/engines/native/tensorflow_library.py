@@ -38,7 +38,10 @@ def _load() -> tuple[Any, str | None]:
     library.lnrnn_missing.restype = ctypes.c_char_p
     lacking = library.lnrnn_missing().decode()
     if lacking:
-        return None, f"TensorFlow {tf.__version__} does not take its operators ({lacking}): {_ADVICE}"
+        return (
+            None,
+            f"TensorFlow {tf.__version__} does not take its operators ({lacking}): {_ADVICE}",
+        )
     library.lnrnn_use_core(ctypes.c_void_p(core.pass_for_tensorflow()))
     return operators, None
 

@@ -1,9 +1,10 @@
 """The core as TensorFlow operators.
 
-Executed eagerly, a recurrence is an operator of ours.  A graph may be saved, exported or compiled by
-XLA, so it holds a call of a function that has the portable definition; beside it stands a function
-of the same interface with the operator, which TensorFlow takes in its place when it runs the graph
-on a CPU.  What is known to be for XLA or for a file while it is traced holds the definition itself.
+Executed eagerly, a recurrence is an operator of ours.  A graph may be saved, exported or compiled
+by XLA, so it holds a call of a function that has the portable definition; beside it stands a
+function of the same interface with the operator, which TensorFlow takes in its place when it runs
+the graph on a CPU.  What is known, when it is traced, to be for XLA or for a file holds the
+definition itself.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def _define(how: How, arrays: Arrays) -> list[Any]:
     values = definition.recurrence(ops, how.words, how.numbers, a)
     found = dict(zip(("h", "h_last", "c_last"), values, strict=False))
     # what is kept is for the operator only, which computes it where it is not there
-    nothing = tf.raw_ops.PlaceholderWithDefault(input=tf.zeros((0, 0, 0), a.x.dtype), shape=[None] * 3)
+    nothing = tf.raw_ops.PlaceholderWithDefault(
+        input=tf.zeros((0, 0, 0), a.x.dtype), shape=[None] * 3
+    )
     return [found.get(n, nothing) for n in how.found]
 
 
