@@ -365,7 +365,6 @@ TENSORFLOW_TRANSFORMATIONS = {
         compiled(lambda f, *a: tape_gradient(penalty(f), *a)),
         lambda f, *a: tape_gradient(penalty(f), *a),
     ),
-    "third": (lambda f, *a: tape_gradient(penalty(penalty(f)), *a),),
     "tangent of the gradient": (tangent_of_gradient, gradient_of_tangent),
     "jacobian": (jacobian, row_by_row),
     "map": (mapped, lambda f, x, k: [tf.stack([f(x, k), f(2 * x, k)])]),
