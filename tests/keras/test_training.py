@@ -298,7 +298,8 @@ if BACKEND == "tensorflow":
 
     @pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}])
     def test_the_core_trains_evaluates_and_predicts(options):
-        model = _model(keras.layers.Bidirectional(LSTM.layer(UNITS, zoneout=0.1)))
+        layer = keras.layers.Bidirectional(LSTM.layer(UNITS, zoneout=0.1))
+        model = keras.Sequential([keras.Input((None, INPUTS)), layer, keras.layers.Dense(1)])
         model.compile("sgd", "mse", **options)
         x, y = _data()
         calls = dict(batch_size=4, verbose=0)  # two batches, two directions
