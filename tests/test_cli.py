@@ -377,7 +377,8 @@ def test_the_program_loads_no_framework_before_it_must() -> None:
     code = "import sys, lnrnn.cli; lnrnn.cli.main(['info'])\nprint(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(eval(out.stdout.splitlines()[-1]))
-    assert loaded.isdisjoint({"keras", "jax", "torch", "tensorflow", "matplotlib", "rich"})
+    # TensorFlow alone knows whether it takes our operators
+    assert loaded.isdisjoint({"keras", "jax", "torch", "matplotlib", "rich"})
 
 
 def test_markdown_is_cleaned() -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
         layers = [KINDS["gru"].layer(UNITS, return_sequences=True), KINDS["lstm"].layer(3)]
         model = keras.Sequential([keras.Input((None, INPUTS)), *layers, keras.layers.Dense(1)])
         mixed(layers[0])
-        program = _Program(model)
+        program: Any = _Program(model)
         x, y = sequences(2, 5), draw(2, 1)
         with tf.GradientTape() as tape:
             given = tf.constant(x)

@@ -285,7 +285,7 @@ def tensorflow_loss(engine) -> Any:
     return loss, (tf.constant(x), tf.constant(weights["recurrent_kernel"]))
 
 
-def tape_gradient(loss, *arguments):
+def tape_gradient(loss, *arguments) -> Any:
     with tf.GradientTape() as tape:
         tape.watch(arguments)
         value = loss(*arguments)
@@ -381,7 +381,7 @@ def test_tensorflow_transformations(name):
             (theirs, tensorflow_loss(portable)),
         )
     ]
-    close(*[[np.asarray(v) for v in values] for values in (found, expected)])
+    close([np.asarray(v) for v in found], [np.asarray(v) for v in expected])
 
 
 def by_count(function, *arguments):

@@ -23,7 +23,6 @@ class Request:
         dtype: name of the compute dtype.
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
-        training: whether the call is a step of training.
         device: kind of the device that holds the tensors, `"cpu"` or another.
     """
 
@@ -32,7 +31,6 @@ class Request:
     dtype: str = "float32"
     unroll: bool = False
     functions: tuple[str, ...] = ()
-    training: bool = False
     device: str = "cpu"
 
 

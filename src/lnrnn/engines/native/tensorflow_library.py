@@ -47,4 +47,4 @@ def _load() -> tuple[Any, str | None]:
 
 
 def _path() -> Path:
-    return core.folder() / "_tensorflow.so"
+    return core.folder() / "_tensorflow.dso"

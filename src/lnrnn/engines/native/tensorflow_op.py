@@ -131,7 +131,7 @@ def _gradients(
 def _define(how: How, arrays: Arrays) -> list[Any]:
     a = how.inputs(arrays)
     values = definition.recurrence(ops, how.words, how.numbers, a)
-    found = dict(zip(("h", "h_last", "c_last"), values, strict=False))
+    found: dict[str, Any] = dict(zip(("h", "h_last", "c_last"), values, strict=False))
     # what is kept is for the operator only, which computes it where it is not there
     nothing = tf.raw_ops.PlaceholderWithDefault(
         input=tf.zeros((0, 0, 0), a.x.dtype), shape=[None] * 3
