@@ -224,7 +224,7 @@ def _attributes(how: How, threads: int) -> dict[str, list[int]]:
         results=[call.ARRAYS.index(n) for n in how.found],
         spec=list(how.words),
         numbers=list(struct.unpack("4q", struct.pack("4d", *how.numbers))),
-        options=[0, threads, _MOST_SAVED],
+        options=[threads, _MOST_SAVED],
     )
 
 
