@@ -50,10 +50,11 @@ test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp && build/ulp/ulp && build/ulp/stress
+	build/ulp/operators
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS=avx2 -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/stress 50
+	cmake --build build/asan && build/asan/stress 50 && build/asan/operators
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS=avx2 -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50
+	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/operators
 
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:

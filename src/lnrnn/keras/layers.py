@@ -87,9 +87,9 @@ class LayerNormRNN(keras.layers.RNN):
         self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
-            # XLA does not compile the Python function through which TensorFlow calls the core
-            in_training = cell.request(unroll=unroll, training=True)
-            self.supports_jit = select.choose(cell.engine, in_training).name != "native"
+            # XLA compiles the portable definition only: without it the core computes
+            request = cell.request(unroll=unroll)
+            self.supports_jit = select.choose(cell.engine, request).name != "native"
 
     def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         """Create the weights, and the state variables of a stateful layer."""
@@ -148,7 +148,7 @@ class LayerNormRNN(keras.layers.RNN):
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
-        request = cell.request(unroll=self.unroll, training=training)
+        request = cell.request(unroll=self.unroll)
         outputs, states = select.choose(cell.engine, request).load(request)(
             cell.variant,
             cell.tensors(training),
@@ -178,8 +178,8 @@ class LayerNormRNN(keras.layers.RNN):
         return [*super().variables, *(tree.flatten(self.states) if carried else [])]
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
-        """What each engine answers to training this layer, in the order in which `"auto"` asks."""
-        return select.report(self.cell.request(unroll=self.unroll, training=True))
+        """What each engine answers to computing this layer, in the order in which `"auto"` asks."""
+        return select.report(self.cell.request(unroll=self.unroll))
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.params][]."""
