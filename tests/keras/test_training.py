@@ -292,33 +292,32 @@ if BACKEND == "jax":
 @each_kind
 @pytest.mark.parametrize("engine", ["native", "portable"])
 def test_a_call_leaves_no_garbage_of_ours(kind, engine):
-    """Nor more than the stock layer leaves, which on torch is not nothing."""
+    """Nor any else but on torch, where Keras leaves some of its own, for stock layers as well."""
     x, h = sequences(steps=3), initial_states(kind)
-    counts = []
-    for layer in (kind.layer(UNITS, engine=engine, dropout=0.2), kind.stock(UNITS, dropout=0.2)):
-        model = keras.Sequential([keras.Input((3, INPUTS)), layer])
-        model.compile("sgd", "mse")
-        y = np.zeros((BATCH, UNITS), "float32")
+    layer = kind.layer(UNITS, engine=engine, dropout=0.2)
+    model = keras.Sequential([keras.Input((3, INPUTS)), layer])
+    model.compile("sgd", "mse")
+    y = np.zeros((BATCH, UNITS), "float32")
 
-        def run(layer=layer, model=model, y=y):
-            layer(x, initial_state=h, training=True)
-            layer.cell(x[:, 0], h)
-            model.train_on_batch(x, y)
+    def run():
+        layer(x, initial_state=h, training=True)
+        layer.cell(x[:, 0], h)
+        model.train_on_batch(x, y)
 
+    run()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
         run()
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
-            run()
-            counts.append(gc.collect())
-            left = {getattr(o, "__module__", None) or type(o).__module__ for o in gc.garbage}
-            assert not [name for name in left if str(name).startswith("lnrnn")]
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
-    assert counts[0] <= counts[1]
+        count = gc.collect()
+        left = {getattr(o, "__module__", None) or type(o).__module__ for o in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not [name for name in left if str(name).startswith("lnrnn")]
+    assert BACKEND == "torch" or count == 0
 
 
 if BACKEND == "tensorflow":

@@ -131,7 +131,7 @@ class LayerNormRNN(keras.layers.RNN):
         mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
         if mask is not None:
             _check_mask(sequences, mask)
-        states = [initial_state] if ops.is_tensor(initial_state) else list(initial_state)
+        states = _flat(initial_state)
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
@@ -256,7 +256,7 @@ class LayerNormRNN(keras.layers.RNN):
     def _check_states(self, sequences: Any, initial_state: Any) -> None:
         batch = sequences.shape[0]
         expected = [(batch, size) for size in self.state_size]
-        given = [tuple(s.shape) for s in tree.flatten(initial_state)]
+        given = [tuple(s.shape) for s in _flat(initial_state)]
         fits = len(given) == len(expected) and all(
             len(shape) == 2
             and all(a == b or None in (a, b) for a, b in zip(shape, want, strict=True))
@@ -282,6 +282,13 @@ class LayerNormRNN(keras.layers.RNN):
 def _of_cell(name: str) -> property:
     """An attribute of a layer that is its cell's."""
     return property(lambda layer: getattr(layer.cell, name))
+
+
+def _flat(states: Any) -> list[Any]:
+    """`tree.flatten` of lists; Keras's own holds what it has flattened in a cycle on torch."""
+    if not isinstance(states, (list, tuple)):
+        return [states]
+    return [tensor for part in states for tensor in _flat(part)]
 
 
 def _check_mask(sequences: Any, mask: Any) -> None:

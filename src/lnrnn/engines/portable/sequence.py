@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from lnrnn.engines.portable.ops import Array, Ops, States, unrolled
 from lnrnn.engines.portable.recurrence import Noise, Recurrence
@@ -177,10 +177,10 @@ def step(
     return recurrence.step(recurrence.inputs(x), tuple(states), noise)
 
 
-def _moves(value: Array | float) -> bool:
+def _moves(value: Array) -> bool:
     """Whether noise differs from step to step: (T, B, .) and not (B, .) or a number."""
     return not _is_number(value) and len(value.shape) == 3
 
 
-def _is_number(value: Array | float) -> TypeGuard[float]:
+def _is_number(value: Array | float) -> bool:
     return isinstance(value, (int, float))
