@@ -255,6 +255,27 @@ void check() {
         same("a gradient without products", kept[name] == cell[name]);
     }
 
+    // x and its gradient as they lie batch first
+    std::vector<Number> turned(product(shapes.at(x)));
+    auto turn = [](const std::vector<Number>& from, std::vector<Number>& to, int64_t first,
+                   int64_t second) {
+        for (int64_t i = 0; i < first; ++i)
+            for (int64_t j = 0; j < second; ++j)
+                std::copy_n(&from[(i * second + j) * I], I, &to[(j * first + i) * I]);
+    };
+    turn(program.numbers[x], turned, T, B);
+    const std::map<int, TF_Tensor> as_it_lies = {
+        {x, {Program<Number>::dtype, {B, T, I}, turned.data()}}};
+    program.attributes["options"] = {1, 2, 1 << 20};
+    auto first = program.run(false, inputs, outputs, as_it_lies);
+    for (int name : outputs) same("batch first", first[name] == made[name]);
+    auto back = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients,
+                            as_it_lies);
+    turn(kept[dx], turned, T, B);
+    kept[dx] = turned;
+    for (int name : gradients) same("a gradient batch first", back[name] == kept[name]);
+    program.attributes["options"] = {0, 2, 1 << 20};
+
     // what does not fit is said, and nothing is read
     std::string error;
     auto refused = [&](const char* what, std::map<int, TF_Tensor> other, const char* expected) {

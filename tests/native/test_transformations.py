@@ -449,6 +449,33 @@ def test_tensorflow_gradient_of_x_only_where_asked(monkeypatch):
     assert ["dx" in how.found for how in passes if how.back] == [False, True]
 
 
+def test_tensorflow_reads_a_batch_first_x_as_it_lies(monkeypatch):
+    """A graph need not transpose it, nor its gradient; nor does it where the definition runs."""
+    loss, (x, kernel) = tensorflow_loss(native)
+    expected = tape_gradient(loss, x, kernel)
+    passes = []
+    operator = tensorflow_op._operator
+    monkeypatch.setattr(
+        tensorflow_op, "_operator", lambda how, a: passes.append(how) or operator(how, a)
+    )
+
+    def gradients():
+        @tf.function
+        def step(x, kernel):
+            return tape_gradient(lambda x, k: loss(tf.transpose(x, (1, 0, 2)), k), x, kernel)
+
+        of_x, of_kernel = step(tf.transpose(x, (1, 0, 2)), kernel)
+        close([tf.transpose(of_x, (1, 0, 2)), of_kernel], expected)
+
+    assert by_count(gradients)[1:] == (1, 1)
+    assert [how.batch_first for how in passes] == [True, True]
+    tf.config.optimizer.set_experimental_options({"implementation_selector": False})
+    try:
+        assert by_count(gradients)[1:] == (0, 0)
+    finally:
+        tf.config.optimizer.set_experimental_options({"implementation_selector": True})
+
+
 def test_tensorflow_shapes_are_known_in_a_graph():
     weights, _, states = draw()
     weights = {n: tf.constant(w) for n, w in weights.items()}

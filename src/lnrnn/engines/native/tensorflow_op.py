@@ -34,6 +34,7 @@ Arrays = Sequence[Any]
 # projections x W and h U beyond this many bytes each are computed again in the backward pass
 _MOST_SAVED = 1 << 30
 _ZERO = tf.UnconnectedGradients.ZERO
+_BATCH_FIRST = [1, 0, 2]
 
 
 class How(NamedTuple):
@@ -43,6 +44,7 @@ class How(NamedTuple):
     numbers: Numbers
     given: tuple[str, ...]
     found: tuple[str, ...]
+    batch_first: bool = False  # x and its gradient are (B, T, I)
 
     @property
     def cell(self) -> Cell:
@@ -54,6 +56,8 @@ class How(NamedTuple):
 
     def inputs(self, arrays: Arrays) -> Inputs:
         by_name = dict(zip(self.given, arrays, strict=True))
+        if self.batch_first:
+            by_name["x"] = tf.transpose(by_name["x"], _BATCH_FIRST)
         return Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
 
 
@@ -75,12 +79,14 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
     call.check(cell, a, tf.bool)
     if by_definition():
         return definition.recurrence(ops, words, numbers, a)
-    arrays, names = list(given.values()), tuple(given)
+    names = tuple(given)
+    given["x"], batch_first = _as_it_lies(a.x)
+    arrays = list(given.values())
     results = ("h", "h_last", "c_last") if cell.lstm else ("h", "h_last")
     kept = (call.KEPT if cell.lstm else call.KEPT[1:]) if _is_watched(arrays) else ()
-    how = How(words, numbers, names, (*results, *kept))
+    how = How(words, numbers, names, (*results, *kept), batch_first)
     # a tape that does not watch x now will not ask for its gradient
-    of_x = _is_watched([a.x])
+    of_x = _is_watched([given["x"]])
 
     def gradient(found: Arrays, incoming: Arrays, of_x: bool) -> list[Any]:
         coming = {f"d{n}": d for n, d in zip(results, incoming, strict=False) if d is not None}
@@ -110,6 +116,7 @@ def _gradients(
         forward.numbers,
         (*forward.given, *known, *coming),
         tuple(f"d{n}" for n in of),
+        forward.batch_first,
     )
     moving = [*arrays, *incoming]
 
@@ -126,6 +133,16 @@ def _gradients(
     found = _run(how, [*arrays, *known.values(), *incoming], second_of_all)
     record.record_operation("LnrnnRecurrenceBackward", found, moving, second)
     return dict(zip(of, found, strict=True))
+
+
+def _as_it_lies(x: Any) -> tuple[Any, bool]:
+    """x, or the batch-first tensor that a graph has transposed to x, and whether it is that one."""
+    if not tf.executing_eagerly() and x.op.type == "Transpose":
+        given, axes = x.op.inputs
+        axes = tf.get_static_value(axes)
+        if axes is not None and list(axes) == _BATCH_FIRST:
+            return given, True
+    return x, False
 
 
 def _define(how: How, arrays: Arrays) -> list[Any]:
@@ -224,7 +241,7 @@ def _attributes(how: How, threads: int) -> dict[str, list[int]]:
         results=[call.ARRAYS.index(n) for n in how.found],
         spec=list(how.words),
         numbers=list(struct.unpack("4q", struct.pack("4d", *how.numbers))),
-        options=[threads, _MOST_SAVED],
+        options=[int(how.batch_first), threads, _MOST_SAVED],
     )
 
 
