@@ -114,6 +114,7 @@ struct Node {
     Shape operands, results;  // which arrays they are
     Shape words;
     double numbers[scalar_words];
+    bool batch_first;
     int threads;
     int64_t most_kept;  // bytes of x W, and of h U, beyond which they are not kept
 };
@@ -144,8 +145,8 @@ public:
         if (shape_[x].size() != 3 || shape_[recurrent].size() != 2)
             return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
                                text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
-        T_ = shape_[x][0], B_ = shape_[x][1], I_ = shape_[x][2];
-        H_ = shape_[recurrent][0], wide_ = node_.words[1] * H_;
+        T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
+        I_ = shape_[x][2], H_ = shape_[recurrent][0], wide_ = node_.words[1] * H_;
         if (T_ < 1) return status.fail("A recurrence has one step or more; got T=0.");
         // the core reads its inputs unchecked
         for (int64_t name : node_.operands)
@@ -182,7 +183,7 @@ private:
     const char* pass(bool back) const {
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
-            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), 0, 0, 0};
+            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0};
         return core_pass(back, dtype_ == float64, node_.words.data(), sizes, node_.numbers, at_,
                          node_.threads);
     }
@@ -213,7 +214,7 @@ private:
             case kernel: return {I_, wide_};
             case recurrent: return {H_, wide_};
             case gain_c: case shift_c: return {H_};
-            case x: return {T_, B_, I_};
+            case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
             case h0: case c0: case h_last: case c_last: case dh_last: case dc_last: return {B_, H_};
             case mask: case reset: return {T_, B_};
             case xw: case hu: return {T_, B_, wide_};
@@ -262,7 +263,7 @@ void* create(TF_OpKernelConstruction* context) {
         return std::all_of(names.begin(), names.end(), [](int64_t n) { return 0 <= n && n < arrays; });
     };
     if (!status.failed() &&
-        (node->words.size() != spec_words || numbers.size() != scalar_words || options.size() != 2 ||
+        (node->words.size() != spec_words || numbers.size() != scalar_words || options.size() != 3 ||
          !known(node->operands) || !known(node->results)))
         status.fail("The attributes of an lnrnn operator are not those of this version.");
     if (status.failed()) {
@@ -270,8 +271,9 @@ void* create(TF_OpKernelConstruction* context) {
         return nullptr;
     }
     std::memcpy(node->numbers, numbers.data(), sizeof node->numbers);
-    node->threads = int(options[0]);
-    node->most_kept = options[1];
+    node->batch_first = options[0] != 0;
+    node->threads = int(options[1]);
+    node->most_kept = options[2];
     return node.release();
 }
 

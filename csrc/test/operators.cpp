@@ -174,7 +174,7 @@ struct Program {
         std::memcpy(words.data(), &spec, sizeof spec);
         const double scalars[] = {1, .9, 1e-5, 0};
         std::memcpy(bits.data(), scalars, sizeof scalars);
-        attributes = {{"spec", words}, {"numbers", bits}, {"options", {2, 1 << 20}}};
+        attributes = {{"spec", words}, {"numbers", bits}, {"options", {0, 2, 1 << 20}}};
     }
 
     TF_Tensor tensor(int name) {
@@ -242,7 +242,7 @@ void check() {
     const std::vector<int> incoming = {dh, dh_last, dc_last};
     auto kept = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients);
     auto again = program.run(true, joined(joined(inputs, {h}), incoming), gradients);
-    program.attributes["options"][1] = 0;
+    program.attributes["options"][2] = 0;
     auto nothing = program.run(false, inputs, outputs);
     if (!nothing[xw].empty() || !nothing[hu].empty()) fail("products were kept");
     TF_Tensor empty{Program<Number>::dtype, {0, 0, 0}, nullptr};
