@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 
 import keras
 import numpy as np
@@ -29,7 +28,7 @@ from keras_cases import (
 )
 
 from lnrnn.engines import runs
-from lnrnn.testing import assert_close
+from lnrnn.testing import assert_close, garbage_of
 
 NOISE = {"dropout": 0.2, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_dropout": 0.1}
 GROUPS = ("kernel", "recurrent", "bias", "gain", "norm_bias")
@@ -304,20 +303,10 @@ def test_a_call_leaves_no_garbage_of_ours(kind, engine):
         layer.cell(x[:, 0], h)
         model.train_on_batch(x, y)
 
-    run()
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        run()
-        count = gc.collect()
-        left = {getattr(o, "__module__", None) or type(o).__module__ for o in gc.garbage}
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-    assert not [name for name in left if str(name).startswith("lnrnn")]
-    assert BACKEND == "torch" or count == 0
+    left = garbage_of(run)
+    modules = {str(getattr(o, "__module__", None) or type(o).__module__) for o in left}
+    assert not [name for name in modules if name.startswith("lnrnn")]
+    assert BACKEND == "torch" or not left
 
 
 if BACKEND == "tensorflow":
