@@ -43,14 +43,14 @@ def site_vectors(
     gates = gates or variant.gates
 
     def spread(site: Site, which: str, fill: float) -> Array | None:
-        having = [g for g in gates if g in affine_gates(variant, site, which)]
+        having = affine_gates(variant, site, which)
         if not having:
             return None
         vector = params[f"{site}_norm_{which}"]
         if len(having) == len(gates):
             return vector
         missing = ops.constants(vector, np.full(units, fill))
-        own = "".join(having)
+        own = "".join(g for g in gates if g in having)
         return ops.concat([vector[columns(own, g, units)] if g in own else missing for g in gates])
 
     def affine(site: Site, added: Array | None) -> Affine:
