@@ -128,8 +128,12 @@ def _info() -> int:
     print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
     sets = core.instruction_sets() if core.missing() is None else {}
     if sets:
-        here = ", ".join(name if usable else f"{name} (not here)" for name, usable in sets.items())
-        print(f"instruction sets: {here}; in use: {core.instruction_set()}\n")
+        used = core.instruction_set()
+        here = [
+            (n, "in use" if n == used else f"no: {why}" if why else "yes")
+            for n, why in sets.items()
+        ]
+        print(columns(("instruction set", "usable"), here) + "\n")
     print(columns(heading, table))
     return 0
 

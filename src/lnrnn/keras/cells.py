@@ -201,6 +201,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 initializer=self._initializer(name),
                 regularizer=self._argument(name, "regularizer"),
                 constraint=self._argument(name, "constraint"),
+                autocast=False,  # the engine says in which dtype it takes them
             )
             setattr(self, name, weight)
         self.built = True
@@ -270,15 +271,16 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             device=_device(),
         )
 
-    def tensors(self, training: bool = False) -> dict[str, Any]:
-        """The weights as tensors of the compute dtype, DropConnect applied in training."""
+    def tensors(self, training: bool = False, dtype: str | None = None) -> dict[str, Any]:
+        """The weights as tensors of a dtype (the compute dtype), DropConnect applied in training."""
+        dtype = dtype or self.compute_dtype
         found = {
-            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), self.compute_dtype)
+            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
             for name in self.weight_names
         }
         if training and self.weight_dropout:
             name = "recurrent_scale" if self.variant.cell == "indrnn" else "recurrent_kernel"
-            found[name] = found[name] * self._get_weight_mask(name)
+            found[name] = found[name] * ops.cast(self._get_weight_mask(name), dtype)
         return found
 
     def noise(self, leading: tuple[Any, ...], training: bool) -> dict[str, Any]:

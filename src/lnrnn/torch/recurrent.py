@@ -31,6 +31,8 @@ _OWN = {
     "nonlinearity": families.SIMPLE,
 }
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# what computes, and the dtype of the weights that it takes
+_Function = tuple[Callable[..., Any], torch.dtype]
 
 
 class Options(TypedDict, total=False):
@@ -281,9 +283,10 @@ class Recurrent(nn.Module):
 
     def _step(self, suffix: str, x: Tensor, states: States) -> States:
         """One step of one cell, all in one dtype: x (B, I)."""
-        return self._function("step", x.dtype, x.device)(
+        function, weights_dtype = self._function("step", x.dtype, x.device)
+        return function(
             self.variant,
-            self._canonical(suffix, x.dtype),
+            self._canonical(suffix, weights_dtype),
             x,
             states,
             recurrent_gradient_clip=self.recurrent_gradient_clip,
@@ -302,9 +305,10 @@ class Recurrent(nn.Module):
 
         A masked step emits zeros and holds the states.
         """
-        return self._function("sequence", x.dtype, x.device)(
+        function, weights_dtype = self._function("sequence", x.dtype, x.device)
+        return function(
             self.variant,
-            self._canonical(suffix, x.dtype),
+            self._canonical(suffix, weights_dtype),
             x,
             states,
             mask=mask,
@@ -319,7 +323,7 @@ class Recurrent(nn.Module):
             self.variant, framework="torch", dtype=_name(dtype), device=device.type
         )
 
-    def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+    def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
         """What computes a `"sequence"` or a `"step"`; in an export always the portable engine."""
         if torch.compiler.is_exporting():
             if self.recurrent_gradient_clip is not None and self.training:
@@ -334,7 +338,7 @@ class Recurrent(nn.Module):
             self._functions[key] = self._load(use, dtype, device)
         return self._functions[key]
 
-    def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+    def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
         if dtype not in _DTYPES:
             raise ValueError(
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
@@ -342,13 +346,13 @@ class Recurrent(nn.Module):
             )
         request = self._request(dtype, device)
         if use == "step":
-            return select.step(request)
-        engine = "portable" if use == "export" else self.engine
-        return select.choose(engine, request).load(request)
+            return select.step(request), dtype
+        engine = select.choose("portable" if use == "export" else self.engine, request)
+        return engine.load(request), getattr(torch, engine.weights_dtype(request))
 
     def _load_ahead(self) -> None:
         """Find the functions of an engine before a tracer comes, which traces no import."""
-        self._functions: dict[tuple[str, torch.dtype, str], Callable[..., Any]] = {}
+        self._functions: dict[tuple[str, torch.dtype, str], _Function] = {}
         # a module on meta may get its weights, on the CPU as a rule, by assignment alone
         devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
         for dtype, device in product(_DTYPES, devices):

@@ -50,7 +50,7 @@ def _forward(cell: Cell, numbers: Numbers, a: Inputs) -> dict[str, Any]:
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         local = _inputs(names, arrays)
-        call.check(cell, local, np.dtype(bool))
+        call.check(cell, local, np.dtype(bool), np.dtype(np.float32))
         return _run(cell, numbers, local, {}, call.result_shapes(cell, local, True), back=False)
 
     shapes = call.result_shapes(cell, a, True)
@@ -133,7 +133,7 @@ def _run(
         call.sizes(a),
         call.listed({n: v.ctypes.data for n, v in (given | found).items() if v.size}),
         back=back,
-        double=a.x.dtype == np.float64,
+        dtype=a.x.dtype.name,
         threads=core.available_threads(),
     )
     return list(found.values())
