@@ -13,6 +13,11 @@
 
 namespace lnrnn::LNRNN_ISA {
 
+// Two neighbours of a row, or of a column, that one instruction multiplies.
+struct __attribute__((may_alias)) Pair {
+    uint32_t bits;
+};
+
 template <class S>
 constexpr bool is_half = std::is_same_v<S, bfloat16> || std::is_same_v<S, float16>;
 

@@ -5,14 +5,9 @@
 // chunk of a panel stays in the first-level cache while all rows pass over it.
 #pragma once
 
-#include "half.h"
+#include "tiles.h"
 
 namespace lnrnn::LNRNN_ISA {
-
-// Two neighbours of a row, or of a column, that one instruction multiplies.
-struct __attribute__((may_alias)) Pair {
-    uint32_t bits;
-};
 
 // What products are made of, element by element.
 template <class E>
@@ -101,13 +96,24 @@ struct Operands<bfloat16> {
     using O = bfloat16;
     using E = Pair;
 #ifdef LNRNN_TILES
-    static constexpr int64_t unit = 32;
+    using Tiles = LNRNN_TILES;
+    static constexpr int64_t unit = 2 * tile, spare_rows = tile - 1;
 #else
     static constexpr int64_t unit = 2;
 #endif
     static int64_t padding(int64_t n) { return up(n, unit) * unit; }
 };
 #endif
+
+// Rows that are read behind the last one, of which nothing is used.
+template <class R>
+constexpr int64_t spare_rows = 0;
+template <class R>
+    requires requires { Operands<R>::spare_rows; }
+constexpr int64_t spare_rows<R> = Operands<R>::spare_rows;
+
+template <class R>
+constexpr bool by_tiles = requires { typename Operands<R>::Tiles; };
 
 // Elements of a row of n operands.
 template <class R>
@@ -300,6 +306,21 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operan
     using E = typename Operands<R>::E;
     constexpr int W = panel_width<E>;
     const int64_t D = depth_of<R>(K);
+    if constexpr (by_tiles<R>) {
+        if (M == 0 || first == last) return;
+        typename Operands<R>::Tiles x(M < tile ? int(M) : tile);
+        for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
+            const E* chunk = static_cast<const E*>(packed) + k0 * panels<E>(N) * W;
+            for (int64_t p = first; p < last; ++p)
+                tile_rows(
+                    x, M, depth, a.base + 2 * k0, a.row, chunk + p * depth * W, N - p * W,
+                    k0 > 0 || bias,
+                    [&](int64_t m) { return k0 > 0 ? c.at(m) + p * W : bias + p * W; },
+                    [&](int64_t m) { return c.at(m) + p * W; });
+        }
+        return;
+    }
     // rows that pass over a panel in one go: their part of A stays in the second-level cache
     constexpr int64_t most_rows = 96;
     const E* from[most_rows];
@@ -346,6 +367,7 @@ constexpr int64_t most_columns = 384 / block_rows * block_rows;
 // Elements of the memory that `outer` needs for stacks of K rows.
 template <class E>
 inline int64_t outer_memory(int64_t K) {
+    K = up(K, tile) * tile;
     return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>);
 }
 
@@ -359,6 +381,41 @@ inline void copy_element(const Stack<const O>& a, int64_t K, int64_t k, int64_t 
         memcpy(to, a.at(k) + first, columns * sizeof(E));
 }
 
+// `outer` by tiles, whose left operand is the transpose of A.
+template <class R, class T>
+inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16> a,
+                           Stack<const bfloat16> b, bool add, T* c, int64_t ldc, Pair* memory,
+                           int64_t first, int64_t last) {
+    constexpr int W = panel_width<Pair>;
+    typename Operands<R>::Tiles x(tile);
+    const int64_t D = up(K, 2 * tile) * tile;
+    for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
+        for (int64_t i0 = 0; i0 < M; i0 += most_columns) {
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
+            const int64_t given = K - 2 * k0 < 2 * depth ? K - 2 * k0 : 2 * depth;
+            const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
+            Pair *panel = memory, *left = memory + depth * W;
+            bfloat16* turned = reinterpret_cast<bfloat16*>(left);
+            if (given < 2 * depth) memset(left, 0, height * depth * sizeof(Pair));
+            for (int64_t i = 0; i < height; i += tile) {
+                const int64_t columns = height - i < tile ? height - i : tile;
+                for (int64_t k = 0; k < given; ++k) {
+                    const bfloat16* from = a.at(2 * k0 + k) + i0 + i;
+                    for (int64_t j = 0; j < columns; ++j)
+                        turned[(i + j) * 2 * depth + k] = from[j];
+                }
+            }
+            for (int64_t p = first; p < last; ++p) {
+                const int64_t columns = N - p * W < W ? N - p * W : W;
+                if (columns < W || given < 2 * depth) memset(panel, 0, depth * W * sizeof(Pair));
+                for (int64_t k = 0; 2 * k < given; ++k)
+                    copy_element(b, K, k0 + k, p * W, columns, panel + k * W);
+                auto row = [&](int64_t m) { return c + (i0 + m) * ldc + p * W; };
+                tile_rows(x, height, depth, turned, 2 * depth, panel, columns, add, row, row);
+            }
+        }
+}
+
 // The panels [first, last) of C = A' B, or with `add` C += A' B: the sum over k of the products of
 // row k of A, M columns, with row k of B, N columns.
 template <class R, class T>
@@ -368,6 +425,10 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
     using E = typename Operands<R>::E;
     constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1;
     if (first == last) return;
+    if constexpr (by_tiles<R>) {
+        outer_of_tiles<R>(K, M, N, a, b, add, c, ldc, memory, first, last);
+        return;
+    }
     const int64_t D = up(K, per);
     for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
         for (int64_t i0 = 0; i0 < M; i0 += most_columns) {

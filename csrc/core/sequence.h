@@ -103,8 +103,9 @@ public:
         row_memory_ = own.take<T>(Row<T>::size(gates_, H_) * kept_rows());
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
         const int64_t most = std::min(job.n.T * rows_, std::max(chunk_rows, rows_));
-        entering_ = own.take<O>(most * pitch_h_);
-        gated_ = own.take<O>(two_ ? most * pitch_h_ : 0);
+        constexpr int64_t spare = spare_rows<R>;
+        entering_ = own.take<O>((most + spare) * pitch_h_);
+        gated_ = own.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
         h_ring_ = own.take<T>(2 * rows_ * H_);
         c_ring_ = own.take<T>(2 * rows_ * H_);
         dh_ = own.take<T>(rows_ * H_);
@@ -114,8 +115,8 @@ public:
         dhu_ = own.take<T>(gradients * wide_);
         dxw_ = apart_ ? own.take<T>(gradients * wide_) : dhu_;
         if constexpr (rounds) {
-            dhu_operands_ = own.take<O>(most * pitch_d_);
-            dxw_operands_ = apart_ ? own.take<O>(most * pitch_d_) : dhu_operands_;
+            dhu_operands_ = own.take<O>((most + spare) * pitch_d_);
+            dxw_operands_ = apart_ ? own.take<O>((most + spare) * pitch_d_) : dhu_operands_;
         }
         dx_ = own.take<T>(narrow ? most * I_ : 0);
         wide_x_ = own.take<T>(narrow ? kept_rows() * wide_ : 0);
@@ -126,7 +127,7 @@ public:
         xw_ = shared.take<T>(job.out.xw && !narrow ? 0 : most * wide_);
         hu_ring_ = shared.take<T>(2 * rows_ * wide_);
         dq_ring_ = shared.take<T>(4 * rows_ * H_);
-        x_operands_ = shared.take<O>(rounds ? most * pitch_x_ : 0);
+        x_operands_ = shared.take<O>(rounds ? (most + spare) * pitch_x_ : 0);
         shared_ = shared.used;
         if (!me.memory) return;  // asked for the sizes only
 
