@@ -77,7 +77,13 @@ RULES = (
         for f in ("tensorflow", "jax", "torch")
     ),
     *(
-        rule(f"lnrnn.engines.portable.ops_{f}", f, "lnrnn.variant", "lnrnn.engines.portable.ops")
+        rule(
+            f"lnrnn.engines.portable.ops_{f}",
+            f,
+            "lnrnn.variant",
+            "lnrnn.engines.counting",
+            "lnrnn.engines.portable.ops",
+        )
         for f in ("tensorflow", "jax", "torch")
     ),
     rule("lnrnn.frontends", *_MATHEMATICS, "lnrnn.dialects"),

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "call.h"
+#include "runs.h"
 
 #ifdef LNRNN_XLA
 #include "xla.h"
@@ -63,11 +64,13 @@ Spec spec_of(const std::vector<int64_t>& words) {
 
 void run(const std::vector<int64_t>& words, bool back, int64_t precision,
          const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
-         const std::vector<uintptr_t>& addresses, int threads, bool host) {
+         const std::vector<uintptr_t>& addresses, int threads, bool host, int framework) {
     if (sizes.size() != size_words || numbers.size() != scalar_words || addresses.size() != arrays)
         throw std::invalid_argument("A call has " + std::to_string(size_words) + " sizes, " +
                                     std::to_string(scalar_words) + " numbers and " +
                                     std::to_string(int(arrays)) + " arrays.");
+    if (framework < 0 || framework >= frameworks)
+        throw std::invalid_argument("There are " + std::to_string(frameworks) + " frameworks.");
     const Isa& set = isa();
     const Spec spec = spec_of(words);
     const Numbers n = numbers_of(sizes.data(), numbers.data());
@@ -84,6 +87,7 @@ void run(const std::vector<int64_t>& words, bool back, int64_t precision,
         OwnPool pool(threads);
         compute(pool);
     }
+    count_pass(Framework(framework), back);
 }
 
 void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintptr_t out) {
@@ -108,10 +112,15 @@ void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintp
 NB_MODULE(_core, m) {
     using namespace lnrnn;
     m.def("run", run, "spec"_a, "back"_a, "precision"_a, "sizes"_a, "numbers"_a, "addresses"_a,
-          "threads"_a, "host"_a,
+          "threads"_a, "host"_a, "framework"_a,
           "One pass; arrays in the order of `Array` in csrc/core/call.h.");
     m.def("function", function, "name"_a, "full"_a, "n"_a, "x"_a, "y"_a,
           "exp or an activation of n numbers.");
+    m.def("runs", [](bool back) {
+        std::vector<int64_t> counts;
+        for (auto& pass : passes) counts.push_back(pass[back].load(std::memory_order_relaxed));
+        return counts;
+    }, "back"_a, "How often `run` and the handlers ran, for each `Framework`.");
     m.def("use_openmp", use_openmp, "parallel"_a, "rank"_a, "size"_a,
           "Run on the OpenMP runtime with these addresses when a call says `host`.");
     m.def("isa", [] { return std::string(isa().name); }, "The instruction set in use.");

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "call.h"
+#include "runs.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -88,6 +89,7 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
                                 : dtype == ffi::DataType::F16  ? Precision::float16
                                                                : Precision::float32;
     call(*isa, precision, back, spec, n, at, pool);
+    count_pass(Framework::jax, back);
     return ffi::Error::Success();
 }
 

@@ -26,6 +26,7 @@ from keras_cases import (
     to_numpy,
 )
 
+from lnrnn.engines import runs
 from lnrnn.testing import assert_close
 
 NOISE = {"dropout": 0.2, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_dropout": 0.1}
@@ -106,13 +107,16 @@ def test_noise_in_compiled_training(kind):
 
 @each_kind
 def test_learning(kind):
-    """The sum of the first feature, from nothing."""
+    """The sum of the first feature, from nothing, each step by the native engine."""
     x = sequences(16, 4, 2)
     y = np.tanh(x[:, :, 0].sum(1, keepdims=True))
     model = keras.Sequential([keras.Input((None, 2)), kind.layer(8), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(0.03), "mse")
+    before = runs(), runs(backward=True)
     losses = model.fit(x, y, batch_size=16, epochs=40, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
+    after = runs(), runs(backward=True)
+    assert [a - b for a, b in zip(after, before, strict=True)] == [{("native", BACKEND): 40}] * 2
 
 
 @each_kind

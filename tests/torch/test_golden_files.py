@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lnrnn.engines import runs
+from lnrnn.engines.native import call
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parents[1] / "golden"
@@ -41,7 +43,10 @@ FIRST = {dialect_of(path): path for path in reversed(PATHS)}
 def test_file(path: Path) -> None:
     file = golden.read(path)
     assert file is not None
+    before = runs()
     assert golden.compare(file, adapters.choose(frontend="torch")) is None
+    engine = "native" if call.refusal(file.variant) is None else "portable"
+    assert set(runs() - before) == {(engine, "torch")}
 
 
 @pytest.mark.parametrize("dialect", FIRST)

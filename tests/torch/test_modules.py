@@ -206,15 +206,6 @@ def test_weights_that_cannot_be_set_are_named() -> None:
         pruned.load_params(other)
 
 
-def test_flatten_parameters_and_all_weights() -> None:
-    module = LayerNormLSTM(INPUTS, UNITS, 2)
-    before = module.state_dict()
-    module.flatten_parameters()
-    assert all(torch.equal(p, before[n]) for n, p in module.named_parameters())
-    assert [w[0].shape[1] for w in module.all_weights] == [INPUTS, UNITS]
-    assert sum(map(len, module.all_weights)) == len(list(module.parameters()))
-
-
 @each_kind
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_draws_the_same_masks_again(kind: Kind, use_reentrant: bool) -> None:

@@ -66,7 +66,7 @@ def test_with_norms_weights_are_kept() -> None:
     lstm = weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
     assert torch.equal(lstm, before["lstm.bias_ih_l0"] + before["lstm.bias_hh_l0"])
     assert not weights["lstm.weight_ih_l1_reverse"].requires_grad
-    assert weights["lstm.norm_weight_hh_l0"].requires_grad
+    assert weights["lstm.gain_hh_l0"].requires_grad
     assert new.lstm.dropout == 0.1 and new.rnn.nonlinearity == "relu"
     lines = str(report).splitlines()
     assert lines[1].split()[:3] == ["lstm", "LSTM", "LayerNormLSTM"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from lnrnn import dialects
 from lnrnn.dialects import Dialect
+from lnrnn.frontends.errors import ArgumentTypeError
 from lnrnn.params import SITES, affine_gates
 from lnrnn.variant import Cell, Norm, Variant
 
@@ -47,6 +48,7 @@ def find(family: Family, given: VariantArgument) -> tuple[Variant, Dialect | Non
 
     Raises:
         ValueError: an unknown name, or a variant of another cell.
+        ArgumentTypeError: neither a name nor a variant.
     """
     dialect = None
     if given is None:
@@ -61,7 +63,7 @@ def find(family: Family, given: VariantArgument) -> tuple[Variant, Dialect | Non
     elif isinstance(given, Mapping):
         variant = Variant.from_dict(given)
     else:
-        raise ValueError(
+        raise ArgumentTypeError(
             f"variant is the name of a dialect, 'none' or a Variant; got {given!r}: "
             f"use for example variant={family.default!r}."
         )

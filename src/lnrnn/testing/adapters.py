@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lnrnn import reference
-from lnrnn.engines import select
+from lnrnn.engines import runs, select
 from lnrnn.engines.native import call
 from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
@@ -109,7 +109,7 @@ def tensors(engine: str, framework: str) -> Adapter:
 
         return _differentiate(framework, function, variant, params, given)
 
-    return _double(framework, run)
+    return _ran(engine, framework, _double(framework, run))
 
 
 def keras_layers(engine: str) -> Adapter:
@@ -279,6 +279,9 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
         if frontend in OPERATORS:
             return tensors(engine or "native", OPERATORS[frontend])
         layers = {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
+        if engine is None:
+            return layers
+        layers = _ran(engine, "torch" if frontend == "torch" else _framework(), layers)
         return _supported(layers) if engine == "native" else layers
     if engine in (None, "reference"):
         return run_reference
@@ -295,6 +298,24 @@ def _supported(run: Adapter) -> Adapter:
         return run(variant, params, given)
 
     return checked
+
+
+def _ran(engine: str, framework: str, run: Adapter) -> Adapter:
+    """The adapter, which fails where that engine did not compute all of a pass."""
+
+    def counted(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        before = runs(), runs(backward=True)
+        results = run(variant, params, given)
+        forward, back = runs() - before[0], runs(backward=True) - before[1]
+        wanted = {(engine, framework)}
+        if set(forward) != wanted or set(back) != (wanted if engine == "native" else set()):
+            raise ValueError(
+                f"The engine {engine!r} computes a file on {framework}, forward and backward; "
+                f"there ran {dict(forward)} and {dict(back)}."
+            )
+        return results
+
+    return counted
 
 
 def _framework() -> str:

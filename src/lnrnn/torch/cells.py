@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lnrnn.frontends import families
-from lnrnn.torch import inputs
+from lnrnn.torch import graph, inputs, stock
 from lnrnn.torch.recurrent import Options, Recurrent
 
 
-class LayerNormCell(Recurrent):
+class LayerNormCell(Recurrent, stock.RNNCellBase):
     """What the three cells share; see [LayerNormLSTMCell][lnrnn.torch.LayerNormLSTMCell]."""
 
     def __init__(
@@ -27,7 +27,10 @@ class LayerNormCell(Recurrent):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(input_size, hidden_size, bias=bias, **options)
-        self._create("", input_size, device, dtype)
+        self._create("", self.input_size, device, dtype)
+        for name in ("bias_ih", "bias_hh"):
+            if name not in self._parameters:
+                self.register_parameter(name, None)
         self.reset_parameters()
         self._load_ahead()
 
@@ -41,6 +44,9 @@ class LayerNormCell(Recurrent):
         Returns:
             The new states, in the form of `hx`.
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            return graph.node(tracer, self, "forward", input, hx)
         inputs.check_input(input, self._weight_ih(""), ("I", "BI"))
         dtype, scope = inputs.precision(input)
         states = self._states(hx, input.shape[:-1], input, dtype)
@@ -81,7 +87,9 @@ class LayerNormLSTMCell(LayerNormCell):
         The call on input (B, I) and (h, c) of the shape (B, H) returns the new (h, c).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> cell = LayerNormLSTMCell(3, 64)
@@ -141,3 +149,8 @@ class LayerNormRNNCell(LayerNormCell):
             nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
+
+    @property
+    def nonlinearity(self) -> str:
+        """The activation, `"tanh"` by default."""
+        return self.variant.activation

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 
 States = tuple[Tensor, ...]
 
@@ -57,13 +59,13 @@ def converted(v: Tensor, dtype: torch.dtype) -> Tensor:
 def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:
     """Raise unless a tensor has the device of another, and its dtype; autocast converts floats."""
     if given.device != other.device:
-        raise ValueError(
+        raise TensorError(
             f"{name} is on the device of {what}; got {given.device} and {other.device}: "
             "move one of them with .to(device)."
         )
     same = given.dtype == other.dtype or (autocasts(given) and given.is_floating_point())
     if not same:
-        raise ValueError(
+        raise TensorError(
             f"{name} has the dtype of {what}; got {given.dtype} and {other.dtype}: convert one "
             "of them with .to(dtype)."
         )
@@ -77,13 +79,18 @@ def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
         weight: weight_ih.
         axes: the layouts allowed, each a word of axis letters.
     """
+    if not isinstance(input, Tensor):
+        raise ArgumentTypeError(
+            f"input is a tensor{' or a PackedSequence' if 'TI' in axes else ''}; got "
+            f"{type(input).__name__}: convert it with torch.as_tensor."
+        )
     if input.dim() not in map(len, axes):
-        raise ValueError(
+        raise TensorError(
             f"input has the axes {' or '.join(_tuple(a) for a in axes)}; got the shape "
             f"{tuple(input.shape)}: add or remove axes."
         )
     if input.shape[-1] != weight.shape[1]:
-        raise ValueError(
+        raise TensorError(
             f"The last axis of input is input_size={weight.shape[1]}; got the shape "
             f"{tuple(input.shape)}: give each step the features that the module was made for."
         )
@@ -98,23 +105,26 @@ def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) 
         shapes: the expected shape of each state.
         input: what has their dtype and device.
     """
-    given = hx if len(shapes) > 1 else (hx,)
-    names = f"({', '.join(shapes)})" if len(shapes) > 1 else "h"
-    if not isinstance(given, (tuple, list)) or len(given) != len(shapes):
-        raise ValueError(
-            f"hx is {names}; got {type(hx).__name__}"
-            f"{f' of {len(hx)}' if isinstance(hx, (tuple, list)) else ''}: pass those tensors, or "
-            "None for zeros."
-        )
+    given: Any = hx if len(shapes) > 1 else (hx,)
+    if not isinstance(given, (tuple, list)) or not all(isinstance(s, Tensor) for s in given):
+        raise ArgumentTypeError(_states_rule(hx, shapes))
+    if len(given) != len(shapes):
+        raise TensorError(_states_rule(hx, shapes))
     for state, (name, shape) in zip(given, shapes.items(), strict=True):
-        if not isinstance(state, Tensor) or tuple(state.shape) != shape:
-            seen = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
-            raise ValueError(
-                f"{name} of hx has the shape {shape} here; got {seen}: pass states of that shape, "
-                "or None for zeros."
+        if tuple(state.shape) != shape:
+            raise TensorError(
+                f"{name} of hx has the shape {shape} here; got {tuple(state.shape)}: pass states "
+                "of that shape, or None for zeros."
             )
         check_like(f"{name} of hx", state, input, "the input")
-    return tuple(given)  # pyright: ignore[reportReturnType]
+    return tuple(given)
+
+
+def _states_rule(hx: object, shapes: dict[str, tuple[int, ...]]) -> str:
+    names = f"({', '.join(shapes)})" if len(shapes) > 1 else "h"
+    several = isinstance(hx, (tuple, list))
+    seen = f"({', '.join(type(s).__name__ for s in hx)})" if several else type(hx).__name__
+    return f"hx is {names}; got {seen}: pass tensors in that form, or None for zeros."
 
 
 def valid_steps(
@@ -128,7 +138,7 @@ def valid_steps(
     lengths = torch.as_tensor(lengths)
     wanted = (batch,) if layout.batched else ()
     if tuple(lengths.shape) != wanted or lengths.is_floating_point() or lengths.is_complex():
-        raise ValueError(
+        raise TensorError(
             f"lengths are integers of the shape {wanted} here, one for each sequence; got "
             f"{lengths.dtype} of the shape {tuple(lengths.shape)}: pass for example "
             "mask.sum(time_axis)."
@@ -136,7 +146,7 @@ def valid_steps(
     # neither a traced value nor one of a batch of torch.vmap is known here
     known = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
     if known and not bool(((lengths >= 0) & (lengths <= steps)).all()):
-        raise ValueError(
+        raise TensorError(
             f"lengths are from 0 to the number of steps, {steps}; got {lengths.tolist()}: pad "
             "the input further, or shorten them."
         )
@@ -152,18 +162,18 @@ def flags(name: str, given: Tensor | None, layout: Layout, x: Tensor) -> Tensor 
     axes = "(T,)" if not layout.batched else "(B, T)" if layout.batch_first else "(T, B)"
     shape = layout.restored(x).shape[:-1]
     if not isinstance(given, Tensor):
-        raise ValueError(
+        raise ArgumentTypeError(
             f"{name} is a boolean tensor of the axes {axes}; got {type(given).__name__}: convert "
             "it with torch.tensor."
         )
     if given.dtype != torch.bool or given.shape != shape:
-        raise ValueError(
+        raise TensorError(
             f"{name} is boolean and has the axes {axes} of the input, here {tuple(shape)}; got "
             f"{given.dtype} of the shape {tuple(given.shape)}: convert it with .bool(), or "
             "transpose it."
         )
     if given.device != x.device:
-        raise ValueError(
+        raise TensorError(
             f"{name} is on the device of the input; got {given.device} and {x.device}: move it "
             "with .to(device)."
         )

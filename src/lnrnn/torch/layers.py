@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lnrnn.frontends import families
+from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
-from lnrnn.torch import inputs
+from lnrnn.torch import arguments, graph, inputs, stock
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
 
+_LSTM: Any = nn.LSTM
 
-class LayerNormRNNBase(Recurrent):
+
+class LayerNormRNNBase(Recurrent, stock.RNNBase):
     """What the three layers share; see [LayerNormLSTM][lnrnn.torch.LayerNormLSTM]."""
 
     def __init__(
@@ -42,32 +45,21 @@ class LayerNormRNNBase(Recurrent):
             dropout=dropout,
             **options,
         )
-        if not isinstance(num_layers, int) or num_layers <= 0:
-            raise ValueError(
-                f"num_layers is a positive integer; got {num_layers!r}: use 1 or more."
-            )
+        num_layers = arguments.size("num_layers", num_layers, example=1)
         if dropout and num_layers == 1:
             warn(
                 "dropout acts between layers, so that it needs num_layers above 1; got "
                 f"dropout={dropout} and num_layers=1: use recurrent_dropout or nn.Dropout."
             )
         self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        self.bidirectional = arguments.flag("bidirectional", bidirectional)
         for index in range(num_layers * self._directions):
             inputs = self._directions * self.output_size
             first = index < self._directions
-            self._create(self._suffix(index), input_size if first else inputs, device, dtype)
+            self._create(self._suffix(index), self.input_size if first else inputs, device, dtype)
         self.reset_parameters()
         self._load_ahead()
-
-    @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The parameters, a list for each layer and direction."""
-        return [[getattr(self, stem + s) for stem in stems] for s, stems in self._stems.items()]
-
-    def flatten_parameters(self) -> None:
-        """Do nothing: what `nn.LSTM` needs for cuDNN, and callers call."""
 
     def forward(
         self,
@@ -97,6 +89,10 @@ class LayerNormRNNBase(Recurrent):
             The outputs (T, B, D R) of the last layer, laid out as the input, and the final
             states, in the form of `hx`.
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            flags = {"lengths": lengths, "mask": mask, "reset": reset}
+            return graph.node(tracer, self, "forward", input, hx, **flags)
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and reset is None):
                 raise ValueError(
@@ -110,7 +106,7 @@ class LayerNormRNNBase(Recurrent):
         layout = Layout(input.dim() == 3, self.batch_first)
         x = layout.time_major(input)
         if x.shape[0] == 0:
-            raise ValueError(
+            raise TensorError(
                 f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
                 "leave empty sequences out."
             )
@@ -143,6 +139,9 @@ class LayerNormRNNBase(Recurrent):
             >>> for x_t in torch.randn(4, 3):
             ...     y_t, state = lstm.step(x_t, state)
         """
+        tracer = graph.tracer(input, hx)
+        if tracer is not None:
+            return graph.node(tracer, self, "step", input, hx)
         if self.bidirectional:
             raise ValueError(
                 "The reverse direction begins at the end of a sequence; got step() with "
@@ -283,8 +282,8 @@ class LayerNormLSTM(LayerNormRNNBase):
 
     Parameters have the names and shapes of `nn.LSTM`'s: `weight_ih_l0` is $W^T$,
     `weight_hh_l0` is $U^T$, and b is `bias_ih_l0 + bias_hh_l0`.  Those of the norms come
-    in addition, such as `norm_weight_hh_l0`.  So a state dict of an `nn.LSTM` loads with
-    `strict=False`, and only norms are missing.
+    in addition, such as `gain_hh_l0` and `shift_cell_l0`.  So a state dict of an `nn.LSTM`
+    loads with `strict=False`, and only norms are missing.
 
     Args:
         input_size: I, the number of features.
@@ -305,7 +304,9 @@ class LayerNormLSTM(LayerNormRNNBase):
         `forward`.
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> lstm = LayerNormLSTM(3, 64, num_layers=2, batch_first=True)
@@ -318,6 +319,11 @@ class LayerNormLSTM(LayerNormRNNBase):
     """
 
     family = families.LSTM
+    mode = "LSTM"
+
+    get_expected_cell_size = _LSTM.get_expected_cell_size
+    check_forward_args = _LSTM.check_forward_args
+    permute_hidden = _LSTM.permute_hidden
 
 
 class LayerNormGRU(LayerNormRNNBase):
@@ -338,7 +344,9 @@ class LayerNormGRU(LayerNormRNNBase):
         The call on input (T, B, I) returns the outputs (T, B, D H) and h (L D, B, H).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> output, h = LayerNormGRU(3, 64)(torch.randn(20, 8, 3))
@@ -350,6 +358,7 @@ class LayerNormGRU(LayerNormRNNBase):
     """
 
     family = families.GRU
+    mode = "GRU"
 
 
 class LayerNormRNN(LayerNormRNNBase):
@@ -379,7 +388,9 @@ class LayerNormRNN(LayerNormRNNBase):
         The call on input (T, B, I) returns the outputs (T, B, D H) and h (L D, B, H).
 
     Raises:
-        ValueError: an argument out of range, or one that contradicts the variant.
+        ValueError: an argument out of range, or one that contradicts the variant.  Of a wrong
+            type it is an [ArgumentTypeError][lnrnn.frontends.errors.ArgumentTypeError], and of
+            tensors that do not fit a [TensorError][lnrnn.frontends.errors.TensorError].
 
     Example:
         >>> output, h = LayerNormRNN(3, 64, nonlinearity="relu")(torch.randn(20, 8, 3))
@@ -419,6 +430,16 @@ class LayerNormRNN(LayerNormRNNBase):
             nonlinearity=nonlinearity,  # pyright: ignore[reportCallIssue]
             **options,
         )
+
+    @property
+    def nonlinearity(self) -> str:
+        """The activation, `"tanh"` by default."""
+        return self.variant.activation
+
+    @property
+    def mode(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """`"RNN_TANH"`, `"RNN_RELU"`, or another after the activation."""
+        return f"RNN_{self.nonlinearity.upper()}"
 
 
 def _stacked(finals: Sequence[States]) -> States:

@@ -1,7 +1,10 @@
-"""The parameters of a PyTorch module: `nn.LSTM`'s names, and more of their kind.
+"""The parameters of a PyTorch module: `nn.LSTM`'s names, and others beside them.
 
 A parameter is `<stem>_l<layer>`, with `_reverse` in the second direction; a cell's is the
 stem alone.  A matrix is stored (out, in), as in `nn.LSTM`: the canonical one transposed.
+
+What has `weight` in its name is a matrix, and what has `bias` is a bias of pre-activations:
+programs that initialise by these words, or leave biases out of weight decay, mean nothing else.
 
 `nn.LSTM` adds two biases where one would do.  So do we: where a variant has one bias, for
 both sides or on one of them, `bias_ih` and `bias_hh` are two summands of it.
@@ -18,27 +21,36 @@ from lnrnn.variant import Variant
 # each stem with the canonical weights that it may hold, the first that the variant has
 _STEMS: dict[str, tuple[str, ...]] = {
     "weight_ih": ("kernel",),
-    "weight_hh": ("recurrent_kernel", "recurrent_scale"),
+    "weight_hh": ("recurrent_kernel",),
+    "scale_hh": ("recurrent_scale",),
     "bias_ih": ("bias_x", "bias", "x_norm_bias", "sum_norm_bias", "bias_h"),
     "bias_hh": ("bias_h", "bias", "h_norm_bias", "bias_x", "sum_norm_bias", "x_norm_bias"),
     "weight_hr": ("projection_kernel",),
-    "bias_hr": ("projection_bias",),
+    "shift_hr": ("projection_bias",),
     "bias_both": ("bias",),  # beside one of each side; a cell's `bias` says whether it has any
-    "norm_weight_ih": ("x_norm_gain",),
-    "norm_bias_ih": ("x_norm_bias",),
-    "norm_weight_hh": ("h_norm_gain",),
-    "norm_bias_hh": ("h_norm_bias",),
-    "norm_weight_sum": ("sum_norm_gain",),
-    "norm_bias_sum": ("sum_norm_bias",),
-    "norm_weight_pre": ("pre_norm_gain",),
-    "norm_bias_pre": ("pre_norm_bias",),
-    "weight_peephole": ("peephole",),
-    "norm_weight_cell": ("cell_norm_gain",),
-    "norm_bias_cell": ("cell_norm_bias",),
-    "norm_weight_hidden": ("hidden_norm_gain",),
-    "norm_bias_hidden": ("hidden_norm_bias",),
+    "gain_ih": ("x_norm_gain",),
+    "shift_ih": ("x_norm_bias",),
+    "gain_hh": ("h_norm_gain",),
+    "shift_hh": ("h_norm_bias",),
+    "gain_sum": ("sum_norm_gain",),
+    "shift_sum": ("sum_norm_bias",),
+    "gain_pre": ("pre_norm_gain",),
+    "shift_pre": ("pre_norm_bias",),
+    "peephole": ("peephole",),
+    "gain_cell": ("cell_norm_gain",),
+    "shift_cell": ("cell_norm_bias",),
+    "gain_hidden": ("hidden_norm_gain",),
+    "shift_hidden": ("hidden_norm_bias",),
 }
 _BIASES = ("bias_ih", "bias_hh")
+# how names of 0.1.0 began, and how the same parameters begin now
+_RENAMED = {
+    "norm_weight_": "gain_",
+    "norm_bias_": "shift_",
+    "weight_peephole": "peephole",
+    "bias_hr": "shift_hr",
+}
+_RENAMED_INDRNN = {**_RENAMED, "weight_hh": "scale_hh"}
 
 
 def stems(variant: Variant, sizes: Sizes) -> dict[str, str]:
@@ -52,6 +64,22 @@ def stems(variant: Variant, sizes: Sizes) -> dict[str, str]:
         if name is not None and (stem in _BIASES or name not in found.values()):
             found[stem] = name
     return found
+
+
+def renamed(name: str, variant: Variant) -> str:
+    """The name of what had a name in 0.1.0; any other name is returned as it is.
+
+    Args:
+        name: of a parameter or buffer, or of one below `parametrizations`.
+        variant: of the module that has it.
+    """
+    if name.startswith("parametrizations."):
+        head, _, rest = name.partition(".")
+        return f"{head}.{renamed(rest, variant)}"
+    for old, new in (_RENAMED_INDRNN if variant.cell == "indrnn" else _RENAMED).items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def to_canonical(names: Mapping[str, str], parameter: Callable[[str], Any]) -> dict[str, Any]:

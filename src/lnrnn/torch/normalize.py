@@ -122,7 +122,7 @@ def layer_normalize(
     report: list[Replacement] = []
     unvaried: list[str] = []
     for path, old in list(root.named_modules(remove_duplicate=False)):
-        if not isinstance(old, (nn.RNNBase, nn.RNNCellBase, Recurrent)):
+        if not isinstance(old, (nn.RNNBase, nn.RNNCellBase)):
             continue
         if old not in done:
             reason = _reason(old, chosen, shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import product
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 import numpy as np
 import torch
@@ -14,22 +14,17 @@ from torch import Tensor, nn
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
 from lnrnn.frontends import families
+from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
 from lnrnn.params import Sizes, check, shapes
-from lnrnn.torch import initial, inputs, names
+from lnrnn.torch import arguments, initial, inputs, names
 from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
 _RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
-# arguments that one family alone takes
-_OWN = {
-    "proj_size": families.LSTM,
-    "zoneout_cell": families.LSTM,
-    "nonlinearity": families.SIMPLE,
-}
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what computes, and the dtype of the weights that it takes
 _Function = tuple[Callable[..., Any], torch.dtype]
@@ -100,21 +95,22 @@ class Recurrent(nn.Module):
         engine: str = "auto",
     ) -> None:
         super().__init__()
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.proj_size = proj_size
-        self.dropout = dropout
-        self.nonlinearity = nonlinearity
-        self.zoneout = zoneout
-        self.zoneout_cell = zoneout_cell
-        self.weight_dropout = weight_dropout
-        self.recurrent_dropout = recurrent_dropout
+        self.input_size = arguments.size("input_size", input_size)
+        self.hidden_size = arguments.size("hidden_size", hidden_size)
+        self.bias = arguments.flag("bias", bias)
+        self.proj_size = arguments.size("proj_size", proj_size, least=0, example=0)
+        self.dropout = arguments.rate("dropout", dropout, with_one=True)  # as nn.LSTM takes it
+        self.zoneout = arguments.rate("zoneout", zoneout)
+        self.zoneout_cell = arguments.rate("zoneout_cell", zoneout_cell)
+        self.weight_dropout = arguments.rate("weight_dropout", weight_dropout)
+        self.recurrent_dropout = arguments.rate("recurrent_dropout", recurrent_dropout)
         self.recurrent_dropout_mode = recurrent_dropout_mode
-        self.recurrent_gradient_clip = recurrent_gradient_clip
-        self.engine = select.check_name(engine)
-        self._check_options()
-        self.variant, self._dialect = self._resolve(variant, norm_epsilon)
+        self.recurrent_gradient_clip = arguments.bound(
+            "recurrent_gradient_clip", recurrent_gradient_clip
+        )
+        self.engine = select.check_name(arguments.word("engine", engine))
+        self._check_options(nonlinearity)
+        self.variant, self._dialect = self._resolve(variant, norm_epsilon, nonlinearity)
         self._given_variant = variant
         # for each suffix the stems of its parameters, and the canonical weights they are part of
         self._stems: dict[str, dict[str, str]] = {}
@@ -197,16 +193,27 @@ class Recurrent(nn.Module):
         changed = [f"{name}={value!r}" for name, (value, plain) in shown.items() if value != plain]
         return ", ".join([str(self.input_size), str(self.hidden_size), *changed])
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: all but the functions of the engines."""
-        return {name: value for name, value in vars(self).items() if name != "_functions"}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickle or a copy."""
+        """Restore a pickle or a copy; in a pickle of 0.1.0 the parameters have other names."""
         super().__setstate__(state)
+        stems = {suffix: self._renamed(stems) for suffix, stems in self._stems.items()}
+        if stems != self._stems:
+            self._stems, self._parameters = stems, self._renamed(self._parameters)
         self._load_ahead()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recurrent:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **keywords: Any
+    ) -> None:
+        """Read a state dict; in one of 0.1.0 the parameters have other names."""
+        own = {n: state_dict.pop(n) for n in tuple(state_dict) if n.startswith(prefix)}
+        own = self._renamed({name.removeprefix(prefix): value for name, value in own.items()})
+        state_dict |= {prefix + name: value for name, value in own.items()}
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
+
+    def _renamed(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {names.renamed(name, self.variant): value for name, value in values.items()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `cuda` and `to_empty` call: the device may be another now."""
         super()._apply(fn, recurse)
         self._load_ahead()
@@ -214,14 +221,12 @@ class Recurrent(nn.Module):
 
     def _defaults(self) -> dict[str, Any]:
         """The arguments that `extra_repr` shows where they differ from these."""
-        return {
-            "bias": True,
-            "proj_size": 0,
-            "nonlinearity": None,
-            **dict.fromkeys(_RATES, 0.0),
-            "recurrent_gradient_clip": None,
-            "engine": "auto",
-        }
+        defaults: dict[str, Any] = {"bias": True, "proj_size": 0}
+        if self.family is families.SIMPLE:
+            own, _ = families.find(self.family, self._given_variant)
+            defaults["nonlinearity"] = own.activation
+        rates = dict.fromkeys(_RATES, 0.0)
+        return {**defaults, **rates, "recurrent_gradient_clip": None, "engine": "auto"}
 
     def _create(self, suffix: str, inputs: int, device: Any, dtype: Any) -> None:
         """Register the parameters of one cell, not yet filled."""
@@ -249,7 +254,7 @@ class Recurrent(nn.Module):
 
         def parameter(stem: str) -> Tensor:
             value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
-            if stem == "weight_hh" and self.weight_dropout:
+            if stem in ("weight_hh", "scale_hh") and self.weight_dropout:
                 value = nn.functional.dropout(value, self.weight_dropout, self.training)
             return value
 
@@ -340,7 +345,7 @@ class Recurrent(nn.Module):
 
     def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
         if dtype not in _DTYPES:
-            raise ValueError(
+            raise TensorError(
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
@@ -352,7 +357,7 @@ class Recurrent(nn.Module):
 
     def _load_ahead(self) -> None:
         """Find the functions of an engine before a tracer comes, which traces no import."""
-        self._functions: dict[tuple[str, torch.dtype, str], _Function] = {}
+        self._functions = _Functions()
         # a module on meta may get its weights, on the CPU as a rule, by assignment alone
         devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
         for dtype, device in product(_DTYPES, devices):
@@ -363,16 +368,16 @@ class Recurrent(nn.Module):
                     self._function(use, dtype, device)
 
     def _resolve(
-        self, given: VariantArgument, norm_epsilon: float | None
+        self, given: VariantArgument, norm_epsilon: float | None, nonlinearity: str | None
     ) -> tuple[Variant, Dialect | None]:
         """The variant after the arguments, and its dialect if it was named."""
         variant, dialect = families.find(self.family, given)
         if not self.bias:
             variant = families.without_bias(variant)
         if norm_epsilon is not None:
-            variant = variant.replace(epsilon=norm_epsilon)
-        if self.nonlinearity is not None:
-            variant = variant.replace(activation=self.nonlinearity)
+            variant = variant.replace(epsilon=arguments.number("norm_epsilon", norm_epsilon))
+        if nonlinearity is not None:
+            variant = variant.replace(activation=nonlinearity)
         if self.proj_size and not variant.projection:
             variant = variant.replace(projection=True)
         if variant.projection and not self.proj_size:
@@ -392,30 +397,19 @@ class Recurrent(nn.Module):
             )
         return variant, dialect
 
-    def _check_options(self) -> None:
-        for name in ("input_size", "hidden_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value <= 0:
-                raise ValueError(
-                    f"{name} is a positive integer; got {value!r}: use for example 64."
+    def _check_options(self, nonlinearity: str | None) -> None:
+        own = {
+            "proj_size": (self.proj_size, families.LSTM),
+            "zoneout_cell": (self.zoneout_cell, families.LSTM),
+            "nonlinearity": (nonlinearity, families.SIMPLE),
+        }
+        for name, (given, family) in own.items():
+            if given and self.family is not family:
+                raise ArgumentTypeError(
+                    f"{name} is an argument of the {family.name}; got {name}={given!r} for "
+                    f"{type(self).__name__}: leave it out."
                 )
-        for name in _RATES:
-            rate, bound = getattr(self, name), "below 1"
-            within = isinstance(rate, (int, float, np.floating)) and 0 <= rate < 1
-            if name == "dropout":  # as nn.LSTM takes it
-                within, bound = within or rate == 1, "at most 1"
-            if not within:
-                raise ValueError(
-                    f"{name} is a probability, at least 0 and {bound}; got {rate!r}: use 0 to "
-                    "switch it off."
-                )
-        for name, family in _OWN.items():
-            if getattr(self, name) and self.family is not family:
-                raise ValueError(
-                    f"{name} is an argument of the {family.name}; got {name}="
-                    f"{getattr(self, name)!r} for {type(self).__name__}: leave it out."
-                )
-        if not isinstance(self.proj_size, int) or not 0 <= self.proj_size < self.hidden_size:
+        if self.proj_size >= self.hidden_size:
             raise ValueError(
                 "proj_size is below hidden_size, and 0 for no projection; got "
                 f"{self.proj_size!r} with hidden_size={self.hidden_size}: use a smaller one."
@@ -425,11 +419,20 @@ class Recurrent(nn.Module):
                 f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
                 f"{self.recurrent_dropout_mode!r}."
             )
-        clip = self.recurrent_gradient_clip
-        if clip is not None and not clip > 0:
-            raise ValueError(
-                f"recurrent_gradient_clip is a positive bound or None; got {clip}: use None."
-            )
+
+
+class _Functions(dict[tuple[str, torch.dtype, str], _Function]):
+    """Functions of engines by use, dtype and kind of device.
+
+    They refer to modules of Python, which nothing copies or pickles: a copy has the same ones,
+    and a pickle has none.
+    """
+
+    def __deepcopy__(self, memo: Any) -> _Functions:
+        return _Functions(self)
+
+    def __reduce__(self) -> Any:
+        return _Functions, ()
 
 
 def _bernoulli(shape: tuple[int, ...], keep: float, like: Tensor) -> Tensor:

@@ -22,6 +22,10 @@ except ImportError as error:
 else:
     _missing = None
 
+# in the order of `Framework` in csrc/core/runs.h
+FRAMEWORKS = ("numpy", "torch", "jax", "tensorflow")
+_INDEX = {name: i for i, name in enumerate(FRAMEWORKS)}
+
 
 def missing() -> str | None:
     """Why there is no compiled core, or None where there is one."""
@@ -85,6 +89,7 @@ def run(
     dtype: str,
     threads: int,
     host: bool = False,
+    framework: str = "numpy",
 ) -> None:
     """One pass over dense arrays.
 
@@ -99,8 +104,18 @@ def run(
             [lnrnn.engines.native.call.LIKE_X][] is float32.
         threads: how many to use at most.
         host: run on the OpenMP threads that `lend_openmp` found.
+        framework: whose tensors these are, for the count of runs.
     """
-    _core.run(cell.words, back, _PRECISIONS[dtype], sizes, numbers, addresses, threads, host)
+    _core.run(
+        cell.words, back, _PRECISIONS[dtype], sizes, numbers, addresses, threads, host,
+        _INDEX[framework],
+    )  # fmt: skip
+
+
+def runs(back: bool) -> dict[str, int]:
+    """How often the core ran in this process, forward or backward, by the framework."""
+    counts = [0] * len(FRAMEWORKS) if missing() else _core.runs(back)
+    return dict(zip(FRAMEWORKS, counts, strict=True))
 
 
 def function(name: str, double: bool, n: int, x: int, y: int) -> None:

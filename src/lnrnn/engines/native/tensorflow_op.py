@@ -135,5 +135,6 @@ def _run(
         back=back,
         dtype=a.x.dtype.name,
         threads=core.available_threads(),
+        framework="tensorflow",
     )
     return list(found.values())

@@ -402,4 +402,5 @@ def _run(
         dtype=_NAMES[dtype],
         threads=torch.get_num_threads(),
         host=core.lend_openmp(_FOLDER),
+        framework="torch",
     )

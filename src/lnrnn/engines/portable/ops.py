@@ -30,6 +30,10 @@ class Ops(Protocol):
         """Whether the input projection is hoisted out of the loop."""
         ...
 
+    def count(self) -> None:
+        """Note a run, for [lnrnn.engines.runs][]."""
+        ...
+
     def matmul(self, a: Array, b: Array) -> Array:
         """a (..., m) times the matrix b (m, n)."""
         ...

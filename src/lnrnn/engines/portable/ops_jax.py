@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lnrnn.engines import counting
 from lnrnn.engines.portable.ops import Body, States
 from lnrnn.variant import Variant
 
@@ -22,6 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 projects_ahead = False
+count = partial(counting.count, "jax")
 matmul = jnp.matmul
 where = jnp.where
 stack = jnp.stack

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from lnrnn.engines import counting
 from lnrnn.engines.portable.ops import Body, States
 from lnrnn.variant import Variant
 
@@ -20,6 +22,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 projects_ahead = False
+count = partial(counting.count, "tensorflow")
 unstack = tf.unstack
 stack = tf.stack
 

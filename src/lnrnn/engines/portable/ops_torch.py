@@ -12,6 +12,7 @@ import torch
 from torch._higher_order_ops import scan as _traced_scan
 from torch.nn import functional
 
+from lnrnn.engines import counting
 from lnrnn.engines.portable.ops import Body, States, unrolled
 from lnrnn.variant import Variant
 
@@ -28,6 +29,12 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 projects_ahead = True
 matmul = torch.matmul
 stack = torch.stack
+
+
+# counts when Dynamo traces it, which would compile again for each new count
+@torch.compiler.assume_constant_result
+def count() -> None:
+    counting.count("torch")
 
 
 def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:

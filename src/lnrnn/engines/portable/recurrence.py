@@ -122,7 +122,6 @@ class Recurrence:
             g: params["peephole"][columns(variant.peephole_gates, g, self.units)]
             for g in variant.peephole_gates
         }
-        self.cell = getattr(self, f"_{variant.cell}")
 
     def vectors(self) -> dict[str, Array]:
         """The weights of the steps that are vectors, for `with_vectors`."""
@@ -148,7 +147,9 @@ class Recurrence:
 
     def step(self, inputs: Array, states: States, noise: Noise) -> States:
         """The states after one step: `inputs` as from the method of that name."""
-        new = self.cell(inputs, self._clip_incoming(states), noise)
+        # looked up here: kept, a bound method would hold this object in a cycle
+        cell = getattr(self, f"_{self.variant.cell}")
+        new = cell(inputs, self._clip_incoming(states), noise)
         takes = (noise.take_h, noise.take_c)
         return tuple(
             n if take is None else old + take * (n - old)

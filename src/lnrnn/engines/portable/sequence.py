@@ -59,6 +59,7 @@ def sequence(
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
+    ops.count()
     sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
     recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
     ahead = ops.projects_ahead
@@ -161,6 +162,7 @@ def step(
     Returns:
         The new states; h is the output.
     """
+    ops.count()
     sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
     recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
     noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
