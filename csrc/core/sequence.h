@@ -87,6 +87,7 @@ public:
           two_(job.spec.two_products()),
           apart_(gradients_differ(job) || (rounds && two_)),
           pitch_x_(Operands<R>::padding(I_)),
+          x_is_operand_(pitch_x_ == I_ && reinterpret_cast<uintptr_t>(job.in.x) % sizeof(E) == 0),
           pitch_h_(Operands<R>::padding(H_)),
           late_(Operands<R>::padding(early_ * H_)),
           pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
@@ -418,6 +419,8 @@ private:
     // x of the chunk that starts at step t as operands of products; all of the team write their rows
     Stack<const O> x_operands(int64_t t) const {
         if constexpr (rounds) {
+            if constexpr (std::is_same_v<O, S> && !by_tiles<R>)
+                if (x_is_operand_) return x_rows(job_.in.x, t);
             const int64_t rows = steps_from(t) * rows_;
             const Stack<const S> x = x_rows(job_.in.x, t);
             for (int64_t m = rows * me_.rank / me_.size; m < rows * (me_.rank + 1) / me_.size; ++m) {
@@ -703,7 +706,9 @@ private:
     const int64_t I_, H_, wide_, rows_, chunk_;  // chunk: steps
     const int gates_, early_;
     const bool two_, apart_;
-    const int64_t pitch_x_, pitch_h_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
+    const int64_t pitch_x_;
+    const bool x_is_operand_;  // x can be read where it lies, if it has the type of operands
+    const int64_t pitch_h_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
     bool reads_kept_ = false;  // the projections are those of a forward pass that kept them
     Context<T> k_;
     int64_t memory_, shared_;

@@ -272,7 +272,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         )
 
     def tensors(self, training: bool = False, dtype: str | None = None) -> dict[str, Any]:
-        """The weights as tensors of a dtype (the compute dtype), DropConnect applied in training."""
+        """The weights as tensors, in the compute dtype or another; in training with DropConnect."""
         dtype = dtype or self.compute_dtype
         found = {
             name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
