@@ -87,13 +87,18 @@ RULES = (
         for f in ("tensorflow", "jax", "torch")
     ),
     rule("lnrnn.frontends", *_MATHEMATICS, "lnrnn.dialects"),
+    # runs the portable step in NumPy
+    rule("lnrnn.frontends.advice", *_MATHEMATICS, "lnrnn.engines.portable", "lnrnn.engines.sites"),
     rule(
         "lnrnn.keras",
         "keras",
         *_MATHEMATICS,
         "lnrnn.dialects",
+        "lnrnn.frontends",
         "lnrnn.engines.select",
-        inside=("torch",),  # Keras has no public name for the device of its torch backend
+        # Keras has no public name for the device of its torch backend, nor for the values of
+        # variables where a step is traced
+        inside=("torch", "tensorflow"),
     ),
     rule(
         "lnrnn.torch",

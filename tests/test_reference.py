@@ -572,6 +572,71 @@ def test_recurrent_gradient_clip_of_a_pre_norm_is_of_the_whole_product():
     assert_close("bias", gradients.params["bias"], inputs.dy[0].sum(0), "float64")
 
 
+def test_recurrent_gradient_clip_of_a_carried_cell_norm_by_hand():
+    variant, w, inputs, _ = _case("lstm_x_h_cell_carry", steps=1)
+    run = forward(variant, w, inputs.x, inputs.h0, inputs.c0)
+    assert inputs.c0 is not None and inputs.dc is not None
+    zeros, bound = np.zeros_like(inputs.dy), 1.0
+    gradients = backward(run, zeros, dc=inputs.dc, recurrent_gradient_clip=bound)
+    raw = [inputs.x[0] @ w["kernel"], inputs.h0 @ w["recurrent_kernel"]]
+    normed = [
+        _layer_norm(v, w[f"{site}_norm_gain"], w[f"{site}_norm_bias"], variant.epsilon)
+        for v, site in zip(raw, "xh", strict=True)
+    ]
+    i, f, g, _ = np.split(normed[0] + normed[1] + w["bias"], 4, 1)
+    cell = _sigmoid(f) * inputs.c0 + _sigmoid(i) * np.tanh(g)
+    scale = np.sqrt(cell.var(1, keepdims=True) + variant.epsilon)
+    u, du = (cell - cell.mean(1, keepdims=True)) / scale, inputs.dc * w["cell_norm_gain"]
+    dcell = (du - du.mean(1, keepdims=True) - u * (du * u).mean(1, keepdims=True)) / scale
+    assert np.abs(dcell).min() < bound < np.abs(dcell).max()
+    clipped = np.clip(dcell, -bound, bound)
+    assert gradients.c0 is not None
+    assert_close("c0", gradients.c0, clipped * _sigmoid(f), "float64")
+    dgain = (inputs.dc * u).sum(0)
+    assert_close("cell_norm_gain", gradients.params["cell_norm_gain"], dgain, "float64")
+
+
+def test_recurrent_gradient_clip_of_peepholes_by_hand():
+    variant = VARIANTS["lstm"].replace(peephole="after")
+    w, inputs, _ = _drawn(variant, steps=1)
+    run = forward(variant, w, inputs.x, inputs.h0, inputs.c0)
+    bound = 0.1
+    gradients = backward(run, inputs.dy, recurrent_gradient_clip=bound)
+    raw = inputs.x[0] @ w["kernel"] + inputs.h0 @ w["recurrent_kernel"] + w["bias"]
+    (i, f, g, o), (w_i, w_f, w_o) = np.split(raw, 4, 1), np.split(w["peephole"], 3)
+    assert inputs.c0 is not None
+    i, f = _sigmoid(i + w_i * inputs.c0), _sigmoid(f + variant.forget_bias + w_f * inputs.c0)
+    cell = f * inputs.c0 + i * np.tanh(g)
+    o = _sigmoid(o + w_o * cell)
+    dy = inputs.dy[0]
+    do = np.clip(dy * np.tanh(cell) * o * (1 - o), -bound, bound)
+    dcell = dy * o * (1 - np.tanh(cell) ** 2) + do * w_o
+    di = np.clip(dcell * np.tanh(g) * i * (1 - i), -bound, bound)
+    df = np.clip(dcell * inputs.c0 * f * (1 - f), -bound, bound)
+    for clipped in (di, df, do):
+        assert np.abs(clipped).min() < bound == np.abs(clipped).max()
+    assert gradients.c0 is not None
+    assert_close("c0", gradients.c0, dcell * f + di * w_i + df * w_f, "float64")
+    peephole = [(d * c).sum(0) for d, c in ((di, inputs.c0), (df, inputs.c0), (do, cell))]
+    assert_close("peephole", gradients.params["peephole"], np.concatenate(peephole), "float64")
+
+
+@SPAN
+def test_recurrent_gradient_clip_holds_behind_zeros(name):
+    """Each norm multiplies by at most 1 / sqrt(epsilon), and no step does after another."""
+    variant = VARIANTS[name].replace(epsilon=1e-12)
+    w, inputs, _ = _drawn(variant, steps=63, batch=2)
+    for weight in w:
+        if weight.endswith("_gain"):
+            w[weight] = np.ones_like(w[weight])
+        elif "bias" in weight:
+            w[weight] = np.zeros_like(w[weight])
+    inputs.x[:60] = 0
+    gradients = backward(forward(variant, w, inputs.x), inputs.dy, recurrent_gradient_clip=1.0)
+    largest = max(np.abs(g).max() for g in _named(gradients).values() if g is not None)
+    assert largest < (1e9 if variant.epsilon_at == "variance" else 1e15)
+
+
 # ---- the door
 
 

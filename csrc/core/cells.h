@@ -13,7 +13,7 @@ namespace lnrnn::LNRNN_ISA {
 template <class T>
 struct Context {
     const Spec& spec;
-    T epsilon;
+    T epsilon, clip;  // clip: bound on the derivatives that return at every step, 0 for none
     int64_t H;
     Site<T> x, h, sum, c;
     // gains (or ones) at x and h, what is added to the sum of both parts, and to h alone where r
@@ -69,6 +69,16 @@ struct Rows {
     Row<T>** begin() { return at; }
     Row<T>** end() { return at + n; }
 };
+
+// Each of n numbers within [-limit, limit].
+template <class T>
+inline void bound(T* d, int64_t n, T limit) {
+    each<T>(n, [&](int64_t j, auto part) {
+        Vec<T> v = load(d + j, part);
+        v = v > limit ? splat<T>(limit) : v;
+        store(d + j, v < -limit ? splat<T>(-limit) : v, part);
+    });
+}
 
 // How the parts of a pre-activation come: plain sums; normed, which is right for all; or summed
 // and normed already, in Row::p.
@@ -269,6 +279,8 @@ struct Lstm {
                 back[i] = {&w.at_c, normed(k.spec, w), {w.dy}, w.dy};
             }
             norm_back<T>(k.spec, k.c, rows.n, back, k.H, 0, 1);
+            if (k.clip > 0)
+                for (Row<T>* w : rows) bound(w->dy, k.H, k.clip);
         }
         for (Row<T>* w : rows) {
             if (k.spec.coupled())

@@ -91,7 +91,8 @@ public:
           pitch_h_(Operands<R>::padding(H_)),
           late_(Operands<R>::padding(early_ * H_)),
           pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
-          k_{job.spec, T(job.epsilon), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr} {
+          k_{job.spec, T(job.epsilon), T(job.clip), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr,
+             nullptr} {
         const SumsLayout at(wide_, H_);
         Memory own{me.memory};
         sums_ = own.take<T>(at.size);
@@ -679,14 +680,7 @@ private:
         for (Row<T>* w : rows) {
             T* ds = w->ds + first;
             if (bias_h_sums_) add(bias_h_sums_ + first, ds, count);
-            if (job_.clip > 0) {
-                const T bound = T(job_.clip);
-                each<T>(count, [&](int64_t j, auto part) {
-                    Vec<T> d = load(ds + j, part);
-                    d = d > bound ? splat<T>(bound) : d;
-                    store(ds + j, d < -bound ? splat<T>(-bound) : d, part);
-                });
-            }
+            if (k_.clip > 0) bound(ds, count, k_.clip);
         }
     }
 

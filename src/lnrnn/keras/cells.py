@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral
@@ -18,7 +17,9 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
-from lnrnn.keras import cell_variant, initial
+from lnrnn.frontends.advice import about_inputs, about_units
+from lnrnn.frontends.warn import warn
+from lnrnn.keras import advice, cell_variant, initial
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.signature import in_order_of
 from lnrnn.params import SITES, Sizes, affine_gates, check, shapes
@@ -175,6 +176,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.output_size = width
         self._weight_mask = None
         self._inside_rnn = False
+        self._advised = False
+        for sentence in about_units(self.variant, Sizes(1, units, width)):
+            warn(sentence)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights, named and ordered as [lnrnn.params][] says."""
@@ -184,14 +188,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 f"{self.kind.name} needs the number of features; got input shape {input_shape}: "
                 "give the last axis a size."
             )
-        if inputs == 1 and self.variant.norms_at("x"):
-            warnings.warn(
-                "A norm of the input projection keeps little more than the sign of a single "
-                "feature; use a variant that norms the sum, such as 'magenta_lnlstm', "
-                "'dreamerv2_gru' or 'book_lnsimplernn'.",
-                stacklevel=2,
-            )
         sizes = Sizes(inputs, self.units, self.output_size)
+        for sentence in about_inputs(self.variant, sizes):
+            warn(sentence)
         self.weight_names = tuple(shapes(self.variant, sizes))
         self.bias = None
         for name, shape in shapes(self.variant, sizes).items():
@@ -230,6 +229,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         inputs = ops.cast(inputs, self.compute_dtype)
         noise: dict[str, Any] = {}
         if training:
+            advice.before_training(self)
             mask = self.get_dropout_mask(inputs)
             # drawn by keras.layers.RNN in its own dtype, which may be another
             inputs = inputs if mask is None else inputs * ops.cast(mask, self.compute_dtype)
@@ -247,6 +247,12 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             **noise,
         )
         return new[0], list(new)
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables; what trains a model asks for them first."""
+        advice.remember(self)
+        return super().variables
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
         """Zero states: h (B, R), and c (B, H) of an LSTM."""

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
-from lnrnn.keras import cell_variant
+from lnrnn.keras import advice, cell_variant
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
@@ -136,6 +136,7 @@ class LayerNormRNN(keras.layers.RNN):
         leading: Any = ops.shape(x)
         noise = cell.noise(tuple(leading[:2]), training)
         if training:
+            advice.before_training(cell)
             cell.reset_masks()
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped

@@ -16,7 +16,6 @@ from lnrnn.reference.parts import (
     Back,
     Cell,
     Totals,
-    affine_norm,
     clip,
     identity,
     input_part,
@@ -26,6 +25,7 @@ from lnrnn.reference.parts import (
     pre_norm,
     projection,
     recurrent_part,
+    state_norm,
 )
 
 
@@ -124,7 +124,7 @@ def lstm_step(
         return clip(v, variant.cell_clip if variant.cell_clip_at == place else None)
 
     def norm_cell(v: Array, place: str) -> tuple[Array, Back]:
-        return affine_norm(cell, v, "cell_norm") if variant.cell_norm == place else identity(v)
+        return state_norm(cell, v, "cell_norm") if variant.cell_norm == place else identity(v)
 
     # incoming states, pre-activations
     h, h_open = clip(h, variant.hidden_clip)
@@ -164,7 +164,7 @@ def lstm_step(
     e, back_e = norm_cell(t, "after_tanh")
     projected, back_projected = projection(cell, o * e)
     out, back_out = (
-        affine_norm(cell, projected, "hidden_norm") if variant.hidden_norm else identity(projected)
+        state_norm(cell, projected, "hidden_norm") if variant.hidden_norm else identity(projected)
     )
 
     def back(dh: Array, dc: Array, totals: Totals):

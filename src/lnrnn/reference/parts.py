@@ -37,7 +37,7 @@ class Totals:
             self.params[name][where] += rows.sum(0)
 
     def clip(self, gradient: Array) -> Array:
-        """The gradient of a recurrent projection, element by element within the bound."""
+        """A gradient that would return at every step, element by element within the bound."""
         bound = self.recurrent_gradient_clip
         return gradient if bound is None else np.clip(gradient, -bound, bound)
 
@@ -149,6 +149,12 @@ def affine_norm(
     return u * scale + shift, back
 
 
+def state_norm(cell: Cell, v: Array, name: str) -> tuple[Array, Back]:
+    """The norm of a new c or h, (B,H); the gradient of what it normalises is bounded."""
+    y, back_norm = affine_norm(cell, v, name)
+    return y, lambda dy, totals: totals.clip(back_norm(dy, totals))
+
+
 def site_norm(cell: Cell, site: Site, v: Array, gates: str) -> tuple[Array, Back]:
     """The norms at a site, on the columns v (B, g H) of `gates`."""
     y = v.copy()
@@ -257,6 +263,7 @@ def peephole(cell: Cell, gate: str, c: Array) -> tuple[Array | float, Back]:
     w = cell.weights["peephole"][here]
 
     def back(d: Array, totals: Totals) -> Array:
+        d = totals.clip(d)
         totals.add("peephole", d * c, here)
         return d * w
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
 from lnrnn.frontends import families
+from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
 from lnrnn.params import Sizes, check, shapes
-from lnrnn.torch import arguments, initial, inputs, names
+from lnrnn.torch import advice, arguments, initial, inputs, names
 from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
@@ -74,6 +75,7 @@ class Recurrent(nn.Module):
     """
 
     family: ClassVar[Family]
+    _advised = False  # whether its weights were looked at
 
     def __init__(
         self,
@@ -288,6 +290,7 @@ class Recurrent(nn.Module):
 
     def _step(self, suffix: str, x: Tensor, states: States) -> States:
         """One step of one cell, all in one dtype: x (B, I)."""
+        self._advise()
         function, weights_dtype = self._function("step", x.dtype, x.device)
         return function(
             self.variant,
@@ -310,6 +313,7 @@ class Recurrent(nn.Module):
 
         A masked step emits zeros and holds the states.
         """
+        self._advise()
         function, weights_dtype = self._function("sequence", x.dtype, x.device)
         return function(
             self.variant,
@@ -322,6 +326,10 @@ class Recurrent(nn.Module):
             recurrent_gradient_clip=self.recurrent_gradient_clip,
             **self.noise((x.shape[0], x.shape[1]), x),
         )
+
+    def _advise(self) -> None:
+        if self.training and not self._advised and not torch.compiler.is_compiling():
+            self._advised = advice.given(self)
 
     def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
@@ -389,12 +397,9 @@ class Recurrent(nn.Module):
                 "recurrent_dropout_mode='candidate' drops the update of a gated cell; got cell "
                 f"{variant.cell!r}: use 'sequence' or 'step'."
             )
-        if self.input_size == 1 and variant.norms_at("x"):
-            warn(
-                "A norm of the input projection keeps little more than the sign of a single "
-                "feature; use a variant that norms the sum, such as 'magenta_lnlstm', "
-                "'dreamerv2_gru' or 'book_lnsimplernn'."
-            )
+        sizes = Sizes(self.input_size, self.hidden_size, self.output_size)
+        for sentence in (*about_inputs(variant, sizes), *about_units(variant, sizes)):
+            warn(sentence)
         return variant, dialect
 
     def _check_options(self, nonlinearity: str | None) -> None:

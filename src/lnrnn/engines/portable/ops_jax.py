@@ -67,7 +67,9 @@ def norm(
     if variant.epsilon_at == "variance":
         d = d * jax.lax.rsqrt(variance + variant.epsilon)
     else:
-        d = d / (jnp.sqrt(variance) + variant.epsilon)
+        # the root has no derivative at 0, where that of the norm has this limit
+        root = jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) * (variance > 0)
+        d = d / (root + variant.epsilon)
     if gain is not None:
         d = d * gain
     if bias is not None:

@@ -77,7 +77,10 @@ def norm(v: Any, gain: Any, bias: Any, variant: Variant) -> Any:
     if variant.epsilon_at == "variance":
         d = d * tf.math.rsqrt(variance + variant.epsilon)
     else:
-        d = d / (tf.sqrt(variance) + variant.epsilon)
+        # the root has no derivative at 0, where that of the norm has this limit
+        positive = variance > 0
+        root = tf.sqrt(tf.where(positive, variance, 1.0)) * tf.cast(positive, d.dtype)
+        d = d / (root + variant.epsilon)
     if gain is not None:
         d = d * tf.cast(gain, d.dtype)
     if bias is not None:

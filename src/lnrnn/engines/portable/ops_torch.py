@@ -100,7 +100,9 @@ def norm(
         if variant.epsilon_at == "variance":
             d = d * torch.rsqrt(variance + epsilon)
         else:
-            d = d / (torch.sqrt(variance) + epsilon)
+            # the root has no derivative at 0, where that of the norm has this limit
+            root = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
+            d = d / (root + epsilon)
     if gain is not None:
         d = d * gain
     if bias is not None:

@@ -205,17 +205,17 @@ class Recurrence:
         carried, shown = self._cell_norm(f * c + i * g)
 
         if variant.peephole == "inside":
-            seen = self.peephole["o"] * carried
+            seen = self._peep("o", carried)
             o = self.sum_norms["o"](self._gate(X, "o") + self._gate(H, "o") + seen)
         else:
             o = self._gate(P, "o", run)
             if variant.peephole == "after" and variant.output_peephole == "gate":
-                o = o + self.peephole["o"] * carried
+                o = o + self._peep("o", carried)
         if variant.output_peephole == "cell":
-            shown = shown + self.peephole["o"] * carried
+            shown = shown + self._peep("o", carried)
         shown = self.psi(shown)
         if variant.cell_norm == "after_tanh":
-            shown = self._affine_norm(shown, "cell_norm")
+            shown = self._state_norm(shown, "cell_norm")
         return self._output(self.sigma(o) * shown), carried
 
     def _projections(self, inputs: Array, h: Array, noise: Noise) -> tuple[Array, Array]:
@@ -264,7 +264,7 @@ class Recurrence:
             c = self.ops.clip(c, variant.cell_clip)
         carried = shown = c
         if variant.cell_norm in ("output", "carry", "carry_only"):
-            normed = self._affine_norm(c, "cell_norm")
+            normed = self._state_norm(c, "cell_norm")
             carried = c if variant.cell_norm == "output" else normed
             shown = c if variant.cell_norm == "carry_only" else normed
         if variant.cell_clip is not None and variant.cell_clip_at == "after_norm":
@@ -280,7 +280,7 @@ class Recurrence:
                 h = h + self.params["projection_bias"]
             if variant.projection_clip is not None:
                 h = self.ops.clip(h, variant.projection_clip)
-        return self._affine_norm(h, "hidden_norm") if variant.hidden_norm else h
+        return self._state_norm(h, "hidden_norm") if variant.hidden_norm else h
 
     def _clip_incoming(self, states: States) -> States:
         variant = self.variant
@@ -291,18 +291,25 @@ class Recurrence:
         return states
 
     def _peephole_after(self, P: Array, gate: str, c: Array) -> Array:
-        return P + self.peephole[gate] * c if self.variant.peephole == "after" else P
+        return P + self._peep(gate, c) if self.variant.peephole == "after" else P
 
     def _peephole_inside(self, c: Array, run: str) -> Array | None:
         if self.variant.peephole != "inside":
             return None
-        return self.ops.concat([self.peephole[g] * c if g in self.peephole else 0 * c for g in run])
+        return self.ops.concat([self._peep(g, c) if g in self.peephole else 0 * c for g in run])
 
     def _affine_norm(self, v: Array, name: str) -> Array:
         params = self.params
         return self.ops.norm(
             v, params.get(f"{name}_gain"), params.get(f"{name}_bias"), self.variant
         )
+
+    def _state_norm(self, v: Array, name: str) -> Array:
+        """The norm of a new c or h."""
+        return self._affine_norm(self._clip_gradient(v), name)
+
+    def _peep(self, gate: str, c: Array) -> Array:
+        return self._clip_gradient(self.peephole[gate] * c)
 
     def _clip_gradient(self, v: Array) -> Array:
         return v if self.limit is None else self.ops.clip_gradient(v, self.limit)
