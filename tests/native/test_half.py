@@ -155,14 +155,22 @@ def yardstick(variant, drawn, dtype: str) -> dict[str, np.ndarray]:
     return {n: rounded(v, dtype) if n in NARROW else np.asarray(v) for n, v in found.items()}
 
 
-def error(found, expected, gradients: bool) -> float:
-    """The root mean square, over the arrays, of their relative errors."""
+def error(found, expected, gradients: bool, least: float = 1e-12) -> float:
+    """The geometric mean, over the arrays, of their relative errors, each `least` or more.
+
+    Some draws enlarge any error a hundred times, which a sum would be a measure of.
+    """
     errors = [
         np.linalg.norm(found[n] - e) / np.linalg.norm(e)
         for n, e in expected.items()
         if n.startswith("gradient") == gradients and np.linalg.norm(e) > 0
     ]
-    return float(np.sqrt(np.mean(np.square(errors))))
+    assert errors and np.isfinite(errors).all()
+    return float(np.exp(np.mean(np.log(np.maximum(errors, least)))))
+
+
+# what is kept is rounded once, also where products are small beside the biases
+ONE_ROUNDING = {"bfloat16": 2.0**-9, "float16": 2.0**-12}
 
 
 def check(variant, dtype: str, *draws) -> None:
@@ -177,8 +185,8 @@ def check(variant, dtype: str, *draws) -> None:
         ):
             total |= {f"{name} {i}": value for name, value in part.items()}
     for gradients in (False, True):
-        ours, allowed = error(found, expected, gradients), error(model, expected, gradients)
-        assert ours <= 1.3 * allowed, (gradients, ours, allowed)
+        allowed = 1.3 * error(model, expected, gradients, ONE_ROUNDING[dtype])
+        assert error(found, expected, gradients) <= allowed
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -186,7 +194,7 @@ def check(variant, dtype: str, *draws) -> None:
 @each_dtype
 def test_every_variant(name, options, dtype):
     variant = SUPPORTED[name]
-    check(variant, dtype, *(draw(variant, seed, 12, 8, 24, 33, options) for seed in (1, 2)))
+    check(variant, dtype, *(draw(variant, seed, 12, 8, 24, 33, options) for seed in range(8)))
 
 
 SIZES = [1, 7, 33]
@@ -223,7 +231,9 @@ def test_any_shape_beside_single_precision(name, seed, steps, batch, inputs, uni
     found = by_core(variant, (params, *rest), dtype)
     single = by_core(variant, (params, *rest), "float32")
     for n, expected in single.items():
-        assert_close(n, found[n], expected, dtype, gradient="gradient" in n)
+        # a norm of x W with one input does not depend on its size: nothing but error is left
+        if n != "gradient of x" or inputs > 1:
+            assert_close(n, found[n], expected, dtype, gradient="gradient" in n)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (7, 1), (33, 31), (64, 96)])
@@ -509,7 +519,7 @@ def test_golden_files():
             model |= _named(rounding, f"{file.name} {i}", narrow=True)
     assert not failures and len(found) > 500
     for gradients in (False, True):
-        allowed = 1.3 * error(model, expected, gradients)
+        allowed = 1.3 * error(model, expected, gradients, ONE_ROUNDING["bfloat16"])
         assert error(found, expected, gradients) <= allowed
 
 
