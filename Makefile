@@ -2,7 +2,8 @@
 #   make demo    train a layer-normalised LSTM beside a plain one on Shakespeare, about 4 minutes
 #   make test    the whole suite, on all three backends
 #   make lint    format, lint and types        make docs    the documentation, strictly
-#   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours
+#   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
+#                     and what PyTorch asks of its own recurrent modules
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
@@ -30,7 +31,11 @@ test: .venv/ready
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
 PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
 
+# PyTorch's checks of its own modules are in its wheel, all but this
+PEER_CHECKS := expecttest==0.3.0
+
 test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
+	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
 	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 
 from lnrnn import cli
-from lnrnn.bench import measure, memory, problem, program, report
-from lnrnn.bench.problem import NORMALISED, OURS, PLAIN, Competitor, DisagreementError, Problem
-from lnrnn.bench.settings import FULL, GRIDS, OVERHEAD, Point, Settings, parse_points
+from lnrnn.bench import machine, measure, memory, problem, program, report
+from lnrnn.bench.problem import NORMALISED, PLAIN, Competitor, DisagreementError, Problem, Runs
+from lnrnn.bench.settings import FULL, GRIDS, OVERHEAD, TASKS, Point, Settings, parse_points
 from lnrnn.engines.native import core
 
 BACKEND = keras.backend.backend()
-TINY = Point(6, 3, 8)
+TINY, STEP = Point(6, 3, 8), Point(1, 3, 8)
+OURS = "lnrnn native"
 
 
 @pytest.fixture
@@ -36,33 +38,64 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def settings(threads: int, cell: str = "lstm") -> Settings:
-    return Settings(framework=BACKEND, threads=threads, cell=cell, points=(TINY,))
+def settings(threads: int, cell: str = "lstm", **options: Any) -> Settings:
+    return Settings(framework=BACKEND, threads=threads, cell=cell, points=(TINY,), **options)
+
+
+def ready(given: Settings, point: Point = TINY, wrong: str | None = None) -> dict[Competitor, Runs]:
+    """All competitors at a point, the one named `wrong` with other weights."""
+    return {
+        c: c.build((Wrong if c.name == wrong else Problem)(given.cell, point))
+        for c in program.competitors(given)
+        if c.at(point)
+    }
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "simple"])
 @pytest.mark.parametrize("point", [TINY, OVERHEAD], ids=str)
 def test_all_competitors_compute_the_same(cell: str, point: Point, threads: int) -> None:
-    given = settings(threads, cell)
-    here = [c for c in program.competitors(given) if c.at(point)]
-    ready = {c.name: (c.kind, c.build(Problem(cell, point))) for c in here}
-    assert sum(kind == NORMALISED for kind, _ in ready.values()) >= 3
-    assert sum(kind == PLAIN for kind, _ in ready.values()) >= 2
-    assert ("lnrnn core" in ready) == (point == OVERHEAD)
-    problem.check(ready, program.bases(given))
+    found = ready(settings(threads, cell), point)
+    kinds = [c.kind for c in found]
+    assert kinds.count(NORMALISED) >= 3 and kinds.count(PLAIN) >= 2
+    assert ("lnrnn core" in [c.name for c in found]) == (point == OVERHEAD)
+    problem.check(found)
+
+
+USES = [
+    *(("packed", cell, "float32") for cell in ("lstm", "gru", "simple")),
+    *(("step", cell, "float32") for cell in ("lstm", "gru", "simple")),
+    *(("sequence", cell, "bfloat16") for cell in ("lstm", "gru", "simple")),
+    ("packed", "lstm", "bfloat16"),
+    ("step", "gru", "bfloat16"),
+    ("fit", "gru", "float32"),
+    ("fit", "lstm", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize("task, cell, dtype", USES)
+def test_they_do_in_other_uses(task: str, cell: str, dtype: str, threads: int) -> None:
+    given = settings(threads, cell, task=task, dtype=dtype)
+    found = ready(given, STEP if task == "step" else TINY)
+    bases = [c.kind for c in found if c.base]
+    assert sorted(bases) == [NORMALISED, PLAIN]
+    assert {c.dtype for c in found if c.name in ("lnrnn", "lnrnn portable")} <= {dtype}
+    for runs in found.values():
+        assert tuple(runs.calls) == TASKS[task].calls
+    problem.check(found)
 
 
 class Wrong(Problem):
     """A problem with one weight that is not that of the others."""
 
     spoilt: tuple[str, int] = ("", 0)
+    factor = 1.01
 
     def __init__(self, cell: str, point: Point) -> None:
         super().__init__(cell, point)
         name, column = self.spoilt
         for params in self.params.values():
             if name in params:
-                params[name][..., column] *= 1.01
+                params[name][..., column] *= self.factor
 
 
 @pytest.mark.parametrize("name", [OURS, "lnrnn un-normalised"])
@@ -71,36 +104,72 @@ def test_the_gate_sees_a_wrong_weight(
     name: str, spoilt: tuple[str, int], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Wrong, "spoilt", spoilt)
-    given = settings(threads)
-    ready = {
-        c.name: (c.kind, c.build((Wrong if c.name == name else Problem)("lstm", TINY)))
-        for c in program.competitors(given)
-        if c.at(TINY)
-    }
     with pytest.raises(DisagreementError, match=f"^{name} disagrees with "):
-        problem.check(ready, program.bases(given))
+        problem.check(ready(settings(threads), wrong=name))
 
 
-@pytest.mark.parametrize("gradient", ["x", "kernel", "recurrent_kernel"])
-def test_the_gate_sees_a_wrong_gradient(gradient: str, threads: int) -> None:
-    given = settings(threads)
-    ready = {
-        c.name: (c.kind, c.build(Problem("lstm", TINY)))
-        for c in program.competitors(given)
-        if c.at(TINY)
-    }
-    kind, runs = ready[OURS]
-    right = runs.gradients
+@pytest.mark.parametrize(
+    "name, options, factor",
+    [
+        ("lnrnn native", {"task": "packed"}, 1.01),
+        ("TorchScript loop", {"task": "packed"}, 1.01),
+        ("lnrnn cell", {"task": "step"}, 1.01),
+        ("torch.nn.LSTMCell", {"task": "step"}, 1.01),
+        ("lnrnn", {"task": "fit"}, 1.01),
+        ("lnrnn un-normalised", {"task": "fit"}, 1.01),
+        ("lnrnn", {"dtype": "bfloat16"}, 3.0),
+        ("torch.nn.LSTM", {"dtype": "bfloat16"}, 3.0),
+    ],
+    ids=str,
+)
+def test_the_gate_sees_it_in_other_uses(
+    name: str,
+    options: dict[str, Any],
+    factor: float,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Wrong, "spoilt", ("recurrent_kernel", 3))
+    monkeypatch.setattr(Wrong, "factor", factor)
+    point = STEP if options.get("task") == "step" else TINY
+    with pytest.raises(DisagreementError, match=f"^{name} disagrees with "):
+        problem.check(ready(settings(threads, **options), point, wrong=name))
+
+
+@pytest.mark.parametrize(
+    "task, gradient",
+    [
+        ("sequence", "x"),
+        ("sequence", "kernel"),
+        ("sequence", "recurrent_kernel"),
+        ("packed", "x"),
+        ("fit", "kernel"),
+        ("fit", "recurrent_kernel"),
+    ],
+)
+def test_the_gate_sees_a_wrong_gradient(task: str, gradient: str, threads: int) -> None:
+    found = ready(settings(threads, task=task))
+    ours = next(iter(found))
+    right = found[ours].gradients
     assert right is not None
 
-    def wrong(found: Any) -> dict[str, np.ndarray]:
-        gradients = {n: np.array(g) for n, g in right(found).items()}
+    def wrong() -> dict[str, np.ndarray]:
+        gradients = {n: np.array(g) for n, g in right().items()}
         gradients[gradient].flat[5] += 1e-3 * np.abs(gradients[gradient]).max()
         return gradients
 
-    ready[OURS] = kind, runs._replace(gradients=wrong)
-    with pytest.raises(DisagreementError, match=rf"{OURS} disagrees .* d{gradient}\["):
-        problem.check(ready, program.bases(given))
+    found[ours] = found[ours]._replace(gradients=wrong)
+    with pytest.raises(DisagreementError, match=rf"{ours.name} disagrees .* d{gradient}\["):
+        problem.check(found)
+
+
+def test_a_fit_leaves_the_weights_of_the_gate(threads: int) -> None:
+    """The gate's steps are large, and what is timed afterwards starts where it started."""
+    runs = next(iter(ready(settings(threads, task="fit")).values()))
+    assert runs.y and runs.gradients
+    before, first = runs.y(), runs.gradients()
+    np.testing.assert_array_equal(runs.y(), before)
+    assert all(np.abs(g).max() > 0.1 for g in first.values())
 
 
 def test_no_figure_is_given_after_a_disagreement(
@@ -135,22 +204,109 @@ def test_a_run_over_all_frameworks_writes_its_files(
     options += ["--out", str(tmp_path)]
     assert cli.main(["bench", *options]) == 0
     out = capfd.readouterr().out
-    assert {p.name for p in tmp_path.iterdir()} == {"bench.csv", "bench.json", "bench.png"}
+    files = {"bench.md", "bench.csv", "bench.json", "bench.png"}
+    assert {p.name for p in tmp_path.iterdir()} == files
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     results = report.read(tmp_path)
     assert {r.settings.framework for r in results} == {"torch", "jax", "tensorflow"}
+    assert (tmp_path / "bench.md").read_text(encoding="utf-8") == report.markdown(results)
     rows = [row for result in results for row in result.rows]
     with (tmp_path / "bench.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     assert [float(line["minimum_ms"]) for line in table] == [row.minimum_ms for row in rows]
+    assert {line["processor"] for line in table} == {machine.processor()}
+    for line in table:
+        ours = line["competitor"].startswith("lnrnn")
+        assert line["engine"] in (("native", "portable") if ours else ("",))
+    assert {line["instruction_set"] for line in table} == {core.instruction_set()}
     peers = {"torch.nn.RNN", "TorchScript loop", "keras.layers.RNN(cell)", "jax.lax.scan"}
     assert peers < {row.competitor for row in rows}
     for row in rows:
         assert 0 < row.minimum_ms <= row.median_ms and row.timings == 2
         assert row.point in (Point(4, 2, 8), OVERHEAD)
         assert row.competitor in out
-        ours = next(r for r in rows if r[:6] == row[:6] and r.competitor == OURS)
+        ours = next(r for r in rows if r[:7] == row[:7] and r.competitor == OURS)
         assert math.isclose(row.ratio_to_ours * ours.minimum_ms, row.minimum_ms)
+
+
+def test_a_model_is_measured_on_all_frameworks(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--task", "fit", "--cell", "simple", "--grid", "4,2,8", "--threads", "1"]
+    options += ["--repeats", "1", "--out", str(tmp_path)]
+    assert cli.main(["bench", *options]) == 0
+    out = capfd.readouterr().out
+    results = report.read(tmp_path)
+    assert {r.settings.framework for r in results} == {"torch", "jax", "tensorflow"}
+    for result in results:
+        found = {(row.call, row.competitor) for row in result.rows}
+        assert {call for call, _ in found} == set(TASKS["fit"].calls)
+        assert len(found) == len(result.rows) == 4 * 5
+        assert {"lnrnn", "keras.layers.SimpleRNN"} < {name for _, name in found}
+    by_torch = {row.competitor: row.engine for row in results[-1].rows}
+    assert by_torch["lnrnn"] == "native" and by_torch["lnrnn portable"] == "portable"
+    assert by_torch["keras.layers.SimpleRNN"] == ""
+    assert "T,B,H = 4,2,8; engine of lnrnn: native" in out
+    assert "keras.layers.SimpleRNN" in out and "/ limit" not in out and "MiB" not in out
+
+
+def row(call: str, competitor: str, milliseconds: float, peak: float | None = None) -> report.Row:
+    given = program.Settings(framework="torch", threads=2)
+    times = measure.Times(1, [milliseconds / 1e3, milliseconds / 500])
+    entry = Competitor(competitor, NORMALISED, lambda problem: Runs({}))
+    made = report.Row.of(given, TINY, call, entry, "native", times, None)
+    return made._replace(peak_MiB=peak)
+
+
+def test_tables_for_a_page() -> None:
+    rows = [row("forward", "lnrnn native", 2.0, 1.0), row("forward", "peer", 5.0)]
+    rows += [row("training", "lnrnn native", 20.0, 7.25), row("training", "peer", 123.4)]
+    given = Settings(framework="torch", threads=2)
+    result = report.Measurement(
+        given,
+        {"torch": "9.8"},
+        "A processor (family 1, model 2)",
+        ["avx2", "amx"],
+        "avx2",
+        report.with_ratios(rows),
+    )
+    first, second = report.markdown([result]).split("MiB at the peak:")
+    assert "lstm, float32, on torch 9.8. 2 thread(s) of A processor (family 1, model 2)" in first
+    assert "which has avx2, amx; the native engine used avx2." in first
+    assert first.splitlines()[2:] == [
+        "| T, B, H |  | `lnrnn native` | `peer` |",
+        "| --- | --- | --- | --- |",
+        "| 6, 3, 8 | forward | 2 (1.00) | 5 (2.50) |",
+        "| 6, 3, 8 | training | 20 (1.00) | 123 (6.17) |",
+        "",
+    ]
+    assert second.splitlines()[-2:] == [
+        "| 6, 3, 8 | forward | 1.0 |",
+        "| 6, 3, 8 | training | 7.2 |",
+    ]
+
+
+CPUINFO = """processor : 0
+cpu family\t: 26
+model\t\t: 2
+model name\t: AMD EPYC
+flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile
+
+processor : 1
+model name\t: another
+"""
+
+
+def test_the_processor_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(CPUINFO)
+    assert machine.processor(file) == "AMD EPYC (family 26, model 2)"
+    assert machine.instruction_sets(file) == ["avx2", "avx512", "avx512_bf16", "amx"]
+    file.write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    assert machine.instruction_sets(file) == ["neon", "bf16"]
+    for other in (file, tmp_path / "absent"):  # as Linux on ARM, and systems without the file
+        assert machine.processor(other) in (platform.processor(), platform.machine())
+    assert machine.instruction_sets(tmp_path / "absent") == []
 
 
 def test_timings_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +353,9 @@ BAD = {
     "--repeats 0": "--repeats: it is a whole number from 1",
     "--threads 100000": "--threads is at most the",
     "--framework numpy": "invalid choice: 'numpy'",
+    "--task packed --framework jax": "--task packed is measured on torch alone; got 'jax'",
+    "--task step --grid 1,1,8 100,2,8": "--task step is one step, a point 1,B,H; got 100,2,8",
+    "--dtype float16": "invalid choice: 'float16'",
     "--cell rnn": "invalid choice: 'rnn'",
 }
 

@@ -113,6 +113,7 @@ RULES = (
         *_MATHEMATICS,
         "lnrnn.dialects",
         "lnrnn.reference",
+        "lnrnn.engines.runs",
         "lnrnn.engines.select",
         "lnrnn.engines.native.call",
         inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
@@ -136,6 +137,7 @@ RULES = (
         *_MATHEMATICS,
         "lnrnn.__version__",
         "lnrnn.engines.native",
+        "lnrnn.engines.runs",
         "lnrnn.frontends",
         "lnrnn.testing",
         "lnrnn.train",
@@ -149,6 +151,7 @@ RULES = (
         "lnrnn.train.files",
         inside=("matplotlib",),
     ),
+    rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
     *(
         rule(
             f"lnrnn.bench.on_{f}",
@@ -164,6 +167,7 @@ RULES = (
         "lnrnn.convert",
         *_MATHEMATICS,
         "lnrnn.dialects",
+        "lnrnn.frontends",
         "lnrnn.train.files",
         inside=("flatbuffers", "h5py", "lnrnn.keras", "lnrnn.train.report", "torch"),
     ),

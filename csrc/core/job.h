@@ -38,7 +38,7 @@ struct Packed {
 template <class T, class S>
 struct Job {
     Spec spec;
-    double epsilon, clip;  // clip: bound on the derivatives of h U and of a cell that is normed
+    double epsilon, clip;  // clip: as of Context
     bool batch_first;      // x is (B, T, I)
     bool kernel_turned, recurrent_turned;  // W and U are given as their transposes
     Sizes n;

@@ -163,6 +163,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from lnrnn.bench.settings import DTYPES, TASKS
+
     parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -292,13 +294,29 @@ def _parser() -> argparse.ArgumentParser:
         choices=BACKENDS,
         help="the only one to measure (default: all that are installed)",
     )
+    bench.add_argument(
+        "--task",
+        choices=tuple(TASKS),
+        default="sequence",
+        help="sequence: a layer forward, and with its gradients; packed: sequences of T to T / 2 "
+        "steps, from PyTorch; step: one step of a stream, from PyTorch; fit: a Keras model in fit "
+        "and predict (default: sequence)",
+    )
     bench.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="(default: lstm)")
+    bench.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32 "
+        "(default: float32)",
+    )
     bench.add_argument(
         "--grid",
         nargs="+",
         type=_points,
         metavar="POINT",
-        help="small, full, or T,B,H of which H is the number of inputs as well (default: small)",
+        help="small, full, or T,B,H of which H is the number of inputs as well (default: small, "
+        "and points of its own for each other task)",
     )
     bench.add_argument(
         "--repeats",
@@ -317,13 +335,14 @@ def _parser() -> argparse.ArgumentParser:
         "--compile",
         dest="compiled",
         action="store_true",
-        help="torch.compile of a loop as well, at 100,32,128; it takes minutes",
+        help="torch.compile of a loop as well, at 100,32,128, and of our cell in a step; it takes "
+        "minutes",
     )
     bench.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="for bench.csv, bench.json and bench.png (default: runs/ and the time)",
+        help="for bench.md, bench.csv, bench.json and bench.png (default: runs/ and the time)",
     )
 
     info = commands.add_parser("info", help="versions, engines, dialects", epilog=_EXIT)

@@ -83,6 +83,33 @@ def affine_gates(variant: Variant, site: Site, which: str) -> str:
     return having and "".join(g for g in variant.gates if g in having)
 
 
+def gates_of(variant: Variant, name: str) -> str:
+    """The gates whose columns stand side by side in a weight.
+
+    Args:
+        variant: the cell.
+        name: of one of its weights.
+
+    Returns:
+        The letters of the gates in canonical order; empty for a weight without such columns,
+            or one that the variant has not.
+
+    Example:
+        >>> gates_of(Variant(cell="gru", bias=True), "bias"), gates_of(Variant(cell="gru"), "bias")
+        ('rzn', '')
+    """
+    if name == "peephole":
+        return variant.peephole_gates
+    if name == "kernel" or (name == "recurrent_kernel" and variant.cell != "indrnn"):
+        return variant.gates
+    if name in ("bias", "bias_x", "bias_h"):
+        return variant.gates if getattr(variant, name) else ""
+    site, _, which = name.partition("_norm_")
+    if site == "pre" or site not in SITES:
+        return ""
+    return affine_gates(variant, site, which)
+
+
 def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight of a variant, in canonical order.
 

@@ -191,6 +191,42 @@ def test_options_of_the_old_cells_are_understood():
     assert simple.variant.activation == "relu" and simple.variant.epsilon == 0.5
 
 
+ADDONS = {"lstm": lnrnn.keras.AddonsLSTMCell, "simple": lnrnn.keras.AddonsSimpleRNNCell}
+
+
+@pytest.mark.parametrize("name", ADDONS)
+def test_the_constructor_makes_the_cell_of_tensorflow_addons(name, tmp_path):
+    cell = ADDONS[name](4)
+    assert cell.variant == lnrnn.dialects.get(cell.dialect).variant
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.RNN(cell)])
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.standard_normal(w.shape) for w in model.get_weights()])
+    for ending in (".keras", ".h5"):
+        model.save(tmp_path / f"m{ending}")
+        again = keras.saving.load_model(tmp_path / f"m{ending}")
+        for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_constructor_takes_the_arguments_of_tensorflow_addons():
+    lstm = lnrnn.keras.AddonsLSTMCell(
+        4, "relu", "hard_sigmoid", False, norm_gamma_initializer="zeros", norm_epsilon=0.25
+    )
+    assert lstm.variant.recurrent_activation == "keras2_hard_sigmoid" and not lstm.variant.bias
+    assert lstm.variant.activation == "relu" and lstm.variant.epsilon == 0.25
+    # there the norms keep their biases
+    assert any(norm.bias for norm in lstm.variant.norms)
+    simple = lnrnn.keras.AddonsSimpleRNNCell(4, layernorm_epsilon=0.5, gamma_initializer="zeros")
+    assert simple.variant.epsilon == 0.5
+    simple.build((None, 3))
+    assert not simple.params()["sum_norm_gain"].any()
+
+
+def test_a_variant_with_other_weights_is_refused():
+    with pytest.raises(ValueError, match="sum_norm_bias: use LayerNormSimpleRNNCell"):
+        lnrnn.keras.AddonsSimpleRNNCell(4, variant="book_lnsimplernn")
+
+
 def test_other_recurrent_layers_are_read_as_before():
     layer = keras.layers.RNN(keras.layers.LSTMCell(3))
     assert keras.layers.RNN.from_config(layer.get_config()).cell.units == 3

@@ -52,6 +52,14 @@ BAD = {
         "candidate",
     ),
     "cudnn": (LSTM, {"use_cudnn": True}, "use_cudnn"),
+    "flag_text": (LSTM, {"return_sequences": "False"}, "return_sequences is True or False"),
+    "flag_none": (SIMPLE, {"stateful": None}, "stateful is True or False"),
+    "flag_number": (GRU, {"unroll": 2}, "unroll is True or False"),
+    "bias_text": (GRU, {"use_bias": "False"}, "use_bias is True or False"),
+    "forget_text": (LSTM, {"unit_forget_bias": "True"}, "unit_forget_bias is True or False"),
+    "reset_text": (GRU, {"reset_after": "False"}, "reset_after is True or False"),
+    "dropout_flag": (LSTM, {"dropout": True}, "dropout is a probability"),
+    "weight_order": (GRU, {"weight_order": "torch"}, "weight_order is one of"),
     "forget_bias_of_gru": (GRU, {"unit_forget_bias": True}, "LayerNormLSTM"),
     "forget_bias_of_simple": (SIMPLE, {"unit_forget_bias": True}, "LayerNormLSTM"),
     "reset_after_of_lstm": (LSTM, {"reset_after": True}, "LayerNormGRU"),
@@ -76,7 +84,7 @@ BAD = {
 @pytest.mark.parametrize("place", ["layer", "cell"])
 def test_bad_arguments(case, place):
     kind, options, message = BAD[case]
-    of_layer = "use_cudnn" in options
+    of_layer = bool({"use_cudnn", "return_sequences", "stateful", "unroll"} & options.keys())
     make = kind.layer if place == "layer" or of_layer else kind.cell
     with pytest.raises(ValueError, match=message):
         make(**{"units": UNITS, **options})
@@ -118,6 +126,16 @@ def test_numbers_that_keras_takes():
     copy = LSTM.layer.from_config(json.loads(json.dumps(layer.get_config())))
     assert (copy.cell.units, copy.cell.output_size, copy.cell.zoneout) == (UNITS, 2, 0.25)
     assert copy.cell.dropout == copy.cell.recurrent_dropout == 0
+    flags = {"return_sequences": np.True_, "use_bias": np.False_, "unroll": 1}
+    numbers = {
+        "seed": np.int64(3),
+        "norm_epsilon": np.float32(0.5),
+        "recurrent_gradient_clip": np.float32(2),
+    }
+    layer = GRU.layer(UNITS, **flags, **numbers)
+    copy = GRU.layer.from_config(json.loads(json.dumps(layer.get_config())))
+    assert (copy.return_sequences, copy.use_bias, copy.unroll) == (True, False, True)
+    assert (copy.cell.seed, copy.cell.variant.epsilon) == (3, 0.5)
 
 
 @each_kind

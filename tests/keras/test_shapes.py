@@ -13,6 +13,7 @@ import pytest
 from keras_cases import (
     BACKEND,
     BATCH,
+    GRU,
     INPUTS,
     LSTM,
     SIMPLE,
@@ -102,6 +103,19 @@ def test_one_feature_warns_where_only_its_sign_survives():
         warnings.simplefilter("error", UserWarning)
         SIMPLE.layer(UNITS)(sequences(inputs=1))
         LSTM.layer(UNITS)(sequences(inputs=2))
+
+
+@each_kind
+def test_one_unit_warns_at_construction(kind):
+    for make in (kind.layer, kind.cell):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make(1)
+            make(1, variant="none")
+        # the norms of the GRU are over all three gates
+        assert len(found) == (kind is not GRU)
+        assert all("A norm over one number gives its bias" in str(w.message) for w in found)
+        assert all(w.filename == __file__ for w in found)
 
 
 @each_kind

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
-from keras_cases import LSTM, draw, each_kind, gradients
+from keras_cases import GRU, LSTM, SIMPLE, draw, each_kind, gradients
 
 # zero steps before the first input; the row without any is a long random sequence
+SAID = "A zero input at a zero state multiplies the gradient by about"
 PREFIXES = (0, 1, 8, 64, 1000)
 STEPS, INPUTS = 1010, 4
 
@@ -72,3 +75,55 @@ def test_the_clip_of_each_step_makes_them_finite_too():
     found = _gradients(LSTM.layer(32, return_sequences=True, **options))
     assert _finite_rows(found["x"]) == set(PREFIXES)
     assert all(np.isfinite(g).all() for g in found.values())
+
+
+def _fitted(*layers):
+    """What is said while a model is trained; it has predicted before, which says nothing."""
+    x = draw(4, 2, INPUTS, seed=13)
+    model = keras.Sequential([keras.Input((2, INPUTS)), *layers])
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        y = model.predict(x, verbose=0)
+        assert not [w for w in found if issubclass(w.category, UserWarning)]
+        model.fit(x, y + 1, epochs=2, verbose=0)
+    return [w for w in found if issubclass(w.category, UserWarning)]
+
+
+def _kinds(**options):
+    """A layer of each kind, the last one a cell in Keras's own layer."""
+    return (
+        SIMPLE.layer(4, return_sequences=True, **options),
+        LSTM.layer(4, return_sequences=True, **options),
+        keras.layers.RNN(GRU.cell(4, **options), return_sequences=True),
+    )
+
+
+ZEROS = {"bias_initializer": "zeros", "norm_bias_initializer": "zeros"}
+
+
+def test_zero_biases_are_said_once_in_training():
+    found = _fitted(*_kinds(**ZEROS))
+    assert len(found) == 3
+    assert all(SAID in str(w.message) and w.filename == __file__ for w in found)
+
+
+def test_nothing_is_said_where_it_is_not_so():
+    assert not _fitted(*_kinds(), *_kinds(**ZEROS, recurrent_gradient_clip=1.0))
+
+
+def test_weights_count_as_they_are_when_training_begins():
+    emptied, noisy = LSTM.layer(4, return_sequences=True), LSTM.layer(4, variant="haste_lnlstm")
+    for layer, inputs in ((emptied, INPUTS), (noisy, 4)):
+        layer.build((None, 2, inputs))
+        biases = {n: p for n, p in layer.params().items() if "bias" in n}
+        fresh = draw(2, 64, seed=14)
+        changed = {n: (layer is noisy) * fresh[0, : p.size] for n, p in biases.items()}
+        layer.load_params(layer.params() | changed)
+    (found,) = _fitted(emptied, noisy)
+    assert SAID in str(found.message)
+
+
+def test_gains_of_zero_are_said():
+    (found,) = _fitted(GRU.layer(4, gain_initializer="zeros"))
+    assert "All gains of a norm are zero" in str(found.message)

@@ -1,7 +1,8 @@
 """What compares with original programs, run where their environments are named.
 
 `make test-peers` makes them: LNRNN_TFA_PYTHON is a Python with TensorFlow 2.15, TensorFlow
-Addons and keras-layernorm-rnn, LNRNN_TORCH_PYTHON one with torchaudio and SpeechBrain.
+Addons and keras-layernorm-rnn, LNRNN_TORCH_PYTHON one with torchaudio and SpeechBrain.  This one
+gets what PyTorch's own checks import.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -161,7 +162,11 @@ def test_all_of_ours_that_takes_tensors_raises_what_is_caught_as_pytorchs() -> N
         with pytest.raises(RuntimeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)
-    for call in (lambda: gru(X, mask=flags.tolist()), lambda: gru.step(bare)):
+    for call in (
+        lambda: gru(X, mask=flags.tolist()),
+        lambda: gru.step(bare),
+        *(lambda given=v: gru(X, lengths=given) for v in ("4567", [[1], [2, 3]], [None] * 4)),
+    ):
         with pytest.raises(TypeError, match="; got ") as found:
             call()
         assert isinstance(found.value, ValueError)
@@ -247,6 +252,23 @@ def test_the_lists_follow_what_is_done_to_the_parameters() -> None:
     assert (lstm.params(1)["bias"][5:10] == 2).all()
     lstm.load_state_dict(doubled)
     assert_same(lstm(x)[0], expected)
+
+
+@each_kind
+def test_a_weight_is_replaced_as_in_pytorchs_layers(kind: Kind) -> None:
+    """As DropConnect is published for `nn.LSTM`: delete, set a plain tensor, mend the list."""
+    for layer in (kind.stock(3, 5), kind.layer(3, 5)):
+        expected = copy.deepcopy(layer)
+        weight, other = layer.weight_hh_l0, nn.Parameter(layer.weight_hh_l0.detach() * 2)
+        del layer.weight_hh_l0
+        layer.register_parameter("weight_hh_l0_raw", nn.Parameter(weight.detach()))
+        layer.weight_hh_l0 = 2 * layer.weight_hh_l0_raw
+        layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
+        layer.flatten_parameters = lambda: None
+        expected.weight_hh_l0 = other
+        assert_same(layer(X + 1), expected(X + 1), "float32")
+        layer(X + 1)[0].sum().backward()
+        assert layer.weight_hh_l0_raw.grad.any()
 
 
 @each_kind

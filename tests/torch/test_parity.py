@@ -89,7 +89,7 @@ def test_parameters_hold_every_weight(name: str) -> None:
     back = names.to_canonical(stems, names.from_canonical(stems, params).__getitem__)
     assert back.keys() == params.keys()
     assert all((back[n] == params[n]).all() for n in params)
-    assert {"weight_ih", "weight_hh"} <= set(stems)
+    assert {"weight_ih", "scale_hh" if variant.cell == "indrnn" else "weight_hh"} <= set(stems)
 
 
 def test_keras_gives_the_same_numbers(tmp_path) -> None:

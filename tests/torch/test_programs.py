@@ -1,4 +1,4 @@
-"""The example and the benchmark run, with small settings."""
+"""The example runs, with small settings."""
 
 from __future__ import annotations
 
@@ -45,12 +45,3 @@ def test_japanese_vowels(tmp_path: Path) -> None:
         [name, which] for name in ("nn.LSTM", "LayerNormLSTM") for which in ("0", "mean")
     ]
     assert all(0 <= float(value) <= 1 for line in lines[1:] for value in line.split()[2:5])
-
-
-def test_latency_of_a_step() -> None:
-    options = ("--units", "8", "--calls", "2", "--backend", "eager")
-    lines = printed("benchmarks/torch_step.py", *options)
-    assert "I = H = 8" in lines[0]
-    names = [line[:28].strip() for line in lines[1:]]
-    assert names[0] == "nn.LSTMCell" and names[-1] == "LayerNormLSTMCell, compiled"
-    assert all(line.endswith(" us") and float(line.split()[-2]) > 0 for line in lines[1:])

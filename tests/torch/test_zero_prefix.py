@@ -1,13 +1,19 @@
-"""Leading zero steps: the bound that keeps gradients finite."""
+"""Leading zero steps: the bound that keeps gradients finite, and what is said without it."""
 
 from __future__ import annotations
 
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch_cases import INPUTS, KINDS, UNITS, Kind, each_kind
 
 from lnrnn import reference
 from lnrnn.engines import select
@@ -115,3 +121,100 @@ def test_a_norm_by_the_deviation_has_a_derivative_at_equal_numbers() -> None:
     for engine in ("portable", "native"):
         found, _ = _gradients(engine, variant, params, inputs, 1e6)
         assert_close(engine, found["h0"].detach().numpy(), expected, "float64", gradient=True)
+
+
+X = torch.randn(4, 2, INPUTS)
+SAID = "A zero input at a zero state multiplies the gradient by about"
+# of each kind a dialect with zero biases
+TRAPPED = {"lstm": "haste_lnlstm", "gru": "haste_lngru", "rnn": "tfa_lnsimplernn"}
+each_trapped = pytest.mark.parametrize(("name", "dialect"), TRAPPED.items())
+
+
+def _said(call: Callable[[], Any]) -> list[warnings.WarningMessage]:
+    """The warnings of a call, repeated ones too."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [w for w in found if issubclass(w.category, UserWarning)]
+
+
+@each_trapped
+def test_zero_biases_are_said_once_at_the_first_training_call(name: str, dialect: str) -> None:
+    module = KINDS[name].layer(INPUTS, UNITS, variant=dialect, num_layers=2, bidirectional=True)
+    assert not _said(lambda: module.eval()(X))
+    module.train()
+    with torch.no_grad():
+        assert not _said(lambda: module(X))
+    (found,) = _said(lambda: module(X))
+    assert SAID in str(found.message) and found.filename == __file__
+    assert not _said(lambda: module(X))
+    assert not _said(lambda: copy.deepcopy(module)(X))
+    assert not _said(lambda: pickle.loads(pickle.dumps(module))(X))
+
+
+@each_trapped
+def test_steps_and_cells_say_it_too(name: str, dialect: str) -> None:
+    module = KINDS[name].layer(INPUTS, UNITS, variant=dialect)
+    cell = KINDS[name].cell(INPUTS, UNITS, variant=dialect)
+    for step in (lambda: module.step(X[0]), lambda: cell(X[0])):
+        (found,) = _said(step)
+        assert SAID in str(found.message) and found.filename == __file__
+        assert not _said(step)
+
+
+@each_kind
+def test_nothing_is_said_where_it_is_not_so(kind: Kind) -> None:
+    packed = nn.utils.rnn.pack_padded_sequence(X, torch.tensor([4, 2]))
+    dialect = next(d for n, d in TRAPPED.items() if KINDS[n] is kind)
+    for options in ({}, {"variant": "none"}, {"variant": dialect, "recurrent_gradient_clip": 1.0}):
+        for given in (X, packed, X[:, 0]):
+            module = kind.layer(INPUTS, UNITS, **options)
+            assert not _said(lambda m=module, x=given: m(x))
+            assert not _said(lambda m=module: m.step(X[0]))
+        assert not _said(lambda o=options: kind.cell(INPUTS, UNITS, **o)(X[0]))
+
+
+@each_kind
+def test_recipes_are_seen(kind: Kind) -> None:
+    """Gains and biases count, not how they came."""
+    module = kind.layer(INPUTS, UNITS)
+    for name, parameter in module.named_parameters():
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+    (found,) = _said(lambda: module(X))
+    assert SAID in str(found.message)
+    module = kind.layer(INPUTS, UNITS)
+    for parameter in module.parameters():
+        if parameter.ndim == 1:
+            nn.init.zeros_(parameter)
+    (found,) = _said(lambda: module(X))
+    assert "All gains of a norm are zero" in str(found.message)
+
+
+def test_weights_that_cannot_be_read_are_left_alone() -> None:
+    module = KINDS["rnn"].layer(INPUTS, UNITS, variant="tfa_lnsimplernn")
+    values = dict(module.named_parameters())
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(module, values, (X,))[0].sum()
+
+    assert not _said(lambda: torch.func.grad(loss)(values))
+    assert not _said(lambda: torch.compile(module, backend="eager", fullgraph=True)(X))
+    empty = copy.deepcopy(module).to("meta")
+    assert not _said(lambda: empty(X.to("meta")))
+    (found,) = _said(lambda: module(X))  # so far nothing was looked at
+    assert SAID in str(found.message)
+    drawn = parametrizations.spectral_norm(
+        KINDS["rnn"].layer(INPUTS, UNITS, variant="tfa_lnsimplernn"), "weight_hh_l0"
+    )
+    assert not _said(lambda: drawn(X))
+
+
+@each_kind
+def test_one_unit_is_said_at_construction(kind: Kind) -> None:
+    for make in (kind.layer, kind.cell):
+        found = _said(lambda make=make: make(INPUTS, 1))
+        assert len(found) == (kind is not KINDS["gru"])  # whose norms are over all three gates
+        assert all(w.filename == __file__ for w in found)
+        assert all("A norm over one number gives its bias" in str(w.message) for w in found)
+        assert not _said(lambda make=make: make(INPUTS, 1, variant="none"))

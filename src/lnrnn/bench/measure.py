@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 # a timing has as many calls as take this long, for the resolution of the clock
 _SECONDS_OF_A_TIMING = 2e-3
@@ -20,7 +20,10 @@ class Times(NamedTuple):
     seconds: list[float]
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Times]:
+Name = TypeVar("Name", bound=Hashable)
+
+
+def interleaved(runs: Mapping[Name, Callable[[], Any]], repeats: int) -> dict[Name, Times]:
     """Time functions in turn, again and again, after a first call of each.
 
     Args:
@@ -34,7 +37,7 @@ def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str
         >>> interleaved({"nothing": lambda: None}, 3)["nothing"].seconds
         [...]
     """
-    times: dict[str, Times] = {}
+    times: dict[Name, Times] = {}
     for name, run in runs.items():
         run()
         times[name] = Times(max(1, int(_SECONDS_OF_A_TIMING / max(_time(run, 1), 1e-7))), [])

@@ -32,7 +32,7 @@ def measurable() -> bool:
 
 
 def of(settings: Settings, name: str) -> dict[tuple[Point, str], int]:
-    """Bytes at the peak of each pass of a competitor, by point and pass.
+    """Bytes at the peak of each call of a competitor, by point and call.
 
     Args:
         settings: of the run.
@@ -52,7 +52,7 @@ def of(settings: Settings, name: str) -> dict[tuple[Point, str], int]:
             check=True,
         )
         rows = json.loads(file.read_text())
-    return {(Point(*point), direction): peak for point, direction, peak in rows}
+    return {(Point(*point), call): peak for point, call, peak in rows}
 
 
 def peak(run: Callable[[], Any]) -> int:
@@ -85,8 +85,7 @@ def main(argument: str) -> None:
     rows = []
     for point in filter(competitor.at, points):
         runs = competitor.build(Problem(settings.cell, point))
-        for direction in ("forward", "training"):
-            rows.append((point, direction, peak(getattr(runs, direction))))
+        rows += [(point, call, peak(run)) for call, run in runs.calls.items()]
     Path(file).write_text(json.dumps(rows))
 
 

@@ -13,22 +13,22 @@ from jax.nn import sigmoid
 from lnrnn.bench.problem import NORMALISED, Competitor, Problem, Runs
 
 
-def competitors(cell: str) -> list[Competitor]:
+def competitors() -> list[Competitor]:
     """What is measured from JAX without Keras."""
     return [Competitor("jax.lax.scan", NORMALISED, _scan)]
 
 
-def product(a: np.ndarray, b: np.ndarray) -> Callable[[], Any]:
+def product(a: np.ndarray, b: np.ndarray, dtype: str) -> Callable[[], Any]:
     """A compiled product of two matrices."""
-    left, right = jnp.asarray(a), jnp.asarray(b)
+    left, right = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     compiled = jax.jit(jnp.matmul)
     return lambda: compiled(left, right).block_until_ready()
 
 
-def runs(
+def calls(
     call: Callable[[Any, Any, bool], Any], weights: Any, x: Any, dy: Any
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The compiled runs of a function of weights and x.
+    """The compiled passes of a function of weights and x.
 
     Args:
         call: from weights, x and whether it is training to y.
@@ -100,9 +100,11 @@ def _scan(problem: Problem) -> Runs:
 
     names = sorted(weights)  # the order of the leaves of a dict
 
-    def named(found: list[Any]) -> dict[str, np.ndarray]:
-        gradients = dict(zip(names, map(np.asarray, found[1:]), strict=True))
-        kernels = {n: gradients[n] for n in ("kernel", "recurrent_kernel")}
-        return {"x": np.asarray(found[0]), **kernels}
+    forward, training = calls(call, weights, problem.x, problem.dy)
 
-    return Runs(*runs(call, weights, problem.x, problem.dy), np.asarray, named)
+    def named() -> dict[str, np.ndarray]:
+        of_x, *of_weights = map(np.asarray, training())
+        gradients = dict(zip(names, of_weights, strict=True))
+        return {"x": of_x, **{n: gradients[n] for n in ("kernel", "recurrent_kernel")}}
+
+    return Runs({"forward": forward, "training": training}, lambda: np.asarray(forward()), named)

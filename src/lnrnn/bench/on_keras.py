@@ -1,10 +1,11 @@
-"""Keras: our layers, Keras's own and `RNN(cell)`, in compiled functions of the backend."""
+"""Keras: our layers, Keras's own and `RNN(cell)`; in compiled functions of the backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,13 +14,13 @@ from keras import ops as _ops
 from lnrnn.bench.problem import (
     LIMIT,
     NORMALISED,
-    OURS,
     PLAIN,
     Competitor,
     Problem,
     Runs,
     reordered,
 )
+from lnrnn.bench.settings import Settings
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
 
 ops: Any = _ops
@@ -32,21 +33,78 @@ _LAYERS: dict[str, tuple[Any, Any]] = {
 _GATES = {"gru": "zrn"}
 
 
-def competitors(cell: str) -> list[Competitor]:
-    """What is measured from Keras, on whatever its backend is."""
-    peers = [
-        Competitor(stock_name(cell), PLAIN, _stock),
-        Competitor("keras.layers.RNN(cell)", NORMALISED, _obvious),
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+class Built(NamedTuple):
+    """A layer with the weights of a problem.
+
+    Args:
+        layer: returns sequences.
+        cell: that of the layer.
+        gates: the order of its columns; None for the canonical one.
+    """
+
+    layer: Any
+    cell: Any
+    gates: str | None = None
+
+    def canonical(self, problem: Problem, weight: np.ndarray) -> np.ndarray:
+        """The columns of a weight, or of its gradient, in canonical order."""
+        gates = problem.variants[PLAIN].gates
+        return reordered(weight, self.gates or gates, gates)
+
+
+def competitors(settings: Settings, run: Callable[[Built, Problem], Runs]) -> list[Competitor]:
+    """What is measured from Keras, on whatever its backend is.
+
+    Args:
+        settings: of the run.
+        run: from a layer to its runs.
+    """
+    named = settings.dtype == "float32" and settings.task == "sequence"
+    ours, stock = "lnrnn native" if named else "lnrnn", stock_name(settings.cell)
+    engine = "native" if named else "auto"
+
+    def row(
+        name: str,
+        kind: str,
+        make: Callable[[Problem, str], Built],
+        dtype: str = settings.dtype,
+        base: bool = False,
+    ) -> Competitor:
+        return Competitor(name, kind, lambda p: run(make(p, dtype), p), dtype=dtype, base=base)
+
+    def layer(kind: str, engine: str) -> Callable[[Problem, str], Built]:
+        return lambda problem, dtype: _ours(problem, kind, engine, dtype)
+
+    float32 = settings.dtype == "float32"
+    peers = [row(stock, PLAIN, _stock, base=float32)]
+    if float32:
+        peers.append(row("keras.layers.RNN(cell)", NORMALISED, _obvious))
+    if settings.framework == "torch" and settings.task == "sequence":  # beside those of on_torch
+        beside = [row(f"{ours}, Keras", NORMALISED, layer(NORMALISED, engine)), *peers]
+        return [replace(competitor, base=False) for competitor in beside]
+    found = [
+        row(ours, NORMALISED, layer(NORMALISED, engine)),
+        row("lnrnn portable", NORMALISED, layer(NORMALISED, "portable"), base=float32),
+        row("lnrnn un-normalised", PLAIN, layer(PLAIN, engine)),
+        *peers,
     ]
-    if keras.backend.backend() == "torch":
-        name = "lnrnn native, Keras"
-        return [Competitor(name, NORMALISED, lambda p: _ours(p, NORMALISED, "native")), *peers]
-    own = [
-        Competitor(OURS, NORMALISED, lambda p: _ours(p, NORMALISED, "native")),
-        Competitor("lnrnn portable", NORMALISED, lambda p: _ours(p, NORMALISED, "portable")),
-        Competitor("lnrnn un-normalised", PLAIN, lambda p: _ours(p, PLAIN, "native")),
-    ]
-    return [*own, *peers, Competitor("limit", LIMIT, _limit)]
+    if not float32:
+        found += [
+            row(f"{ours}, float32", NORMALISED, layer(NORMALISED, "auto"), "float32", base=True),
+            row(f"{stock}, float32", PLAIN, _stock, "float32", base=True),
+        ]
+    return found
+
+
+def sequence(settings: Settings) -> list[Competitor]:
+    """Layers in compiled functions of the backend, and the limit."""
+    found = competitors(settings, _layer)
+    if settings.framework == "torch":
+        return found
+    return [*found, Competitor("limit", LIMIT, lambda p: _limit(p, settings.dtype))]
 
 
 def stock_name(cell: str) -> str:
@@ -54,17 +112,23 @@ def stock_name(cell: str) -> str:
     return f"keras.layers.{_LAYERS[cell][1].__name__}"
 
 
-def _ours(problem: Problem, kind: str, engine: str) -> Runs:
+def _ours(problem: Problem, kind: str, engine: str, dtype: str) -> Built:
     make = _LAYERS[problem.cell][0]
-    variant = None if kind == NORMALISED else "none"
-    layer = make(problem.point.units, variant=variant, engine=engine, return_sequences=True)
+    layer = make(
+        problem.point.units,
+        variant=None if kind == NORMALISED else "none",
+        engine=engine,
+        return_sequences=True,
+        dtype=_POLICIES[dtype],
+    )
     layer.build((None, None, problem.point.units))
     layer.load_params(problem.params[kind])
-    return _layer(layer, layer.cell, problem)
+    return Built(layer, layer.cell, _GATES.get(problem.cell))
 
 
-def _stock(problem: Problem) -> Runs:
-    layer = _LAYERS[problem.cell][1](problem.point.units, return_sequences=True)
+def _stock(problem: Problem, dtype: str) -> Built:
+    make = _LAYERS[problem.cell][1]
+    layer = make(problem.point.units, return_sequences=True, dtype=_POLICIES[dtype])
     layer.build((None, None, problem.point.units))
     params, gates = problem.params[PLAIN], problem.variants[PLAIN].gates
     given = {n: reordered(a, gates, _GATES.get(problem.cell, gates)) for n, a in params.items()}
@@ -72,7 +136,7 @@ def _stock(problem: Problem) -> Runs:
     layer.cell.kernel.assign(given["kernel"])
     layer.cell.recurrent_kernel.assign(given["recurrent_kernel"])
     layer.cell.bias.assign(bias)
-    return _layer(layer, layer.cell, problem, _GATES.get(problem.cell))
+    return Built(layer, layer.cell, _GATES.get(problem.cell))
 
 
 class Cell(keras.layers.Layer):
@@ -150,28 +214,26 @@ def _simple(cell: Any, z: Any, h: Any) -> tuple[Any]:
 _STEPS: dict[str, Callable[..., tuple[Any, ...]]] = {"lstm": _lstm, "gru": _gru, "simple": _simple}
 
 
-def _obvious(problem: Problem) -> Runs:
+def _obvious(problem: Problem, dtype: str) -> Built:
     epsilon = problem.variants[NORMALISED].epsilon
     cell = Cell(problem.cell, problem.params[NORMALISED], epsilon)
     layer = keras.layers.RNN(cell, return_sequences=True)  # pyright: ignore[reportArgumentType]
     layer.build((None, None, problem.point.units))
-    return _layer(layer, cell, problem)
+    return Built(layer, cell)
 
 
-def _layer(layer: Any, cell: Any, problem: Problem, gates: str | None = None) -> Runs:
-    """The runs of a built layer; `gates` is the order of its columns if not canonical."""
-    weights = layer.trainable_variables
-    kernels_of_cell = (cell.kernel, cell.recurrent_kernel)
+def _layer(built: Built, problem: Problem) -> Runs:
+    weights = built.layer.trainable_variables
+    kernels_of_cell = (built.cell.kernel, built.cell.recurrent_kernel)
     places = [next(i for i, v in enumerate(weights) if v is w) for w in kernels_of_cell]
-    canonical = problem.variants[PLAIN].gates
 
     def kernels(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        one, two = (reordered(found[i], gates or canonical, canonical) for i in places)
+        one, two = (built.canonical(problem, found[i]) for i in places)
         return one, two
 
     return {"torch": _on_torch, "jax": _on_jax, "tensorflow": _on_tensorflow}[
         keras.backend.backend()
-    ](layer, problem, kernels)
+    ](built.layer, problem, kernels)
 
 
 _Kernels = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
@@ -187,14 +249,16 @@ def _on_torch(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
 def _on_jax(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
     from lnrnn.bench import on_jax
 
-    rest = [v.value for v in layer.non_trainable_variables]
-    weights = [v.value for v in layer.trainable_variables]
+    variables = layer.trainable_variables
+    weights = [v.value for v in variables]
 
     def call(weights: Any, x: Any, training: bool) -> Any:
-        return layer.stateless_call(weights, rest, x, training=training)[0]
+        # the layer's own stateless_call leaves out what its dtype policy asks for
+        with keras.StatelessScope(state_mapping=list(zip(variables, weights, strict=True))):
+            return layer(x, training=training)
 
     x, dy = _batch_first(problem.x), _batch_first(problem.dy)
-    return _runs(*on_jax.runs(call, weights, x, dy), kernels)
+    return _runs(*on_jax.calls(call, weights, x, dy), kernels)
 
 
 def _on_tensorflow(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
@@ -209,18 +273,22 @@ def _on_tensorflow(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-        return tape.gradient(y, [x, *weights], output_gradients=dy)
+        return tape.gradient(y, [x, *weights], output_gradients=tf.cast(dy, y.dtype))
 
     return _runs(lambda: forward(x), lambda: training(x, dy), kernels)
 
 
 def _runs(forward: Callable[[], Any], training: Callable[[], Any], kernels: _Kernels) -> Runs:
-    def named(found: Any) -> dict[str, np.ndarray]:
-        of_x, *of_weights = map(np.asarray, found)
+    def named() -> dict[str, np.ndarray]:
+        of_x, *of_weights = map(np.asarray, training())
         kernel, recurrent = kernels(of_weights)
         return {"x": _batch_first(of_x), "kernel": kernel, "recurrent_kernel": recurrent}
 
-    return Runs(forward, training, lambda y: _batch_first(np.asarray(y)), named)
+    return Runs(
+        {"forward": forward, "training": training},
+        lambda: _batch_first(np.asarray(forward())),
+        named,
+    )
 
 
 def _batch_first(array: np.ndarray) -> np.ndarray:
@@ -228,14 +296,14 @@ def _batch_first(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.swapaxes(0, 1))
 
 
-def _limit(problem: Problem) -> Runs:
+def _limit(problem: Problem, dtype: str) -> Runs:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(shape, np.float32) for shape in problem.product)
     module: Any = import_module(f"lnrnn.bench.on_{keras.backend.backend()}")
-    product = module.product(a, b)
+    product = module.product(a, b, dtype)
 
     def times(count: int) -> None:
         for _ in range(count):
             product()
 
-    return Runs(lambda: times(2), lambda: times(6))
+    return Runs({"forward": lambda: times(2), "training": lambda: times(6)})

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 
-def product(a: np.ndarray, b: np.ndarray) -> Callable[[], Any]:
+def product(a: np.ndarray, b: np.ndarray, dtype: str) -> Callable[[], Any]:
     """A compiled product of two matrices."""
-    left, right = tf.constant(a), tf.constant(b)
+    left, right = tf.cast(a, dtype), tf.cast(b, dtype)
     compiled = tf.function(tf.matmul)
     return lambda: compiled(left, right)

@@ -9,42 +9,80 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lnrnn.bench.problem import (
-    LIMIT,
-    NORMALISED,
-    OURS,
-    PLAIN,
-    Competitor,
-    Problem,
-    Runs,
+from lnrnn.bench.problem import LIMIT, NORMALISED, PLAIN, Competitor, Problem, Runs
+from lnrnn.bench.settings import COMPILED, Settings
+from lnrnn.torch import (
+    LayerNormGRU,
+    LayerNormGRUCell,
+    LayerNormLSTM,
+    LayerNormLSTMCell,
+    LayerNormRNN,
+    LayerNormRNNCell,
 )
-from lnrnn.bench.settings import COMPILED
-from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN
 
 _MODULES: dict[str, tuple[Any, Any]] = {
     "lstm": (LayerNormLSTM, nn.LSTM),
     "gru": (LayerNormGRU, nn.GRU),
     "simple": (LayerNormRNN, nn.RNN),
 }
+_CELLS: dict[str, tuple[Any, Any]] = {
+    "lstm": (LayerNormLSTMCell, nn.LSTMCell),
+    "gru": (LayerNormGRUCell, nn.GRUCell),
+    "simple": (LayerNormRNNCell, nn.RNNCell),
+}
 
 
-def competitors(cell: str, compiled: bool) -> list[Competitor]:
+def competitors(settings: Settings) -> list[Competitor]:
     """What is measured from PyTorch without Keras."""
-    loops = [Competitor("TorchScript loop", NORMALISED, _scripted)]
-    if compiled:
-        loops.append(
-            Competitor("torch.compile loop", NORMALISED, _compiled, lambda point: point == COMPILED)
-        )
+    if settings.task == "step":
+        return _steps(settings)
+    packed = settings.task == "packed"
+    found = _modules(settings.cell, settings.dtype, _packed if packed else _module)
+    if settings.dtype == "float32":
+        found.append(Competitor("TorchScript loop", NORMALISED, lambda p: _scripted(p, packed)))
+        if settings.compiled:
+            found.append(
+                Competitor(
+                    "torch.compile loop",
+                    NORMALISED,
+                    lambda p: _compiled(p, packed),
+                    lambda point: point == COMPILED,
+                )
+            )
+    if not packed:
+        dtype = getattr(torch, settings.dtype)
+        found.append(Competitor("limit", LIMIT, lambda p: _limit(p, dtype)))
+    return found
+
+
+def _modules(cell: str, dtype: str, run: Callable[[Any, Problem, str], Runs]) -> list[Competitor]:
+    """Our module and PyTorch's, with float32 beside another dtype."""
+
+    def ours(name: str, kind: str, engine: str, dtype: str, base: bool = False) -> Competitor:
+        def build(problem: Problem) -> Runs:
+            return run(_ours(problem, kind, engine), problem, dtype)
+
+        return Competitor(name, kind, build, dtype=dtype, base=base)
+
+    def stock(name: str, dtype: str, base: bool) -> Competitor:
+        return Competitor(name, PLAIN, lambda p: run(_stock(p), p, dtype), dtype=dtype, base=base)
+
+    if dtype == "float32":
+        return [
+            ours("lnrnn native", NORMALISED, "native", dtype),
+            ours("lnrnn portable", NORMALISED, "portable", dtype, base=True),
+            ours("lnrnn un-normalised", PLAIN, "native", dtype),
+            stock(stock_name(cell), dtype, base=True),
+        ]
     return [
-        Competitor(OURS, NORMALISED, lambda p: _module(_ours(p, NORMALISED, "native"), p)),
-        Competitor(
-            "lnrnn portable", NORMALISED, lambda p: _module(_ours(p, NORMALISED, "portable"), p)
-        ),
-        Competitor("lnrnn un-normalised", PLAIN, lambda p: _module(_ours(p, PLAIN, "native"), p)),
-        Competitor(stock_name(cell), PLAIN, _stock),
-        *loops,
-        Competitor("limit", LIMIT, _limit),
+        ours("lnrnn", NORMALISED, "auto", dtype),
+        ours("lnrnn portable", NORMALISED, "portable", dtype),
+        ours("lnrnn un-normalised", PLAIN, "auto", dtype),
+        stock(stock_name(cell), dtype, base=False),
+        ours("lnrnn, float32", NORMALISED, "auto", "float32", base=True),
+        stock(f"{stock_name(cell)}, float32", "float32", base=True),
     ]
 
 
@@ -74,24 +112,41 @@ def runs(
     def laid_out(array: np.ndarray) -> Any:
         return np.ascontiguousarray(array.swapaxes(0, 1)) if batch_first else array
 
-    x = torch.tensor(laid_out(problem.x), requires_grad=True)
-    dy = torch.tensor(laid_out(problem.dy))
+    x, dy = torch.tensor(laid_out(problem.x)), torch.tensor(laid_out(problem.dy))
+    return _runs(call, x, dy, weights, lambda a: laid_out(a.float().numpy()), gradients)
+
+
+def _runs(
+    call: Callable[[Tensor], Tensor],
+    x: Tensor,
+    dy: Tensor,
+    weights: Sequence[Tensor],
+    array: Callable[[Tensor], np.ndarray],
+    gradients: Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+) -> Runs:
+    """Of a function of x, whose results and gradients `array` lays out as (T, B, .)."""
+    x.requires_grad_()
 
     def forward() -> Tensor:
         with torch.no_grad():
             return call(x)
 
-    def named(found: Sequence[Tensor]) -> dict[str, np.ndarray]:
-        of_x, *of_weights = (g.numpy() for g in found)
-        kernel, recurrent = gradients(of_weights)
-        return {"x": laid_out(of_x), "kernel": kernel, "recurrent_kernel": recurrent}
+    dy = dy.to(forward().dtype)
 
-    return Runs(
-        forward,
-        lambda: torch.autograd.grad(call(x), [x, *weights], dy),
-        lambda y: laid_out(y.numpy()),
-        named,
-    )
+    def training() -> Sequence[Tensor]:
+        return torch.autograd.grad(call(x), [x, *weights], dy)
+
+    def named() -> dict[str, np.ndarray]:
+        of_x, *of_weights = training()
+        kernel, recurrent = gradients([g.numpy() for g in of_weights])
+        return {"x": array(of_x), "kernel": kernel, "recurrent_kernel": recurrent}
+
+    return Runs({"forward": forward, "training": training}, lambda: array(forward()), named)
+
+
+def _in(dtype: str) -> Any:
+    """The scope in which products are of a dtype."""
+    return torch.autocast("cpu", getattr(torch, dtype), enabled=dtype != "float32")
 
 
 def _ours(problem: Problem, kind: str, engine: str) -> Any:
@@ -102,20 +157,113 @@ def _ours(problem: Problem, kind: str, engine: str) -> Any:
     return module
 
 
-def _module(module: nn.Module, problem: Problem) -> Runs:
-    # the first two parameters are those of the kernels, transposed
-    return runs(
-        lambda x: module(x)[0],
-        list(module.parameters()),
-        problem,
-        lambda found: (found[0].T, found[1].T),
-    )
-
-
-def _stock(problem: Problem) -> Runs:
+def _stock(problem: Problem) -> Any:
     module = _MODULES[problem.cell][1](problem.point.units, problem.point.units)
     module.load_state_dict(_ours(problem, PLAIN, "portable").state_dict())
-    return _module(module, problem)
+    return module
+
+
+def _transposed(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    # the first two parameters are those of the kernels
+    return found[0].T, found[1].T
+
+
+def _module(module: nn.Module, problem: Problem, dtype: str) -> Runs:
+    def call(x: Tensor) -> Tensor:
+        with _in(dtype):
+            return module(x)[0]
+
+    return runs(call, list(module.parameters()), problem, _transposed)
+
+
+def _packed(module: nn.Module, problem: Problem, dtype: str) -> Runs:
+    """Of a module on a PackedSequence, which is made before."""
+    lengths = torch.tensor(problem.lengths)
+    packed = pack_padded_sequence(torch.tensor(problem.x), lengths)
+    dy = pack_padded_sequence(torch.tensor(problem.dy), lengths)
+
+    def call(data: Tensor) -> Tensor:
+        with _in(dtype):
+            return module(PackedSequence(data, packed.batch_sizes))[0].data
+
+    def padded(data: Tensor) -> np.ndarray:
+        return pad_packed_sequence(PackedSequence(data.float(), packed.batch_sizes))[0].numpy()
+
+    return _runs(call, packed.data, dy.data, list(module.parameters()), padded, _transposed)
+
+
+def _steps(settings: Settings) -> list[Competitor]:
+    """One step from given states, without gradients."""
+    stock = stock_name(settings.cell)
+
+    def row(
+        name: str, kind: str, build: Callable[[Problem], Any], of_cell: bool, base: bool = False
+    ) -> Competitor:
+        def ready(problem: Problem) -> Runs:
+            return _step(build(problem), problem, settings.dtype, of_cell)
+
+        return Competitor(name, kind, ready, dtype=settings.dtype, base=base)
+
+    def compiled(problem: Problem) -> Any:
+        return torch.compile(_our_cell(problem), fullgraph=True)
+
+    return [
+        row("lnrnn module.step", NORMALISED, lambda p: _ours(p, NORMALISED, "auto").step, False),
+        row("lnrnn cell", NORMALISED, _our_cell, True),
+        row("lnrnn cell, exported", NORMALISED, _exported, True),
+        *([row("lnrnn cell, compiled", NORMALISED, compiled, True)] if settings.compiled else []),
+        row(
+            "lnrnn, T = 1", NORMALISED, lambda p: _of_one(_ours(p, NORMALISED, "auto")), False, True
+        ),
+        row(f"{stock}Cell", PLAIN, _stock_cell, True),
+        row(f"{stock}, T = 1", PLAIN, lambda p: _of_one(_stock(p)), False, True),
+    ]
+
+
+def _step(step: Callable[[Tensor, Any], Any], problem: Problem, dtype: str, of_cell: bool) -> Runs:
+    """Of a function of x (B, I) and the states, (B, H) for a cell and (1, B, H) for a module."""
+    x, states = torch.tensor(problem.x[0]), _states(problem)
+    states = states if of_cell else [s[None] for s in states]
+    hx = tuple(states) if len(states) == 2 else states[0]
+
+    def call() -> Any:
+        with torch.no_grad(), _in(dtype):
+            return step(x, hx)
+
+    def array() -> np.ndarray:
+        found = call()
+        output = found[0] if isinstance(found, tuple) else found
+        return output.float().numpy().reshape(problem.states[0].shape)
+
+    return Runs({"step": call}, array)
+
+
+def _states(problem: Problem) -> list[Tensor]:
+    return [torch.tensor(s) for s in problem.states]
+
+
+def _of_one(module: Any) -> Callable[[Tensor, Any], Any]:
+    """A module on a sequence of one step."""
+    return lambda x, hx: module(x[None], hx)
+
+
+def _our_cell(problem: Problem) -> Any:
+    cell = _CELLS[problem.cell][0](problem.point.units, problem.point.units)
+    cell.load_params(problem.params[NORMALISED])
+    return cell.eval()
+
+
+def _exported(problem: Problem) -> Any:
+    states = _states(problem)
+    given = torch.tensor(problem.x[0]), tuple(states) if len(states) == 2 else states[0]
+    return torch.export.export(_our_cell(problem), given).module()
+
+
+def _stock_cell(problem: Problem) -> Any:
+    cell = _CELLS[problem.cell][1](problem.point.units, problem.point.units)
+    weights = _ours(problem, PLAIN, "portable").state_dict()
+    cell.load_state_dict({n.removesuffix("_l0"): w for n, w in weights.items()})
+    return cell
 
 
 def lstm(x: Tensor, w: dict[str, Tensor]) -> Tensor:
@@ -171,34 +319,38 @@ _LOOPS: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
 }
 
 
-def _loop(loop: Callable[[Tensor, dict[str, Tensor]], Tensor], problem: Problem) -> Runs:
+def _loop(
+    loop: Callable[[Tensor, dict[str, Tensor]], Tensor], problem: Problem, packed: bool
+) -> Runs:
+    """Of a loop; what it computes beyond the lengths of packed sequences is set to zero."""
     weights = {
         n: torch.tensor(a, requires_grad=True) for n, a in problem.params[NORMALISED].items()
     }
+    valid = torch.tensor(problem.valid)
     return runs(
-        lambda x: loop(x, weights),
+        lambda x: loop(x, weights) * valid if packed else loop(x, weights),
         list(weights.values()),
         problem,
         lambda found: (found[0], found[1]),
     )
 
 
-def _scripted(problem: Problem) -> Runs:
+def _scripted(problem: Problem, packed: bool) -> Runs:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.script as a whole
         loop: Any = torch.jit.script(_LOOPS[problem.cell])
-    return _loop(loop, problem)
+    return _loop(loop, problem, packed)
 
 
-def _compiled(problem: Problem) -> Runs:
-    return _loop(torch.compile(_LOOPS[problem.cell], fullgraph=True), problem)
+def _compiled(problem: Problem, packed: bool) -> Runs:
+    return _loop(torch.compile(_LOOPS[problem.cell], fullgraph=True), problem, packed)
 
 
-def _limit(problem: Problem) -> Runs:
-    a, b = (torch.randn(shape) for shape in problem.product)
-    return Runs(lambda: _products(a, b, 2), lambda: _products(a, b, 6))
+def _limit(problem: Problem, dtype: torch.dtype) -> Runs:
+    a, b = (torch.randn(shape, dtype=dtype) for shape in problem.product)
 
+    def times(count: int) -> None:
+        for _ in range(count):
+            torch.mm(a, b)
 
-def _products(a: Tensor, b: Tensor, times: int) -> None:
-    for _ in range(times):
-        torch.mm(a, b)
+    return Runs({"forward": lambda: times(2), "training": lambda: times(6)})

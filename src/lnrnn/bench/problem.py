@@ -17,7 +17,6 @@ from lnrnn.variant import Variant
 Array = np.ndarray
 FAMILIES = {"lstm": families.LSTM, "gru": families.GRU, "simple": families.SIMPLE}
 NORMALISED, PLAIN, LIMIT = "normalised", "un-normalised", "limit"
-OURS = "lnrnn native"  # what all others are compared with
 # the recurrence is kept from chaos, in which rounding errors of float32 would grow with T
 _RECURRENT = {"h_norm_gain": 0.25, "sum_norm_gain": 0.5, "recurrent_kernel": 0.5}
 
@@ -39,6 +38,10 @@ class Problem:
         rng = np.random.default_rng(0)
         self.x: Array = rng.standard_normal(point, np.float32)  # (T, B, I)
         self.dy: Array = rng.standard_normal(point, np.float32)  # (T, B, H)
+        # from T down to T / 2, and which steps of the batch they leave, (T, B, 1)
+        self.lengths: Array = np.linspace(point.steps, (point.steps + 1) // 2, point.batch)
+        self.lengths = self.lengths.astype(np.int64)
+        self.valid: Array = (np.arange(point.steps)[:, None] < self.lengths)[..., None]
         sizes = Sizes(point.units, point.units, point.units)
         self.params = {
             kind: {
@@ -47,6 +50,10 @@ class Problem:
             }
             for kind, variant in self.variants.items()
         }
+        shape = point.batch, point.units
+        self.states: list[Array] = [  # (B, H) each, of the step before
+            np.tanh(rng.standard_normal(shape, np.float32)) for _ in self.variants[PLAIN].states
+        ]
 
     @property
     def product(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -60,17 +67,16 @@ class Runs(NamedTuple):
     """A competitor that is ready to run.
 
     Args:
-        forward: computes the outputs and returns when they are there.
-        training: computes outputs and the gradients of x and of all weights, likewise.
-        y: from what `forward` returned to (T, B, H); None where there is nothing to compare.
-        gradients: from what `training` returned to the gradients of `x` (T, B, I) and of the
-            canonical `kernel` (I, G H) and `recurrent_kernel` (H, G H); None likewise.
+        calls: what is timed, by the names of the task, in order; each returns when its results
+            are there.
+        y: the outputs (T, B, H) that it computes; None where there is nothing to compare.
+        gradients: the gradients of the canonical `kernel` (I, G H) and `recurrent_kernel`
+            (H, G H), and of `x` (T, B, I) where it gives them; None likewise.
     """
 
-    forward: Callable[[], Any]
-    training: Callable[[], Any]
-    y: Callable[[Any], Array] | None = None
-    gradients: Callable[[Any], Mapping[str, Array]] | None = None
+    calls: Mapping[str, Callable[[], Any]]
+    y: Callable[[], Array] | None = None
+    gradients: Callable[[], Mapping[str, Array]] | None = None
 
 
 def _everywhere(point: Point) -> bool:
@@ -86,46 +92,49 @@ class Competitor:
         kind: whose results it has: `NORMALISED`, `PLAIN` or `LIMIT`.
         build: makes it ready for a problem.
         at: whether it is measured at a point.
+        dtype: the precision of its products.
+        base: whether all others of its kind are compared with it.
     """
 
     name: str
     kind: str
     build: Callable[[Problem], Runs]
     at: Callable[[Point], bool] = _everywhere
+    dtype: str = "float32"
+    base: bool = False
 
 
 class DisagreementError(Exception):
     """Competitors computed different numbers, so that there are no figures."""
 
 
-def check(ready: Mapping[str, tuple[str, Runs]], bases: Mapping[str, str]) -> None:
-    """Raise unless all competitors of a kind compute the same outputs and gradients.
+def check(ready: Mapping[Competitor, Runs]) -> None:
+    """Raise unless all competitors of a kind compute what the base of it does.
 
     Args:
-        ready: kind and runs by name.
-        bases: kind to the name of the competitor that all others of it are compared with.
+        ready: competitors and their runs.
 
     Raises:
-        DisagreementError: two do not agree to the tolerance of float32.
+        DisagreementError: one does not agree with its base to the tolerance of its dtype.
     """
-    for kind, base in bases.items():
-        expected = _results(ready[base][1])
-        for name, (own, runs) in ready.items():
-            if own != kind or name == base:
+    for base in filter(lambda c: c.base, ready):
+        expected = _results(ready[base])
+        for other, runs in ready.items():
+            if other.kind != base.kind or other is base:
                 continue
             for what, value in _results(runs).items():
                 try:
-                    assert_close(what, value, expected[what], "float32", gradient=what != "y")
+                    assert_close(what, value, expected[what], other.dtype, gradient=what != "y")
                 except AssertionError as error:
-                    raise DisagreementError(f"{name} disagrees with {base}: {error}") from error
+                    raise DisagreementError(
+                        f"{other.name} disagrees with {base.name}: {error}"
+                    ) from error
 
 
 def _results(runs: Runs) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    if runs.y:
-        found["y"] = runs.y(runs.forward())
+    found: dict[str, Array] = {"y": runs.y()} if runs.y else {}
     if runs.gradients:
-        found |= {f"d{n}": g for n, g in runs.gradients(runs.training()).items()}
+        found |= {f"d{n}": g for n, g in runs.gradients().items()}
     return found
 
 

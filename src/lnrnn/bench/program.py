@@ -7,19 +7,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lnrnn.bench import measure, memory, problem, report
-from lnrnn.bench.problem import NORMALISED, PLAIN, Competitor, Problem
+from lnrnn.bench import machine, measure, memory, problem, report
+from lnrnn.bench.problem import Competitor, Problem
 from lnrnn.bench.report import Measurement, Row
-from lnrnn.bench.settings import OVERHEAD, SMALL, Point, Settings
+from lnrnn.bench.settings import OVERHEAD, TASKS, Point, Settings
+from lnrnn.engines import runs as engine_runs
 from lnrnn.engines.native import core
 from lnrnn.train.program import load_keras
-from lnrnn.train.settings import BACKENDS, UserError
+from lnrnn.train.settings import UserError
 
 
 def bench(
@@ -27,44 +29,50 @@ def bench(
     out: Path | None,
     grid: list[tuple[Point, ...]] | None,
     threads: int | None,
+    task: str,
     **options: Any,
 ) -> int:
-    """Measure, and write table, CSV, JSON and plot.
+    """Measure, and write tables, CSV, JSON and plot.
 
     Args:
         framework: the one to measure in this process; None for all that are installed, each
             in a process of its own.
         out: a directory; None for one named by the time, in `runs`.
-        grid: the points, in groups; None for the small grid.
+        grid: the points, in groups; None for those of the task.
         threads: processors to use; None for all.
+        task: a name of [TASKS][lnrnn.bench.settings.TASKS].
         options: other fields of [Settings][lnrnn.bench.settings.Settings].
 
     Returns:
         0, or 1 where competitors computed different numbers.
 
     Raises:
-        UserError: a framework or the native engine is missing, or there are fewer processors.
+        UserError: a framework or the native engine is missing, there are fewer processors, or
+            the task has no such points or is not measured on the framework.
     """
-    available = core.available_threads()
+    available, possible = core.available_threads(), TASKS[task].frameworks
     if threads is not None and threads > available:
         raise UserError(f"--threads is at most the {available} processors here; got {threads}.")
+    if framework and framework not in possible:
+        raise UserError(
+            f"--task {task} is measured on {' and '.join(possible)} alone; got {framework!r} as "
+            "--framework."
+        )
+    points = tuple(dict.fromkeys(p for group in grid or [TASKS[task].points] for p in group))
+    longer = [p for p in points if p.steps > 1]
+    if task == "step" and longer:
+        raise UserError(f"--task step is one step, a point 1,B,H; got {longer[0]} in --grid.")
     if core.missing():
         raise UserError(f"The native engine cannot be measured: {core.missing()}.")
     folder = out or Path("runs", time.strftime("bench-%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said at once
-    points = tuple(dict.fromkeys(p for group in grid or [SMALL] for p in group))
     if framework is None:
-        results = _all(points, threads, options)
+        results = _all(points, threads, task, options)
     else:
-        results = [
-            _one(
-                Settings(
-                    framework=framework, points=points, threads=threads or available, **options
-                )
-            )
-        ]
+        options |= {"task": task, "threads": threads or available}
+        results = [_one(Settings(framework=framework, points=points, **options))]
     report.write(folder, results)
-    print(f"\nbench.csv, bench.json and bench.png are in {folder}.")
+    print(f"\nbench.md, bench.csv, bench.json and bench.png are in {folder}.")
     return 0
 
 
@@ -72,28 +80,27 @@ def competitors(settings: Settings) -> list[Competitor]:
     """What is measured on the framework of the settings, which is loaded, ours first."""
     _limit_threads(settings.threads)
     load_keras(settings.framework, "--framework")
-    framework, cell = settings.framework, settings.cell
-    found: list[Competitor] = []
+    framework, float32 = settings.framework, settings.dtype == "float32"
     if framework == "torch":
         torch: Any = import_module("torch")
         torch.set_num_threads(settings.threads)
-        on_torch: Any = import_module("lnrnn.bench.on_torch")
-        found += on_torch.competitors(cell, settings.compiled)
-    on_keras: Any = import_module("lnrnn.bench.on_keras")
-    found += on_keras.competitors(cell)
-    if framework == "jax":
-        on_jax: Any = import_module("lnrnn.bench.on_jax")
-        found += on_jax.competitors(cell)
-    core_call: Any = import_module("lnrnn.bench.core_call")
-    return [*found, core_call.competitor(framework, settings.threads)]
+    if settings.task == "fit":
+        return _module("fit").competitors(settings)
+    found: list[Competitor] = []
+    if framework == "torch":
+        found += _module("on_torch").competitors(settings)
+    if settings.task == "sequence":
+        found += _module("on_keras").sequence(settings)
+        if float32 and framework == "jax":
+            found += _module("on_jax").competitors()
+        if float32:
+            found.append(_module("core_call").competitor(framework, settings.threads))
+    return found
 
 
-def bases(settings: Settings) -> dict[str, str]:
-    """Kind to the competitor that the others of it have to agree with."""
-    module: Any = import_module(
-        "lnrnn.bench.on_torch" if settings.framework == "torch" else "lnrnn.bench.on_keras"
-    )
-    return {NORMALISED: "lnrnn portable", PLAIN: module.stock_name(settings.cell)}
+def _module(name: str) -> Any:
+    """A module of this package that loads a framework."""
+    return import_module(f"lnrnn.bench.{name}")
 
 
 def _limit_threads(threads: int) -> None:
@@ -104,18 +111,20 @@ def _limit_threads(threads: int) -> None:
 
 
 def _all(
-    points: tuple[Point, ...], threads: int | None, options: dict[str, Any]
+    points: tuple[Point, ...], threads: int | None, task: str, options: dict[str, Any]
 ) -> list[Measurement]:
     """A process for each framework that is installed, one after the other."""
-    installed = [f for f in BACKENDS if find_spec(f)]
+    possible = TASKS[task].frameworks
+    installed = [f for f in possible if find_spec(f)]
     if not installed:
-        raise UserError(f"None of {', '.join(BACKENDS)} is installed: install one of them.")
+        raise UserError(f"None of {', '.join(possible)} is installed: install one of them.")
     with tempfile.TemporaryDirectory() as temporary:
         found = []
         for framework in installed:
             folder = Path(temporary, framework)
             command = [sys.executable, "-P", "-m", "lnrnn.cli", "bench", "--framework", framework]
-            command += ["--out", str(folder), "--cell", options["cell"]]
+            command += ["--out", str(folder), "--task", task]
+            command += ["--cell", options["cell"], "--dtype", options["dtype"]]
             command += ["--repeats", str(options["repeats"]), "--grid", *map(str, points)]
             command += ["--threads", str(threads)] if threads else []
             command += [] if options["memory"] else ["--no-memory"]
@@ -128,23 +137,32 @@ def _all(
 
 
 def _one(settings: Settings) -> Measurement:
-    every = competitors(settings)
-    print(report.heading(settings), flush=True)
+    every, task = competitors(settings), TASKS[settings.task]
+    packages = (settings.framework, "keras", "numpy")
+    result = Measurement(
+        settings,
+        {p: _version(p) for p in packages},
+        machine.processor(),
+        machine.instruction_sets(),
+        core.instruction_set(),
+        [],
+    )
+    print(report.heading(result), flush=True)
     peaks: dict[str, dict[tuple[Point, str], int]] = {}
-    points = (*(p for p in settings.points if p != OVERHEAD), OVERHEAD)
-    if settings.memory and memory.measurable():
+    points = settings.points
+    if settings.task == "sequence":
+        points = (*(p for p in points if p != OVERHEAD), OVERHEAD)
+    if task.memory and settings.memory and memory.measurable():
         for competitor in every:
             if any(map(competitor.at, settings.points)):
                 peaks[competitor.name] = memory.of(settings, competitor.name)
-    rows: list[Row] = []
     for point in points:
         here = [c for c in every if c.at(point)]
-        new = _rows(Problem(settings.cell, point), here, bases(settings), settings, peaks)
-        report.show(settings, point, new)
-        rows += new
-    report.show_summary(rows)
-    packages = (settings.framework, "keras", "numpy")
-    return Measurement(settings, {p: _version(p) for p in packages}, core.instruction_set(), rows)
+        new = _rows(Problem(settings.cell, point), here, settings, peaks)
+        report.show(point, new)
+        result.rows.extend(new)
+    report.show_summary(result.rows)
+    return result
 
 
 def _version(package: str) -> str:
@@ -156,17 +174,28 @@ def _version(package: str) -> str:
 def _rows(
     given: Problem,
     here: list[Competitor],
-    bases: dict[str, str],
     settings: Settings,
     peaks: dict[str, dict[tuple[Point, str], int]],
 ) -> list[Row]:
     """The gate and then the figures of a point."""
-    ready = {c.name: (c.kind, c.build(given)) for c in here}
-    problem.check(ready, bases)
+    ready = {c: c.build(given) for c in here}
+    problem.check(ready)
     rows = []
-    for direction in ("forward", "training"):
-        runs = {name: getattr(runs, direction) for name, (_, runs) in ready.items()}
-        for name, times in measure.interleaved(runs, settings.repeats).items():
-            peak = peaks.get(name, {}).get((given.point, direction))
-            rows.append(Row.of(settings, given.point, direction, name, ready[name][0], times, peak))
+    for call in TASKS[settings.task].calls:
+        runs = {c: runs.calls[call] for c, runs in ready.items()}
+        engines = {c: _engine(c, run) for c, run in runs.items()}
+        for competitor, times in measure.interleaved(runs, settings.repeats).items():
+            peak = peaks.get(competitor.name, {}).get((given.point, call))
+            engine = engines[competitor]
+            rows.append(Row.of(settings, given.point, call, competitor, engine, times, peak))
     return report.with_ratios(rows)
+
+
+def _engine(competitor: Competitor, run: Callable[[], Any]) -> str:
+    """The engine that computes a call of ours; none for what is not ours."""
+    if not competitor.name.startswith("lnrnn"):
+        return ""
+    before = engine_runs()
+    run()
+    # the portable engine may count when it is traced alone
+    return "native" if any(e == "native" for e, _ in engine_runs() - before) else "portable"

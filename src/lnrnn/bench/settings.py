@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lnrnn.train.settings import BACKENDS
+
 
 class Point(NamedTuple):
     """T steps, B sequences, and as many inputs as units.
@@ -36,8 +38,37 @@ FULL = (
     Point(10000, 8, 128),
 )
 GRIDS = {"small": SMALL, "full": FULL}
+_BATCHES = (Point(100, 32, 128), Point(100, 32, 256))
 OVERHEAD = Point(1, 1, 16)  # the time of a call that has next to nothing to compute
-COMPILED = Point(100, 32, 128)  # the only one that torch.compile is measured at
+COMPILED = Point(100, 32, 128)  # the only one that a loop is compiled by torch.compile at
+DTYPES = ("float32", "bfloat16")
+
+
+class Task(NamedTuple):
+    """A use of the layers that is measured.
+
+    Args:
+        calls: the names of what is timed.
+        points: the grid where none is given.
+        frameworks: that it is measured on.
+        memory: whether peak memory is measured.
+    """
+
+    calls: tuple[str, ...]
+    points: tuple[Point, ...]
+    frameworks: tuple[str, ...] = BACKENDS
+    memory: bool = False
+
+
+TASKS = {
+    "sequence": Task(("forward", "training"), SMALL, memory=True),
+    "packed": Task(("forward", "training"), _BATCHES, ("torch",), memory=True),
+    "step": Task(("step",), (Point(1, 1, 128), Point(1, 1, 256), Point(1, 32, 256)), ("torch",)),
+    "fit": Task(
+        ("predict_on_batch", "train_on_batch", "predict", "fit"),
+        (*_BATCHES, Point(100, 1, 128), Point(100, 1, 512)),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +78,9 @@ class Settings:
     Args:
         framework: `"torch"`, `"jax"` or `"tensorflow"`.
         threads: processors to use.
+        task: a name of `TASKS`.
         cell: `"lstm"`, `"gru"` or `"simple"`.
+        dtype: that of the products, `"float32"` or `"bfloat16"`; weights are float32.
         points: of the grid, in order.
         repeats: timings of each competitor.
         memory: whether peak memory is measured, in a process for each competitor.
@@ -56,7 +89,9 @@ class Settings:
 
     framework: str
     threads: int
+    task: str = "sequence"
     cell: str = "lstm"
+    dtype: str = "float32"
     points: tuple[Point, ...] = SMALL
     repeats: int = 10
     memory: bool = True

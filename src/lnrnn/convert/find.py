@@ -15,6 +15,7 @@ from lnrnn.convert.forms import FORMS, form, spellings
 from lnrnn.convert.tensors import Container, natural
 from lnrnn.convert.weights import Checkpoint, Origin, Weights, check_float
 from lnrnn.dialects import Dialect
+from lnrnn.frontends.keras_weights import CANONICAL, ORDERS, KerasLayout
 from lnrnn.params import Sizes, shapes
 from lnrnn.variant import Variant
 
@@ -45,6 +46,7 @@ class Fit:
         sizes: I, H and R.
         stated: the fields of the variant that the file itself sets.
         zoneout: of h and c.
+        order: in which a Keras layer of this package holds them.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Fit:
     sizes: Sizes
     stated: frozenset[str] = frozenset()
     zoneout: tuple[float, float] = (0.0, 0.0)
+    order: str = CANONICAL
 
     @property
     def assumed(self) -> dict[str, str]:
@@ -214,9 +217,9 @@ def _sizes(dialect: Dialect, entries: Mapping[str, Any], placed: Mapping[str, st
 
 
 def _own(container: Container, scope: str, fact: Mapping[str, Any]) -> Iterator[tuple[Fit, str]]:
-    """A layer of this package: its weights have canonical names, or numbers in that order."""
+    """A layer of this package: its weights have the names of its layout, or numbers in order."""
     told = keras_config.told(fact)
-    if told.variant is None:
+    if told.variant is None or told.order not in ORDERS:
         return
     entries = container.entries
     for numbered in (True, False):
@@ -226,16 +229,17 @@ def _own(container: Container, scope: str, fact: Mapping[str, Any]) -> Iterator[
             continue
         sizes = Sizes(first.shape[0], first.shape[1] // len(told.variant.gates), second.shape[0])
         try:
-            expected = shapes(told.variant, sizes)
+            expected = KerasLayout(told.variant, sizes, told.order).weights
         except ValueError:
             continue
         placed = {
             name: f"{scope}vars/{i}" if numbered else f"{scope}{name}"
             for i, name in enumerate(expected)
         }
-        if all(p in entries and entries[p].shape == expected[n] for n, p in placed.items()):
+        if all(p in entries and entries[p].shape == expected[n].shape for n, p in placed.items()):
             stated = frozenset(told.fields)
-            yield Fit(OWN, told.variant, placed, sizes, stated, told.zoneout), scope
+            fit = Fit(OWN, told.variant, placed, sizes, stated, told.zoneout, told.order)
+            yield fit, scope
 
 
 def _within(fit: Fit, other: Fit) -> bool:
@@ -397,7 +401,8 @@ def _load(
     changes = {n: v for n, v in settings.items() if n not in zoneout}
     variant = with_settings(fit.variant, fit.sizes, changes, fit.name)
     if fit.name == OWN:
-        return Weights(variant, values, **zoneout)
+        params = KerasLayout(fit.variant, fit.sizes, fit.order).to_canonical(values)
+        return Weights(variant, params, **zoneout)
     dialect = form(fit.name)
     params = dialect.to_canonical(values)
     again = dialect.from_canonical(params, "")

@@ -47,8 +47,8 @@ def about_units(variant: Variant, sizes: Sizes) -> Iterator[str]:
     found += ["the output"] * (variant.hidden_norm and sizes.hidden == 1)
     if found:
         yield (
-            f"A norm over one number {_OF_ONE_NUMBER[variant.norm]}; got one unit, and norms of "
-            f"{' and of '.join(found)}: use more units, or the variant "
+            f"A norm over one number {_OF_ONE_NUMBER[variant.norm]}; got a width of one, and "
+            f"norms of {' and of '.join(found)}: use more units, or the variant "
             f"{_JOINT.get(variant.cell, '')}'none'."
         )
 
@@ -92,6 +92,8 @@ def growth_of_a_zero_step(variant: Variant, params: Mapping[str, Any]) -> float 
     """How much a zero step multiplies a small change of the state, and so a gradient.
 
     It is looked at over a few zero steps that follow the first one, which leaves the zero state.
+    The change is a millionth of the smallest deviation that a norm tells from zero, so that
+    factors beyond that of two such norms are found too small.
 
     Args:
         variant: the cell.
@@ -109,7 +111,7 @@ def growth_of_a_zero_step(variant: Variant, params: Mapping[str, Any]) -> float 
     if not variant.norms_at("pre"):  # x W is zero
         sizes = sizes._replace(inputs=1)
         params["kernel"] = np.zeros((1, params["kernel"].shape[1]))
-    ops = _Watched(variant)
+    ops: Any = _Watched(variant)
     sites = site_vectors(ops, variant, params, sizes.units)
     recurrence = Recurrence(ops, variant, params, sites)
     small = max(1e-6 * ops.floor**0.5, 1e-14)

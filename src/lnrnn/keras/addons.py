@@ -6,6 +6,7 @@ A `.keras` or `.h5` model whose configuration names `Addons>LayerNormLSTMCell` o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import keras
 from keras.src.models.functional import Functional
 
 from lnrnn import dialects
+from lnrnn.keras.cell_variant import LSTM
 from lnrnn.keras.cells import LayerNormCell, LayerNormLSTMCell, LayerNormSimpleRNNCell
 
 # arguments of TensorFlow Addons that have another name here
@@ -65,10 +67,36 @@ class _AddonsCell(LayerNormCell):
     dialect: ClassVar[str]
     places: ClassVar[Mapping[str, tuple[str, ...]]]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
+        given = {_RENAMED.get(name, name): value for name, value in kwargs.items()}
+        bound = inspect.signature(super().__init__).bind(units, *args, **given).arguments
+        given = bound.pop("kwargs", {}) | bound
+        super().__init__(**(given if "variant" in given else self._original(given)))
+        held = {*_OWN, *(name for names in self.places.values() for name in names)}
+        strange = [name for name in self._laid_out(1).weights if name not in held]
+        if strange:
+            raise ValueError(
+                f"A cell of TensorFlow Addons has the weights of {self.dialect}; got a variant "
+                f"with {strange[0]}: use {self.kind.name}Cell."
+            )
         for place, names in self.places.items():
             setattr(self, place, _Norm(self, names))
+
+    @classmethod
+    def _original(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of TensorFlow Addons with the variant that they mean."""
+        changes: dict[str, Any] = {}
+        if not given.get("use_bias", True):
+            # there the norms keep their biases
+            changes["bias"], given["use_bias"] = False, True
+        for role in ("activation", "recurrent_activation"):
+            if given.get(role) == "hard_sigmoid":
+                # of Keras 2, which Keras 3 has no name for
+                changes[role], given[role] = "keras2_hard_sigmoid", "auto"
+        if cls.kind is LSTM and "activation" in changes:
+            changes["output_activation"] = changes["activation"]
+        variant = dialects.get(cls.dialect).variant
+        return given | {"variant": variant.replace(**changes) if changes else cls.dialect}
 
     def save_own_variables(self, store: Any) -> None:
         """Write the weights that are not those of a norm."""
@@ -80,35 +108,18 @@ class _AddonsCell(LayerNormCell):
         for place, name in enumerate(n for n in _OWN if n in self.weight_names):
             getattr(self, name).assign(store[str(place)])
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> _AddonsCell:
-        """The cell that a configuration of TensorFlow Addons, or ours, describes."""
-        config = {_RENAMED.get(name, name): value for name, value in config.items()}
-        if "variant" not in config:
-            changes: dict[str, Any] = {}
-            if not config.get("use_bias", True):
-                # there the norms keep their biases
-                changes["bias"], config["use_bias"] = False, True
-            for role in ("activation", "recurrent_activation"):
-                if config.get(role) == "hard_sigmoid":
-                    # of Keras 2, which Keras 3 has no name for
-                    changes[role], config[role] = "keras2_hard_sigmoid", "auto"
-            if cls.kind.name == "LayerNormLSTM" and "activation" in changes:
-                changes["output_activation"] = changes["activation"]
-            variant = dialects.get(cls.dialect).variant
-            config["variant"] = variant.replace(**changes) if changes else cls.dialect
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="Addons", name="LayerNormLSTMCell")
 class AddonsLSTMCell(_AddonsCell, LayerNormLSTMCell):
     """`tfa.rnn.LayerNormLSTMCell`, as old files name it.
 
     A [LayerNormLSTMCell][lnrnn.keras.LayerNormLSTMCell] with `variant="tfa_lnlstm"`, whose
-    weights stand in files where those of TensorFlow Addons stood.
+    weights stand in files where those of TensorFlow Addons stood.  It takes the arguments of
+    the original too: `norm_gamma_initializer`, `norm_beta_initializer`, and `hard_sigmoid` and
+    `use_bias=False` as they are meant there.
 
     Example:
-        >>> cell = AddonsLSTMCell.from_config({"units": 8, "norm_epsilon": 1e-3})
+        >>> cell = AddonsLSTMCell(8, norm_epsilon=1e-3)
         >>> cell.variant.cell_norm
         'carry'
     """
@@ -127,10 +138,11 @@ class AddonsSimpleRNNCell(_AddonsCell, LayerNormSimpleRNNCell):
 
     A [LayerNormSimpleRNNCell][lnrnn.keras.LayerNormSimpleRNNCell] with
     `variant="tfa_lnsimplernn"`, whose weights stand in files where those of TensorFlow Addons
-    stood.
+    stood.  It takes the arguments of the original too: `layernorm_epsilon`,
+    `gamma_initializer`, `gamma_regularizer`, `gamma_constraint`.
 
     Example:
-        >>> cell = AddonsSimpleRNNCell.from_config({"units": 8})
+        >>> cell = AddonsSimpleRNNCell(8)
         >>> cell.variant.epsilon
         1e-05
     """

@@ -28,16 +28,17 @@ def before_training(cell: Any) -> None:
     """Warn if gradients do not bear zeros with these weights, the first time they can be read."""
     if cell._advised or cell.functions:
         return
-    params = _read(cell)
-    if params is not None:
+    weights = _read(cell)
+    if weights is not None:
         cell._advised = True
+        params = cell.layout.to_canonical(weights)
         message = advice.about_weights(cell.variant, params, cell.recurrent_gradient_clip)
         if message is not None:
             warn(message)
 
 
 def _read(cell: Any) -> dict[str, np.ndarray] | None:
-    """The canonical weights, also where a step is traced; None where they have no values."""
+    """The weights by their names, also where a step is traced; None where they have no values."""
     values = {name: getattr(cell, name)._value for name in cell.weight_names}
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import keras
+from keras import ops
 
 from lnrnn import dialects
 from lnrnn.dialects import Dialect
@@ -124,6 +125,16 @@ def without_bias(variant: Variant) -> Variant:
     """The variant without any bias on its pre-activations; a cell norm keeps its own."""
     norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
     return variant.replace(norms=norms, bias=False, bias_x=False, bias_h=False, tied_bias=False)
+
+
+def activation(name: str) -> Callable[[Any], Any]:
+    """The function that the variant's name of an activation stands for."""
+    return keras2_hard_sigmoid if name == "keras2_hard_sigmoid" else keras.activations.get(name)
+
+
+def keras2_hard_sigmoid(x: Any) -> Any:
+    r"""$\max(0, \min(1, x / 5 + 1 / 2))$, the `hard_sigmoid` of Keras 2."""
+    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def with_activations(

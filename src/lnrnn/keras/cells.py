@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from numbers import Integral
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 # keras.layers.RNN draws and clears the dropout masks of a cell only through this mixin,
 # which Keras does not export
@@ -18,16 +18,17 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
 from lnrnn.frontends.advice import about_inputs, about_units
+from lnrnn.frontends.keras_weights import KERAS, ORDERS, KerasLayout
 from lnrnn.frontends.warn import warn
-from lnrnn.keras import advice, cell_variant, initial
+from lnrnn.keras import advice, cell_variant, files, initial
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import SITES, Sizes, affine_gates, check, shapes
+from lnrnn.params import Sizes, check, gates_of
 from lnrnn.variant import Variant
 
 # weights that can hold an initial forget bias, the first that a variant has
 _FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
-# arguments that are stored and saved as they are
+# arguments that are saved as they were given
 _PLAIN_ARGUMENTS = (
     "units",
     "use_bias",
@@ -44,6 +45,7 @@ _PLAIN_ARGUMENTS = (
     "recurrent_gradient_clip",
     "projection_units",
     "engine",
+    "weight_order",
 )
 # how the weights are grouped under Keras's `<group>_initializer`, `_regularizer`, `_constraint`
 _GROUPS = {
@@ -61,6 +63,7 @@ _HANDLERS: dict[str, Any] = {
     "regularizer": keras.regularizers,
     "constraint": keras.constraints,
 }
+_FLAGS = ("use_bias", "unit_forget_bias", "reset_after")
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
 
 
@@ -138,8 +141,11 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         engine: str = "auto",
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("implementation", None)
+        weight_order = kwargs.pop("weight_order", KERAS)
+        implementation = kwargs.pop("implementation", 2)
         super().__init__(**kwargs)
+        self.weight_order = weight_order
+        self.implementation = implementation  # of Keras; both are one here
         self.units = units
         self.use_bias = use_bias
         self.unit_forget_bias = unit_forget_bias
@@ -154,10 +160,13 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         self.projection_units = projection_units
         self.engine = select.check_name(engine)
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        # NumPy's integers are none for Keras
+        self.seed = int(seed) if isinstance(seed, Integral) else seed
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.activation = _get(keras.activations, activation)
         self.recurrent_activation = _get(keras.activations, recurrent_activation)
+        # arguments that are left to the variant; their attributes say what that comes to
+        self._auto: frozenset[str] = frozenset()
         for group, *roles in (
             ("kernel", kernel_initializer, kernel_regularizer, kernel_constraint),
             ("recurrent", recurrent_initializer, recurrent_regularizer, recurrent_constraint),
@@ -172,8 +181,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         units, projection_units = self.units, self.projection_units
         self.variant, self._dialect, self.functions = self._resolve()
         width = projection_units or units
-        self.state_size = [width, units] if self.kind is cell_variant.LSTM else [width]
+        self.state_size = [width, units] if self.kind is cell_variant.LSTM else width
         self.output_size = width
+        self._resolve_attributes()
         self._weight_mask = None
         self._inside_rnn = False
         self._advised = False
@@ -181,40 +191,41 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             warn(sentence)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the weights, named and ordered as [lnrnn.params][] says."""
+        """Create the weights: Keras's own, then those of the norms."""
         inputs = input_shape[-1]
         if inputs is None:
             raise ValueError(
                 f"{self.kind.name} needs the number of features; got input shape {input_shape}: "
                 "give the last axis a size."
             )
-        sizes = Sizes(inputs, self.units, self.output_size)
-        for sentence in about_inputs(self.variant, sizes):
+        for sentence in about_inputs(self.variant, Sizes(inputs, self.units, self.output_size)):
             warn(sentence)
-        self.weight_names = tuple(shapes(self.variant, sizes))
+        self.layout = self._laid_out(inputs)
+        self.weight_names = tuple(self.layout.weights)
         self.bias = None
-        for name, shape in shapes(self.variant, sizes).items():
+        for name, (shape, names) in self.layout.weights.items():
             weight = self.add_weight(
                 name=name,
                 shape=shape,
-                initializer=self._initializer(name),
-                regularizer=self._argument(name, "regularizer"),
-                constraint=self._argument(name, "constraint"),
+                initializer=self._initializer(names),
+                regularizer=self._argument(names[0], "regularizer"),
+                constraint=self._argument(names[0], "constraint"),
                 autocast=False,  # the engine says in which dtype it takes them
             )
             setattr(self, name, weight)
         self.built = True
 
-    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
+    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
         """One step.
 
         Args:
             inputs: (B, I).
-            states: [h], and of an LSTM [h, c]; h (B, R) and c (B, H).
+            states: [h], and of an LSTM [h, c]; h (B, R) and c (B, H).  A single h may stand
+                without a list.
             training: whether dropout masks are drawn.
 
         Returns:
-            The output h (B, R), and the list of the new states.
+            The output h (B, R), and the new states in the form of the given ones.
 
         Raises:
             ValueError: in `keras.layers.RNN` on JAX, noise that differs from step to step.
@@ -225,7 +236,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             >>> tuple(y.shape), len(states)
             ((2, 8), 1)
         """
-        states = list(states) if isinstance(states, (list, tuple)) else [states]
+        nested = isinstance(states, (list, tuple))
+        states = list(states) if nested else [states]
         inputs = ops.cast(inputs, self.compute_dtype)
         noise: dict[str, Any] = {}
         if training:
@@ -244,9 +256,10 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             states,
             functions=self.functions,
             recurrent_gradient_clip=self.recurrent_gradient_clip,
+            gates=self.gates,
             **noise,
         )
-        return new[0], list(new)
+        return new[0], list(new) if nested else new[0]
 
     @property
     def variables(self) -> list[Any]:
@@ -256,13 +269,14 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
         """Zero states: h (B, R), and c (B, H) of an LSTM."""
-        return [ops.zeros((batch_size, size), self.compute_dtype) for size in self.state_size]
+        sizes = tree.flatten(self.state_size)
+        return [ops.zeros((batch_size, size), self.compute_dtype) for size in sizes]
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *_: Any
     ) -> tuple[tuple[int | None, int], list[tuple[int | None, int]]]:
         """Shapes of what `call` returns."""
-        states = [(input_shape[0], size) for size in self.state_size]
+        states = [(input_shape[0], size) for size in tree.flatten(self.state_size)]
         return states[0], states
 
     def request(self, unroll: bool = False, training: bool = False) -> select.Request:
@@ -277,8 +291,16 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             device=_device(),
         )
 
+    @property
+    def gates(self) -> str:
+        """The order in which the gates stand in the weights."""
+        return self.layout.gates
+
     def tensors(self, training: bool = False, dtype: str | None = None) -> dict[str, Any]:
-        """The weights as tensors, in the compute dtype or another; in training with DropConnect."""
+        """The weights as tensors, in the compute dtype or another; in training with DropConnect.
+
+        Their names are canonical; their gates stand in the order of `gates`.
+        """
         dtype = dtype or self.compute_dtype
         found = {
             name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
@@ -287,7 +309,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         if training and self.weight_dropout:
             name = "recurrent_scale" if self.variant.cell == "indrnn" else "recurrent_kernel"
             found[name] = found[name] * ops.cast(self._get_weight_mask(name), dtype)
-        return found
+        return self.layout.split(found)
 
     def noise(self, leading: tuple[Any, ...], training: bool) -> dict[str, Any]:
         """Zoneout and the dropout masks that differ from step to step.
@@ -338,13 +360,15 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.reset_recurrent_dropout_mask()
 
     def params(self) -> dict[str, np.ndarray]:
-        """The weights under their canonical names, see [lnrnn.params][].
+        """The weights under their canonical names and in that order, see [lnrnn.params][].
 
         Raises:
             ValueError: the cell is not built, so it has no weights.
         """
         self._check_built()
-        return {n: np.asarray(ops.convert_to_numpy(getattr(self, n))) for n in self.weight_names}
+        return self.layout.to_canonical(
+            {n: np.asarray(ops.convert_to_numpy(getattr(self, n))) for n in self.weight_names}
+        )
 
     def load_params(self, params: Mapping[str, Any]) -> None:
         """Set the weights from canonical ones.
@@ -354,8 +378,24 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         """
         self._check_built()
         check(self.variant, params, Sizes(self.kernel.shape[0], self.units, self.output_size))
-        for name in self.weight_names:
-            getattr(self, name).assign(params[name])
+        values = {n: np.asarray(ops.convert_to_numpy(v)) for n, v in params.items()}
+        for name, value in self.layout.from_canonical(values).items():
+            getattr(self, name).assign(value)
+
+    def save_own_variables(self, store: Any) -> None:
+        """What Keras calls to write the weights, as they are held."""
+        super().save_own_variables(store)
+        if self.built:
+            files.mark(store, self.weight_order, self._layouts())
+
+    def load_own_variables(self, store: Any) -> None:
+        """What Keras calls to read them: of this release, of 0.1.0, or of Keras's own cell."""
+        store = files.of_stock(store)
+        held = files.read(store, self._layouts()) if self.built else None
+        if held is None:
+            super().load_own_variables(store)  # says what is wrong
+        else:
+            self.load_params(held)
 
     def get_config(self) -> dict[str, Any]:
         """All constructor arguments, as `from_config` takes them."""
@@ -366,10 +406,16 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             for role, handler in _HANDLERS.items():
                 name = f"{group}_{role}"
                 config[name] = _serialize(handler, getattr(self, name))
+        config |= {n: None if n in _FLAGS else "auto" for n in self._auto}
         given = self._given_variant
         config["variant"] = given.to_dict() if isinstance(given, Variant) else given
         foreign = cell_variant.foreign(self.kind)
         return {**super().get_config(), **{k: v for k, v in config.items() if k not in foreign}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LayerNormCell:
+        """The cell that `get_config` described, in this release or in 0.1.0."""
+        return cls(**files.completed(config))
 
     def _resolve(self) -> tuple[Variant, Dialect | None, dict[str, Any]]:
         """The variant after Keras's arguments, its dialect if named, unnamed activations."""
@@ -397,39 +443,79 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             )
         return variant, dialect, functions
 
+    def _resolve_attributes(self) -> None:
+        """Put in the place of `"auto"` and None what they come to, as Keras's own cell has it."""
+        variant, dialect = self.variant, self._dialect
+        arguments = ("activation", "recurrent_activation", *_FLAGS[1:])
+        arguments += tuple(f"{group}_initializer" for group in GROUPS)
+        self._auto = frozenset(
+            n for n in arguments if getattr(self, n) is None or _is_auto(getattr(self, n))
+        )
+        found: dict[str, Any] = {
+            name: cell_variant.activation(getattr(variant, name))
+            for name in ("activation", "recurrent_activation")
+        }
+        if self.kind is cell_variant.LSTM:
+            starts = dialect is not None and any(dialect.forget_bias_init.values())
+            found["unit_forget_bias"] = starts or (dialect is None and variant.forget_bias == 0)
+        if self.kind is cell_variant.GRU:
+            found["reset_after"] = variant.reset != "before"
+        held = self._laid_out(1).weights
+        recurrent = list(held)[1]
+        for group, name in (("kernel", "kernel"), ("recurrent", recurrent), ("bias", "bias")):
+            start = self._start(held[name].names[0]) if name in held else "zeros"
+            found[f"{group}_initializer"] = keras.initializers.get(start)
+        for name in self._auto & found.keys():
+            setattr(self, name, found[name])
+
+    def _laid_out(self, inputs: int, order: str = "") -> KerasLayout:
+        """How the weights are held, here or in another order."""
+        sizes = Sizes(inputs, self.units, self.output_size)
+        return KerasLayout(self.variant, sizes, order or self.weight_order)
+
+    def _layouts(self) -> dict[str, KerasLayout]:
+        """How a file may hold the weights, by order."""
+        return {order: self._laid_out(self.kernel.shape[0], order) for order in ORDERS}
+
     def _argument(self, name: str, role: str) -> Any:
         """The user's initialiser, regulariser or constraint of a weight, or None."""
-        found = (getattr(self, f"{g}_{role}") for g in groups_of(name, self.variant))
-        return next((f for f in found if f is not None and not _is_auto(f)), None)
+        given = (f"{group}_{role}" for group in groups_of(name, self.variant))
+        found = (getattr(self, argument) for argument in given if argument not in self._auto)
+        return next((f for f in found if f is not None), None)
 
-    def _initializer(self, name: str) -> Any:
-        """The initialiser of a weight: the user's, the dialect's, or ours."""
-        variant, dialect = self.variant, self._dialect
-        given = self._argument(name, "initializer")
+    def _initializer(self, names: tuple[str, ...]) -> Any:
+        """The initialiser of a weight that holds these canonical ones."""
+        given = self._argument(names[0], "initializer")
         if given is None:
-            # a weight that Keras's arguments added is not in the dialect's table
-            if dialect is not None and name in dialect.initializers:
-                given = initial.of_dialect(name, dialect)
-                if name in dialect.per_gate:
-                    given = initial.gate_by_gate(given, variant.gates)
-            else:
-                given = initial.default(name, variant)
-        forget = self._forget_bias(name)
-        if forget is None:
-            return given
-        return initial.with_forget(given, bias_gates(variant, name), forget)
+            starts = [self._start(name, by_gate=True) for name in names]
+            given = starts[0] if len(starts) == 1 else initial.rows(starts)
+        for row, name in enumerate(names):
+            forget = self._forget_bias(name)
+            if forget is not None:
+                given = initial.with_forget(given, self.layout.gates_of(name), forget, row)
+        return given
+
+    def _start(self, name: str, by_gate: bool = False) -> Any:
+        """The initialiser of a canonical weight that the user gave none: the dialect's, or ours."""
+        variant, dialect = self.variant, self._dialect
+        # a weight that Keras's arguments added is not in the dialect's table
+        if dialect is None or name not in dialect.initializers:
+            return initial.default(name, variant)
+        given = initial.of_dialect(name, dialect)
+        apart = by_gate and name in dialect.per_gate
+        return initial.gate_by_gate(given, variant.gates) if apart else given
 
     def _forget_bias(self, name: str) -> float | None:
         """The initial value of the forget columns of a bias, if it has one of its own."""
-        wanted, variant = self.unit_forget_bias, self.variant
-        if self.kind is not cell_variant.LSTM or "f" not in bias_gates(variant, name):
+        variant = self.variant
+        if self.kind is not cell_variant.LSTM or "bias" not in name:
             return None
-        if wanted is None and self._dialect is not None:
+        if "f" not in gates_of(variant, name):
+            return None
+        if "unit_forget_bias" in self._auto and self._dialect is not None:
             return self._dialect.forget_bias_init.get(name)
-        if wanted is None:
-            wanted = variant.forget_bias == 0
-        biases = (n for n in _FORGET_BIASES if "f" in bias_gates(variant, n))
-        return 1.0 if wanted and name == next(biases) else None
+        biases = (n for n in _FORGET_BIASES if "f" in gates_of(variant, n))
+        return 1.0 if self.unit_forget_bias and name == next(biases) else None
 
     def _get_weight_mask(self, name: str) -> Any:
         """The mask of DropConnect, one for a whole sequence."""
@@ -469,6 +555,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             if isinstance(size, bool) or not isinstance(size, Integral) or size <= 0:
                 raise ValueError(f"{name} is a positive integer; got {size!r}: use {remedy}.")
             setattr(self, name, int(size))  # NumPy's integers cannot be saved
+        check_flags(self, _FLAGS[:1])
+        check_flags(self, [n for n in _FLAGS[1:] if getattr(self, n) is not None])
         for name in ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout"):
             rate = getattr(self, name)
             if not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:
@@ -487,6 +575,11 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             raise ValueError(
                 f"recurrent_gradient_clip is a positive bound or None; got {clip!r}: use None."
             )
+        for name in ("recurrent_gradient_clip", "norm_epsilon"):
+            if isinstance(getattr(self, name), np.floating):
+                setattr(self, name, float(getattr(self, name)))
+        if self.weight_order not in ORDERS:
+            raise ValueError(f"weight_order is one of {ORDERS}; got {self.weight_order!r}.")
         for name, owner in cell_variant.foreign(self.kind).items():
             given = getattr(self, name)
             if given is not None and (given != 0 or given is False):
@@ -540,12 +633,13 @@ class LayerNormGRUCell(LayerNormCell):
     kind = cell_variant.GRU
 
 
-def bias_gates(variant: Variant, name: str) -> str:
-    """The gates whose columns stand in a bias; empty if the variant has no such weight."""
-    if name in ("bias", "bias_x", "bias_h"):
-        return variant.gates if getattr(variant, name) else ""
-    site, _, which = name.partition("_norm_")
-    return affine_gates(variant, site, which) if which == "bias" and site in SITES else ""
+def check_flags(owner: Any, names: Iterable[str]) -> None:
+    """Make plain booleans of attributes; raise ValueError for what is none."""
+    for name in names:
+        given = getattr(owner, name)
+        if not isinstance(given, (bool, np.bool_, Integral)) or given not in (0, 1):
+            raise ValueError(f"{name} is True or False; got {given!r}: write it without quotes.")
+        setattr(owner, name, bool(given))
 
 
 def _is_auto(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,14 +53,23 @@ def gate_by_gate(given: Any, gates: str) -> Callable[..., Any]:
     return draw
 
 
-def with_forget(given: Any, gates: str, value: float) -> Callable[..., Any]:
-    """An initialiser of a bias whose forget columns start at `value`."""
+def rows(given: Sequence[Any]) -> Callable[..., Any]:
+    """An initialiser of a weight whose rows are drawn apart."""
+
+    def draw(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return ops.stack([_found(one)(shape[1:], dtype) for one in given])
+
+    return draw
+
+
+def with_forget(given: Any, gates: str, value: float, row: int) -> Callable[..., Any]:
+    """An initialiser of a bias, in a row of which the forget columns start at `value`."""
     initializer = _found(given)
 
     def draw(shape: tuple[int, ...], dtype: Any = None) -> Any:
         units = shape[-1] // len(gates)
         forget = np.zeros(shape, bool)
-        forget[columns(gates, "f", units)] = True
+        forget.reshape(-1, shape[-1])[row, columns(gates, "f", units)] = True
         return ops.where(forget, ops.full(shape, value, dtype), initializer(shape, dtype))
 
     return draw

@@ -10,12 +10,13 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
-from lnrnn.keras import advice, cell_variant
+from lnrnn.keras import advice, cell_variant, files
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
+    check_flags,
 )
 from lnrnn.keras.signature import in_order_of
 from lnrnn.params import sizes_of
@@ -34,6 +35,10 @@ class LayerNormRNN(keras.layers.RNN):
             stock = getattr(keras.layers, kind.stock)
             ordered = in_order_of(stock, *inits, without=cell_variant.foreign(kind))
             cls.__init__ = ordered(LayerNormRNN.__init__)
+            for name, value in vars(stock).items():
+                # what Keras's own layer shows of its cell
+                if isinstance(value, property):
+                    setattr(cls, name, _of_cell(name))
 
     def __init__(
         self,
@@ -78,6 +83,8 @@ class LayerNormRNN(keras.layers.RNN):
             trainable=trainable,
             **of_layer,
         )
+        check_flags(self, _FLAGS)
+        self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
             # XLA does not compile the Python function through which TensorFlow calls the core
@@ -151,6 +158,7 @@ class LayerNormRNN(keras.layers.RNN):
             mask=mask,
             masked_output="zero" if self.zero_output_for_mask else "repeat",
             functions=cell.functions,
+            gates=cell.gates,
             recurrent_gradient_clip=cell.recurrent_gradient_clip,
             unroll=self.unroll,
             return_sequences=self.return_sequences,
@@ -243,8 +251,8 @@ class LayerNormRNN(keras.layers.RNN):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerNormRNN:
-        """The layer that `get_config` described."""
-        return cls(**config)
+        """The layer that `get_config` described, in this release or in 0.1.0."""
+        return cls(**files.completed(config))
 
     def _check_states(self, sequences: Any, initial_state: Any) -> None:
         batch = sequences.shape[0]
@@ -272,6 +280,11 @@ class LayerNormRNN(keras.layers.RNN):
         """Keras draws the masks of its cells here, in inference too; `inner_loop` draws ours."""
 
 
+def _of_cell(name: str) -> property:
+    """An attribute of a layer that is its cell's."""
+    return property(lambda layer: getattr(layer.cell, name))
+
+
 def _check_mask(sequences: Any, mask: Any) -> None:
     expected, given = tuple(sequences.shape[:2]), tuple(mask.shape)
     pairs = zip(given, expected, strict=False)
@@ -282,6 +295,14 @@ def _check_mask(sequences: Any, mask: Any) -> None:
         )
 
 
+_FLAGS = (
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+)
 _LAYER_OPTIONS = {"batch_input_shape", "batch_shape", "input_shape", "autocast"}
 
 
@@ -309,8 +330,8 @@ class LayerNormLSTM(LayerNormRNN):
             gradients through leading zero inputs: gains of recurrent norms start at 0.1
             (of sum norms at 0.25) and biases at normal noise of deviation 0.1.
         recurrent_initializer: of `recurrent_kernel` (R, 4 H).
-        bias_initializer: of the biases (4 H,); where a variant has none of its own, of the
-            biases of its gate norms, as are `bias_regularizer` and `bias_constraint`.
+        bias_initializer: of `bias` (4 H,), or (2, 4 H) in a variant with one on each side;
+            where a variant has none of its own, the biases of its gate norms stand there.
         unit_forget_bias: start the forget columns of the bias at one; None does so unless
             the variant adds a constant or its dialect has other initial values.
         kernel_regularizer: of `kernel`; likewise `recurrent_`, `bias_`, `gain_` and
@@ -346,8 +367,9 @@ class LayerNormLSTM(LayerNormRNN):
         norm_epsilon: in place of the variant's epsilon.
         gain_initializer: of the gains of all norms.
         norm_bias_initializer: of the biases of all norms.
-        recurrent_gradient_clip: bound on each element of the derivative of the loss with
-            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        recurrent_gradient_clip: bound on each element of the derivatives of the loss that
+            return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
+            peepholes, and to what the norms of cell and output are taken of; or None.
         projection_units: R, the size of a projected h, for variants with a projection.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
         name: of the layer.
@@ -384,6 +406,9 @@ class LayerNormGRU(LayerNormRNN):
     $$r = \sigma(X_r + H_r), \quad z = \sigma(X_z + H_z), \quad n = \tanh(X_n + r \odot H_n)$$
 
     $$h_t = z \odot h_{t-1} + (1 - z) \odot n$$
+
+    The weights are as in Keras, gates in the order z, r, h: `kernel` (I, 3 H),
+    `recurrent_kernel` (H, 3 H) and `bias` (2, 3 H), whose rows are $\beta_x$ and $\beta_h$.
 
     Args:
         units: H, the size of h.

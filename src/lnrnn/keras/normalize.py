@@ -13,6 +13,7 @@ import numpy as np
 from keras.src.models import Functional
 
 from lnrnn import dialects
+from lnrnn.frontends.keras_weights import KerasLayout
 from lnrnn.keras import cell_variant
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.cells import (
@@ -20,10 +21,9 @@ from lnrnn.keras.cells import (
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
-    bias_gates,
 )
 from lnrnn.keras.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN, LayerNormSimpleRNN
-from lnrnn.params import columns
+from lnrnn.params import Sizes, columns, gates_of
 from lnrnn.variant import Site, Variant
 
 Weights = dict[str, np.ndarray]
@@ -47,17 +47,15 @@ OPTIONS = (
 
 
 class _Family(NamedTuple):
-    """A Keras layer with its cell, the gate order of its weights, and what replaces both."""
+    """A Keras layer with its cell, and what replaces both."""
 
     kind: CellKind
-    gates: str
     forms: Mapping[type, type]
 
 
 _FAMILIES = {
     "SimpleRNN": _Family(
         cell_variant.SIMPLE,
-        "n",
         {
             keras.layers.SimpleRNN: LayerNormSimpleRNN,
             keras.layers.SimpleRNNCell: LayerNormSimpleRNNCell,
@@ -65,12 +63,10 @@ _FAMILIES = {
     ),
     "LSTM": _Family(
         cell_variant.LSTM,
-        "ifgo",
         {keras.layers.LSTM: LayerNormLSTM, keras.layers.LSTMCell: LayerNormLSTMCell},
     ),
     "GRU": _Family(
         cell_variant.GRU,
-        "zrn",
         {keras.layers.GRU: LayerNormGRU, keras.layers.GRUCell: LayerNormGRUCell},
     ),
 }
@@ -270,21 +266,11 @@ def from_keras(layer: Any) -> Weights:
     cell = getattr(layer, "cell", layer)
     if not cell.built:
         raise ValueError(f"from_keras reads weights; got {layer.name!r}, not built: build it.")
-    kind, gates, _ = _FAMILIES[name]
-    canonical = cell_variant.plain(kind).gates
-
-    def reordered(weight: Any) -> np.ndarray:
-        value = np.asarray(keras.ops.convert_to_numpy(weight))
-        blocks = [value[..., columns(gates, g, cell.units)] for g in canonical]
-        return np.concatenate(blocks, axis=-1)
-
-    found = {n: reordered(getattr(cell, n)) for n in ("kernel", "recurrent_kernel")}
-    if cell.bias is None:
-        return found
-    bias = reordered(cell.bias)
-    if bias.ndim == 2:  # (2, G H) of reset_after
-        return {**found, "bias_x": bias[0], "bias_h": bias[1]}
-    return {**found, "bias": bias}
+    plain = cell_variant.plain(_FAMILIES[name].kind, getattr(cell, "reset_after", True))
+    plain = plain if cell.use_bias else cell_variant.without_bias(plain)
+    layout = KerasLayout(plain, Sizes(cell.kernel.shape[0], cell.units, cell.units))
+    held = {n: np.asarray(keras.ops.convert_to_numpy(getattr(cell, n))) for n in layout.weights}
+    return layout.to_canonical(held)
 
 
 def carry_over(
@@ -307,10 +293,10 @@ def carry_over(
     placed: dict[tuple[str, str], str] = {}  # old name and gate: new name
     for name, value in old.items():
         for gate in variant.gates:
-            place = next((p for p in _PLACES[name] if gate in _gates_of(variant, p)), None)
+            place = next((p for p in _PLACES[name] if gate in gates_of(variant, p)), None)
             if place is None:
                 continue
-            here = params[place][..., columns(_gates_of(variant, place), gate, units)]
+            here = params[place][..., columns(gates_of(variant, place), gate, units)]
             # z of update="new" is 1 - z of Keras
             sign = -1 if gate == "z" and variant.update == "new" else 1
             taken = (place, gate) in {(p, g) for (_, g), p in placed.items()}
@@ -320,7 +306,7 @@ def carry_over(
         place = placed.get(("bias", gate)) or placed.get(("bias_x", gate))
         within = any(gate in variant.gates_at(site) for site in _AROUND.get(place or "", ()))
         if place and not within:
-            params[place][columns(_gates_of(variant, place), gate, units)] -= constant
+            params[place][columns(gates_of(variant, place), gate, units)] -= constant
     kept = tuple(name for name in params if name in placed.values())
     lost = [name for name in old if name not in {n for n, _ in placed}]
     lost += [f"gate {gate}" for gate in gates if gate not in variant.gates]
@@ -428,7 +414,7 @@ class _Copier:
     def _normalized(self, stock: type, config: Mapping[str, Any]) -> Any:
         """Our layer or cell with the arguments that were set on a Keras one."""
         name = _FAMILY_OF[stock]
-        kind, _, forms = _FAMILIES[name]
+        kind, forms = _FAMILIES[name]
         default = stock(config["units"]).get_config()
         given = {
             k: v
@@ -518,16 +504,9 @@ def _short(variant: Any) -> str:
     return f"Variant(cell={variant.cell!r}, ...)" if isinstance(variant, Variant) else repr(variant)
 
 
-def _gates_of(variant: Variant, name: str) -> str:
-    """The gates whose columns stand in a weight; empty if the variant has no such weight."""
-    if name == "recurrent_kernel" and variant.cell == "indrnn":
-        return ""
-    return variant.gates if name.endswith("kernel") else bias_gates(variant, name)
-
-
 def _vary(params: Weights, variant: Variant) -> bool:
     """Whether any bias differs between the units of a gate."""
-    biases = [(params[b], len(bias_gates(variant, b))) for b in _BIASES if b in params]
+    biases = [(params[b], len(gates_of(variant, b))) for b in _BIASES if b in params]
     return any(np.ptp(b.reshape(gates, -1), axis=1).any() for b, gates in biases)
 
 

@@ -167,9 +167,10 @@ def backward(
         dy: gradient of the outputs (T,B,R).
         dh: gradient of the final h (B,R); None is zeros.
         dc: gradient of the final c (B,H), of an lstm; None is zeros.
-        recurrent_gradient_clip: a bound on every element of the gradient of the raw
-            recurrent projection h U of each step (for reset "before" also (r h) U_n,
-            for an indrnn u h, for a norm of [x, h] the whole product); None for none.
+        recurrent_gradient_clip: a bound on every element of the gradients of the raw
+            recurrent products of each step (h U; for reset "before" also (r h) U_n, for an
+            indrnn u h, for a norm of [x, h] the whole product; of peepholes w c), and of
+            what a norm of the cell or of the output normalises; None for none.
 
     Returns:
         gradients of x, h0, c0 and the weights.

@@ -162,7 +162,7 @@ def keras_layers(engine: str) -> Adapter:
         )
         layer.build((given.x.shape[1], given.x.shape[0], sizes.inputs))
         layer.load_params(params)
-        variables = {n: getattr(layer.cell, n) for n in params}
+        cell = layer.cell
 
         def call(x: Tensor, states: list[Tensor], mask: Any) -> tuple[Tensor, list[Tensor]]:
             mask = None if mask is None else ops.convert_to_tensor(mask.T)
@@ -174,9 +174,10 @@ def keras_layers(engine: str) -> Adapter:
             if training:
                 # the file's mask in place of the one that the layer would draw
                 masks = {n: constant(s) for n, s in shares.items()}
-                layer.cell.noise = lambda *_, **__: dict(masks)
+                cell.noise = lambda *_, **__: dict(masks)
             states = [tensors[n] for n in _states(variant)]
-            mapping = [(variables[n], tensors[n]) for n in params]
+            weights = cell.layout.from_canonical({n: tensors[n] for n in params}, ops)
+            mapping = [(getattr(cell, n), weight) for n, weight in weights.items()]
             with keras.StatelessScope(state_mapping=mapping):
                 if reset is None and masked_output != "hold":
                     y, states = call(tensors["x"], states, mask)

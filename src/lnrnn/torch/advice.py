@@ -36,8 +36,8 @@ def given(module: Any) -> bool:
     return True
 
 
-def _is_plain(parameter: Tensor | None) -> bool:
-    return type(parameter) is nn.Parameter and not parameter.is_meta
+def _is_plain(parameter: Any) -> bool:
+    return type(parameter) in (nn.Parameter, Tensor) and not parameter.is_meta
 
 
 def _is_traced() -> bool:

@@ -106,11 +106,13 @@ def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) 
         input: what has their dtype and device.
     """
     given: Any = hx if len(shapes) > 1 else (hx,)
-    if not isinstance(given, (tuple, list)) or not all(isinstance(s, Tensor) for s in given):
+    if not isinstance(given, (tuple, list)):
         raise ArgumentTypeError(_states_rule(hx, shapes))
     if len(given) != len(shapes):
         raise TensorError(_states_rule(hx, shapes))
     for state, (name, shape) in zip(given, shapes.items(), strict=True):
+        if not isinstance(state, Tensor):
+            raise ArgumentTypeError(_states_rule(hx, shapes))
         if tuple(state.shape) != shape:
             raise TensorError(
                 f"{name} of hx has the shape {shape} here; got {tuple(state.shape)}: pass states "
@@ -135,8 +137,14 @@ def valid_steps(
     if lengths is None:
         return valid
     steps, batch = x.shape[:2]
-    lengths = torch.as_tensor(lengths)
     wanted = (batch,) if layout.batched else ()
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentTypeError(
+            f"lengths are integers of the shape {wanted} here, one for each sequence; got "
+            f"{lengths!r}: pass a tensor or a list of ints."
+        ) from error
     if tuple(lengths.shape) != wanted or lengths.is_floating_point() or lengths.is_complex():
         raise TensorError(
             f"lengths are integers of the shape {wanted} here, one for each sequence; got "

@@ -51,8 +51,9 @@ class Options(TypedDict, total=False):
             on h at each step; `"candidate"`: a fresh mask at each step on the activated
             candidate only, so that the cell keeps its memory (Semeniuta et al. 2016).
             Inverted scaling in all three.  A cell draws anew at each call.
-        recurrent_gradient_clip: bound on each element of the derivative of the loss with
-            respect to $h_{t-1} U$ at each step (Graves 2013), or None.
+        recurrent_gradient_clip: bound on each element of the derivatives of the loss that
+            return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
+            peepholes, and to what the norms of cell and output are taken of; or None.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
     """
 
@@ -204,13 +205,13 @@ class Recurrent(nn.Module):
         self._load_ahead()
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **keywords: Any
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **keywords: Any
     ) -> None:
         """Read a state dict; in one of 0.1.0 the parameters have other names."""
         own = {n: state_dict.pop(n) for n in tuple(state_dict) if n.startswith(prefix)}
         own = self._renamed({name.removeprefix(prefix): value for name, value in own.items()})
         state_dict |= {prefix + name: value for name, value in own.items()}
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **keywords)
+        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
 
     def _renamed(self, values: dict[str, Any]) -> dict[str, Any]:
         return {names.renamed(name, self.variant): value for name, value in values.items()}

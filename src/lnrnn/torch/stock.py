@@ -40,8 +40,17 @@ class RNNBase(nn.RNNBase):
         return [name for names in self._all_weights for name in names]
 
     @property
-    def _flat_weights(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self._flat_weights_names]
+    def _flat_weights(self) -> list[Tensor | None]:  # pyright: ignore
+        """The weights of those names as they are now; None is one that was deleted."""
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, values: list[Tensor | None]) -> None:
+        """Set the weights, as programs do that replace one and then mend the list."""
+        held = zip(self._flat_weights_names, self._flat_weights, values, strict=True)
+        for name, weight, value in held:
+            if value is not weight:
+                setattr(self, name, value)
 
     def flatten_parameters(self) -> None:
         """Do nothing: what `nn.LSTM` needs for cuDNN, and callers call."""

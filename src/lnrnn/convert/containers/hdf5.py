@@ -13,6 +13,7 @@ from lnrnn.convert.containers import keras_config, npz
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.safetensors import parse_json
 from lnrnn.convert.tensors import Container, Entry, check_expansion, count_bytes, natural
+from lnrnn.frontends.keras_weights import MARK
 
 Array = np.ndarray
 
@@ -55,14 +56,15 @@ def _container(kind: str, source: Path | bytes, size: int, facts: Mapping[str, A
         with opened() as file:
             order = _layer_names(file)
             found = dict(sorted(_datasets(h5py, file), key=lambda pair: _rank(pair[0], order)))
+            size_of_all = sum(count_bytes(d.shape, d.dtype) for d in found.values())
+            check_expansion(size_of_all, size)
+            found = {p: d for p, d in found.items() if not _is_other(p)}
             config = _text(file.attrs.get("model_config"))
             entries = {
                 _clean(path): Entry(d.shape, d.dtype, _loader(opened, path))
                 for path, d in found.items()
-                if d.dtype.kind in "fiub" and not path.startswith(_OTHERS)
+                if d.dtype.kind in "fiub"
             }
-            check_expansion(sum(count_bytes(d.shape, d.dtype) for d in found.values()), size)
-            found = {p: d for p, d in found.items() if not p.startswith(_OTHERS)}
             names = {_clean(path) for path in found if found[path].dtype.kind in "fiub"}
     except FileError:
         raise
@@ -116,6 +118,11 @@ def _layer_names(file: Any) -> list[str]:
     group = file.get("model_weights", file)
     names = group.attrs.get("layer_names", ())
     return [_text(n) for n in np.asarray(names).ravel().tolist()]
+
+
+def _is_other(path: str) -> bool:
+    """Whether a dataset is no weight: of an optimiser, a metric, or the mark of an order."""
+    return path.startswith(_OTHERS) or path.endswith(f"/{MARK}")
 
 
 def _rank(path: str, order: list[str]) -> tuple[int, list[tuple[int, str]]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
+from lnrnn.frontends.keras_weights import CANONICAL, ORDERS
 from lnrnn.variant import Activation, Variant
 
 # registered name of a class: dialect, and its argument of the norm's epsilon
@@ -39,6 +40,8 @@ class Told:
         variant: the whole variant, where it is a cell of this package.
         fields: the fields of the variant that it sets.
         zoneout: of h and c.
+        order: in which a cell of this package holds its weights, see
+            [KerasLayout][lnrnn.frontends.keras_weights.KerasLayout].
         unclear: a field of the variant, or `"dialect"`, to what the configuration has there and
             nothing here can express.
     """
@@ -47,6 +50,7 @@ class Told:
     variant: Variant | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     zoneout: tuple[float, float] = (0.0, 0.0)
+    order: str = CANONICAL
     unclear: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -160,7 +164,11 @@ def _of_this_package(kind: str, dialect: str, name: str, config: Mapping[str, An
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         return Told(unclear={"dialect": f"the class {_short(name)} with {_odd(plain)}"})
     rates = (float(cell.zoneout), float(cell.zoneout_cell))
-    return Told(dialect, cell.variant, cell.variant.to_dict(), rates, unclear)
+    # 0.1.0 wrote no order
+    order = config.get("weight_order", CANONICAL)
+    if order not in ORDERS:
+        unclear["dialect"] = f"weight_order={_short(order)}"
+    return Told(dialect, cell.variant, cell.variant.to_dict(), rates, order, unclear)
 
 
 def _odd(plain: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ class Numbers(NamedTuple):
         take_h: zoneout, the share of the new h, where it is one number.
         take_c: the same of c.
         epsilon: of the norms.
-        clip: bound on the derivative of each recurrent projection; 0 is none.
+        clip: bound on the derivatives that return at each step; 0 is none.
     """
 
     take_h: float = 1.0

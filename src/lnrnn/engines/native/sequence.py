@@ -9,6 +9,7 @@ from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.recurrence import inner_bias
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
 from lnrnn.engines.sites import Affine, site_vectors
+from lnrnn.params import gates_of
 from lnrnn.variant import Site, Variant
 
 Recurrence = Callable[[Variant, Numbers, Inputs], tuple[Array, ...]]
@@ -31,6 +32,7 @@ def sequence(
     candidate_mask: Array | None = None,
     recurrent_gradient_clip: float | None = None,
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
+    gates: str = "",
     unroll: bool = False,
     return_sequences: bool = True,
 ) -> tuple[Array, States]:
@@ -53,8 +55,9 @@ def sequence(
         take_c: the same of c.
         recurrent_mask: factor on h in the recurrent projection, (B, H) or (T, B, H).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
+        gates: their order in the weights; empty for the canonical one, which the core reads.
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.
 
@@ -62,6 +65,8 @@ def sequence(
         Outputs (T, B, H), or the last (B, H), and the final states.
     """
     units = params["recurrent_kernel"].shape[0]
+    if gates and gates != variant.gates:
+        params = _reordered(ops, variant, params, gates)
     sites = site_vectors(ops, variant, params, units)
     numbers = Numbers(
         _number(take_h), _number(take_c), variant.epsilon, recurrent_gradient_clip or 0.0
@@ -93,6 +98,20 @@ def sequence(
     h, *final = recurrence(variant, numbers, inputs)
     output = h if return_sequences else final[0]
     return shown(ops, output, mask, masked_output), tuple(final)
+
+
+def _reordered(
+    ops: Ops, variant: Variant, params: Mapping[str, Array], gates: str
+) -> dict[str, Array]:
+    """Weights whose gates stand in some order with those gates in canonical order."""
+    found = dict(params)
+    for name, value in params.items():
+        own = gates_of(variant, name)
+        given = [g for g in gates if g in own]
+        if given != list(own):
+            parts = dict(zip(given, ops.split(value, len(own)), strict=True))
+            found[name] = ops.concat([parts[g] for g in own])
+    return found
 
 
 def _affine(

@@ -42,6 +42,10 @@ class Ops(Protocol):
         """Join along the last axis."""
         ...
 
+    def split(self, v: Array, parts: int) -> Sequence[Array]:
+        """Cut the last axis into parts of one size."""
+        ...
+
     def fold(self, v: Array, size: int) -> Array:
         """(..., n size) to (..., n, size)."""
         ...

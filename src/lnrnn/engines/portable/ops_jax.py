@@ -34,6 +34,10 @@ def concat(parts: Sequence[jax.Array]) -> jax.Array:
     return jnp.concatenate(parts, axis=-1)
 
 
+def split(v: jax.Array, parts: int) -> Sequence[jax.Array]:
+    return jnp.split(v, parts, axis=-1)
+
+
 def fold(v: jax.Array, size: int) -> jax.Array:
     return v.reshape(*v.shape[:-1], v.shape[-1] // size, size)
 

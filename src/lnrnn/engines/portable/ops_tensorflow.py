@@ -41,6 +41,10 @@ def concat(parts: Sequence[Any]) -> Any:
     return tf.concat(parts, -1)
 
 
+def split(v: Any, parts: int) -> Sequence[Any]:
+    return tf.split(v, parts, -1)
+
+
 def fold(v: Any, size: int) -> Any:
     return tf.reshape(v, tf.concat([tf.shape(v)[:-1], [v.shape[-1] // size, size]], 0))
 

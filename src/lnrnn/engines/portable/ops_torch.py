@@ -41,6 +41,10 @@ def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(tuple(parts), dim=-1)
 
 
+def split(v: torch.Tensor, parts: int) -> Sequence[torch.Tensor]:
+    return torch.chunk(v, parts, -1)
+
+
 def fold(v: torch.Tensor, size: int) -> torch.Tensor:
     return v.unflatten(-1, (-1, size))
 

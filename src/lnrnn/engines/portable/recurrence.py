@@ -49,7 +49,8 @@ class GateNorm:
         bias: Array | None,
     ) -> None:
         self.ops, self.variant, self.run, self.units = ops, variant, run, units
-        self.groups = [n.gates for n in variant.norms_at(site) if n.gates[0] in run]
+        norms = [n for n in variant.norms_at(site) if n.gates[0] in run]
+        self.groups = ["".join(g for g in run if g in n.gates) for n in norms]
         self.gain, self.bias = gain, bias
         # one norm for each gate of the run: all of them in one call, gates as rows
         self.alone = len(self.groups) == len(run) > 1
@@ -91,7 +92,8 @@ class Recurrence:
         sites: gains and shifts, as from [lnrnn.engines.sites.site_vectors][].
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
+        gates: their order in the weights and sites; empty for the canonical one.
     """
 
     def __init__(
@@ -102,19 +104,21 @@ class Recurrence:
         sites: Mapping[Site, Affine],
         functions: Mapping[str, Callable[[Array], Array]] | None = None,
         recurrent_gradient_clip: float | None = None,
+        gates: str = "",
     ) -> None:
         self.ops, self.variant, self.params, self.sites = ops, variant, params, sites
         self.units = units_of(variant, params)
+        self.gates = gates or variant.gates
         self.phi, self.sigma, self.psi = (
             (functions or {}).get(field) or ops.activation(getattr(variant, field))
             for field in ("activation", "recurrent_activation", "output_activation")
         )
         self.functions, self.limit = functions, recurrent_gradient_clip
         # the gates of a run are computed together, the last run from what came before
-        self.runs = _runs(variant)
-        self.x_norm = self._norm("x", variant.gates)
+        self.runs = _runs(variant, self.gates)
+        self.x_norm = self._norm("x", self.gates)
         self.sum_norms = {r: self._norm("sum", r) for r in self.runs}
-        self.h_runs = self.runs if variant.reset == "before" else (variant.gates,)
+        self.h_runs = self.runs if variant.reset == "before" else (self.gates,)
         self.h_norms = {r: self._norm("h", r) for r in self.h_runs}
         self.recurrent = {r: self._columns("recurrent_kernel", r) for r in self.h_runs}
         self.bias_h = {r: self._columns("bias_h", r) for r in self.h_runs}
@@ -137,7 +141,9 @@ class Recurrence:
             site: Affine(vectors.get(f"{site} gain"), vectors.get(f"{site} shift"))
             for site in self.sites
         }
-        return Recurrence(self.ops, self.variant, params, sites, self.functions, self.limit)
+        return Recurrence(
+            self.ops, self.variant, params, sites, self.functions, self.limit, self.gates
+        )
 
     def inputs(self, x: Array) -> Array:
         """The part of a step that needs no state, for any leading axes: (..., I) to (..., G H)."""
@@ -173,9 +179,9 @@ class Recurrence:
         (h,) = states
         reset, units = self.variant.reset, self.units
         X, H = self._projections(inputs, h, noise)
-        early = self._sum(X, H) if reset == "whole" else self._sum(X, H, "rz")
-        rz = self.sigma(early[..., : 2 * units])
-        r, z = rz[..., :units], rz[..., units:]
+        early = self._sum(X, H) if reset == "whole" else self._sum(X, H, self.runs[0])
+        both = self.sigma(early[..., : 2 * units])
+        r, z = (self._gate(both, g, self.gates[:2]) for g in "rz")
         if reset == "whole":
             pre = r * early[..., 2 * units :]
         else:
@@ -241,8 +247,8 @@ class Recurrence:
 
     def _sum(self, X: Array, H: Array, run: str = "", extra: Array | None = None) -> Array:
         """The pre-activations of a run of gates, sum norms and constants included."""
-        run = run or self.variant.gates
-        if run != self.variant.gates:
+        run = run or self.gates
+        if run != self.gates:
             X = X[..., : len(run) * self.units]
             H = H[..., : len(run) * self.units]
         total = X + H if extra is None else X + H + extra
@@ -315,21 +321,21 @@ class Recurrence:
         return v if self.limit is None else self.ops.clip_gradient(v, self.limit)
 
     def _gate(self, v: Array, gate: str, run: str = "") -> Array:
-        return v[..., columns(run or self.variant.gates, gate, self.units)]
+        return v[..., columns(run or self.gates, gate, self.units)]
 
     def _columns(self, name: str, run: str) -> Array | None:
         """The columns of a run of neighbouring gates; None where there is no such weight."""
         weight = self.params.get(name)
-        if weight is None or run == self.variant.gates:
+        if weight is None or run == self.gates:
             return weight
-        start = self.variant.gates.index(run[0]) * self.units
+        start = self.gates.index(run[0]) * self.units
         return weight[..., start : start + len(run) * self.units]
 
     def _norm(self, site: Site, run: str) -> GateNorm:
         parts = []
         for vector in self.sites[site]:
-            if vector is not None and run != self.variant.gates:
-                start = self.variant.gates.index(run[0]) * self.units
+            if vector is not None and run != self.gates:
+                start = self.gates.index(run[0]) * self.units
                 vector = vector[start : start + len(run) * self.units]
             parts.append(vector)
         return GateNorm(self.ops, self.variant, site, run, self.units, *parts)
@@ -353,10 +359,10 @@ def units_of(variant: Variant, params: Mapping[str, Array]) -> int:
     return params[name].shape[-1] // len(variant.gates)
 
 
-def _runs(variant: Variant) -> tuple[str, ...]:
+def _runs(variant: Variant, gates: str) -> tuple[str, ...]:
     """The gates that are computed together, and those that need the first ones' result."""
     if variant.cell == "gru" and variant.reset != "whole":
-        return "rz", "n"
+        return gates[:2], "n"
     if variant.peephole == "inside":
-        return variant.gates[:-1], "o"
-    return (variant.gates,)
+        return gates[:-1], "o"
+    return (gates,)

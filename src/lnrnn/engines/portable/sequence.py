@@ -30,6 +30,7 @@ def sequence(
     candidate_mask: Array | None = None,
     recurrent_gradient_clip: float | None = None,
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
+    gates: str = "",
     unroll: bool = False,
     return_sequences: bool = True,
 ) -> tuple[Array, States]:
@@ -50,9 +51,10 @@ def sequence(
         take_c: the same of c, (T, B, H) or a number.
         recurrent_mask: factor on h in the recurrent projection, (B, R) or (T, B, R).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
-        recurrent_gradient_clip: bound on the derivative of each recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
+        gates: their order in the weights; empty for the canonical one.
         unroll: a Python loop in place of the framework's; needs a static T.
         return_sequences: whether all outputs are returned or the last only.
 
@@ -60,8 +62,8 @@ def sequence(
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
     ops.count()
-    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
-    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
+    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units, gates)
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip, gates)
     ahead = ops.projects_ahead
     final, h = loop(
         recurrence,
@@ -142,6 +144,7 @@ def step(
     candidate_mask: Array | None = None,
     recurrent_gradient_clip: float | None = None,
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
+    gates: str = "",
 ) -> States:
     """Run a cell for one step.
 
@@ -155,16 +158,17 @@ def step(
         take_c: the same of c, (B, H) or a number.
         recurrent_mask: factor on h in the recurrent projection, (B, R).
         candidate_mask: factor on the activated candidate, (B, H).
-        recurrent_gradient_clip: bound on the derivative of the recurrent projection.
+        recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: activations in place of those that the variant names, by the name of
             the variant's field.
+        gates: their order in the weights; empty for the canonical one.
 
     Returns:
         The new states; h is the output.
     """
     ops.count()
-    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units)
-    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip)
+    sites = site_vectors(ops, variant, params, sizes_of(variant, params).units, gates)
+    recurrence = Recurrence(ops, variant, params, sites, functions, recurrent_gradient_clip, gates)
     noise = Noise(take_h, take_c, recurrent_mask, candidate_mask)
     return recurrence.step(recurrence.inputs(x), tuple(states), noise)
 
