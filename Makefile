@@ -52,13 +52,13 @@ SANITIZED := avx2;baseline;amx_emulated
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
-	build/ulp/ulp && build/ulp/tiles && build/ulp/stress
+	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
 	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
-	LNRNN_ISA=amx_emulated build/asan/stress 20
+	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_ISA=amx_emulated build/tsan/stress 20
+	LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:

@@ -76,6 +76,7 @@ RULES = (
         )
         for f in ("tensorflow", "jax", "torch")
     ),
+    rule("lnrnn.engines.native.tensorflow_library", "tensorflow", "lnrnn.engines.native.core"),
     *(
         rule(
             f"lnrnn.engines.portable.ops_{f}",

@@ -12,6 +12,7 @@
 
 #include "call.h"
 #include "runs.h"
+#include "tensorflow.h"
 
 #ifdef LNRNN_XLA
 #include "xla.h"
@@ -45,12 +46,13 @@ void use_openmp(uintptr_t parallel, uintptr_t rank, uintptr_t size) {
     openmp_process = process();
 }
 
+constexpr const char* unknown_isa =
+    "LNRNN_ISA is the name of an instruction set that was compiled and that this machine has; "
+    "unset it, or see `lnrnn info` for the names.";
+
 const Isa& isa() {
     const Isa* found = chosen();
-    if (!found)
-        throw std::runtime_error(
-            "LNRNN_ISA is the name of an instruction set that was compiled and that this machine "
-            "has; unset it, or see `lnrnn info` for the names.");
+    if (!found) throw std::runtime_error(unknown_isa);
     return *found;
 }
 
@@ -88,6 +90,20 @@ void run(const std::vector<int64_t>& words, bool back, int64_t precision,
         compute(pool);
     }
     count_pass(Framework(framework), back);
+}
+
+const char* pass_for_tensorflow(bool back, int64_t precision, const int64_t* words,
+                                const int64_t* sizes, const double* numbers, void* const* arrays,
+                                int threads) {
+    const Isa* set = chosen();
+    if (!set) return unknown_isa;
+    Spec spec;
+    std::memcpy(&spec, words, sizeof spec);
+    const Numbers n = numbers_of(sizes, numbers);
+    OwnPool pool(threads);
+    call(*set, Precision(precision), back, spec, n, arrays, pool);
+    count_pass(Framework::tensorflow, back);
+    return nullptr;
 }
 
 void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintptr_t out) {
@@ -134,6 +150,8 @@ NB_MODULE(_core, m) {
         }
         return found;
     }, "The instruction sets that were compiled, the best first, and why not where one is not usable.");
+    m.def("pass_for_tensorflow", [] { return reinterpret_cast<uintptr_t>(pass_for_tensorflow); },
+          "The address of the core for the library `_tensorflow`.");
 #ifdef LNRNN_XLA
     m.def("xla_handlers", [] {
         nb::dict handlers;

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lnrnn import __version__
-from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
+from lnrnn.train.settings import BACKENDS, CELLS, POLICIES, Settings, UserError
 
 if TYPE_CHECKING:
     from lnrnn.dialects import Source
@@ -411,6 +411,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("seed", _seed, "of weights, data order and dropout"),
     ("backend", BACKENDS, "of Keras (default: KERAS_BACKEND, or the first of these installed)"),
     ("engine", str, "of the layer-normalised layers"),
+    ("dtype", tuple(POLICIES), "of the products of the recurrent layers"),
     ("every", _count, "steps between validations"),
 )
 

@@ -204,6 +204,7 @@ def test_the_constructor_makes_the_cell_of_tensorflow_addons(name, tmp_path):
     for ending in (".keras", ".h5"):
         model.save(tmp_path / f"m{ending}")
         again = keras.saving.load_model(tmp_path / f"m{ending}")
+        assert isinstance(again, keras.Model)
         for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
 

@@ -22,6 +22,12 @@ import keras
 import pytest
 from keras_cases import BACKEND
 
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    halves = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+
 
 @pytest.fixture(autouse=True)
 def fresh_keras() -> Iterator[None]:

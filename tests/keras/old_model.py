@@ -1,5 +1,8 @@
 """The models whose files lnrnn 0.1.0 wrote; run under that release, this writes them anew."""
 
+# pyright: reportArgumentType=false
+# (Keras hints a string for `verbose` and `jit_compile`)
+
 from __future__ import annotations
 
 import sys

@@ -7,7 +7,8 @@ import pytest
 from keras.src.testing import TestCase
 from keras_cases import GRU, KINDS, LSTM, SIMPLE, each_kind
 
-from lnrnn.params import Sizes, shapes
+from lnrnn.frontends.keras_weights import KerasLayout
+from lnrnn.params import Sizes
 
 SHAPE = (3, 2, 4)
 NOISE = {"dropout": 0.5, "recurrent_dropout": 0.5}
@@ -49,7 +50,8 @@ def contract():
 
 
 def _number_of_weights(cell) -> int:
-    return len(shapes(cell.variant, Sizes(SHAPE[-1], cell.units, cell.output_size)))
+    sizes = Sizes(SHAPE[-1], cell.units, cell.output_size)
+    return len(KerasLayout(cell.variant, sizes).weights)
 
 
 @each_kind

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from keras_cases import (
     INPUTS,
     KINDS,
     UNITS,
+    draw,
     each_kind,
     in_fresh_process,
     mixed,
@@ -20,6 +23,7 @@ from keras_cases import (
     to_numpy,
 )
 
+from lnrnn.engines import runs
 from lnrnn.testing import assert_close
 
 _SERVE = """
@@ -65,6 +69,100 @@ if BACKEND in ("tensorflow", "jax"):
         x = sequences(2, 9)
         x[0, 3:5] = x[1, :2] = x[1, 7:] = -7.0
         _check(model, x, tmp_path)
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    _CALL = """
+import sys
+import numpy as np, tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+assert "lnrnn" not in sys.modules
+given = {n: tf.constant(a) for n, a in np.load(sys.argv[2]).items()}
+found = {}
+for name, function in loaded.signatures.items():
+    names = function.structured_input_signature[1]
+    found |= {f"{name} {n}": v for n, v in function(**{n: given[n] for n in names}).items()}
+with tf.GradientTape() as tape:
+    tape.watch(given["x"])
+    y = loaded.serve(given["x"])
+found["through the loaded function"] = tape.gradient(y, given["x"])
+np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
+"""
+
+    class _Program(tf.Module):
+        """A model, its training step and its gradient, as the functions of a module."""
+
+        def __init__(self, model):
+            super().__init__()
+            self.model, self.weights = model, [w.value for w in model.trainable_variables]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, None, INPUTS), name="x")])
+        def serve(self, x):
+            return self.model(x)
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec((None, None, INPUTS), name="x"),
+                tf.TensorSpec((None, 1), name="y"),
+            ]
+        )
+        def train(self, x, y):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_mean(tf.square(self.model(x, training=True) - y))
+            gradients = tape.gradient(loss, [x, *self.weights])
+            return {"loss": loss, **{f"gradient_{i}": g for i, g in enumerate(gradients)}}
+
+    def test_saved_training_step(tmp_path):
+        """Functions that ran here before they were saved, called where nothing of ours is."""
+        layers = [KINDS["gru"].layer(UNITS, return_sequences=True), KINDS["lstm"].layer(3)]
+        model = keras.Sequential([keras.Input((None, INPUTS)), *layers, keras.layers.Dense(1)])
+        mixed(layers[0])
+        program: Any = _Program(model)
+        x, y = sequences(2, 5), draw(2, 1)
+        with tf.GradientTape() as tape:
+            given = tf.constant(x)
+            tape.watch(given)
+            served = program.serve(given)
+        before = runs(backward=True)
+        trained = program.train(x, y)
+        assert (runs(backward=True) - before)["native", "tensorflow"] == 2
+        expected = {
+            "serve output_0": served,
+            "through the loaded function": tape.gradient(served, given),
+            **{f"train {n}": v for n, v in trained.items()},
+            **{f"concrete {n}": v for n, v in trained.items()},
+        }
+        signatures = {
+            "serve": program.serve,
+            "train": program.train,
+            "concrete": program.train.get_concrete_function(),
+        }
+        tf.saved_model.save(program, tmp_path / "model", signatures=signatures)
+        np.savez(tmp_path / "given.npz", x=x, y=y)
+        in_fresh_process(_CALL, tmp_path / "model", tmp_path / "given.npz", tmp_path / "found.npz")
+        found = np.load(tmp_path / "found.npz")
+        assert set(found) == set(expected)
+        for name, value in expected.items():
+            assert_close(name, found[name], value, "float32", gradient="gradient" in name)
+
+    def test_what_converters_are_given():
+        """LiteRT and ONNX convert frozen functions: operators of TensorFlow's own only."""
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
+
+        layer = mixed(KINDS["gru"].layer(UNITS))
+        x = tf.constant(sequences())
+        function = tf.function(lambda x: layer(x))
+        expected = function(x)
+        frozen = convert_variables_to_constants_v2(function.get_concrete_function(x))
+        graph = frozen.graph.as_graph_def()
+        nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+        assert not [n.op for n in nodes if "Lnrnn" in n.op or "PyFunc" in n.op]
+        assert_close("y", frozen(x)[0], expected, "float32")
 
 
 if BACKEND == "torch":

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keras
 import pytest
 
+from lnrnn.engines import runs
+from lnrnn.engines.native import call
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parents[1] / "golden"
@@ -31,4 +34,9 @@ def test_no_case_is_left_out() -> None:
 def test_file(path: Path) -> None:
     file = golden.read(path)
     assert file is not None
+    before = runs(), runs(backward=True)
     assert golden.compare(file, adapters.choose(frontend="keras")) is None
+    ran = runs() - before[0], runs(backward=True) - before[1]
+    native = call.refusal(file.variant) is None
+    assert set(ran[0]) == {("native" if native else "portable", keras.backend.backend())}
+    assert ran[1] or not native or not any(one.has_loss for one in file.passes())

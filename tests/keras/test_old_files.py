@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +15,11 @@ from lnrnn.convert import read
 from lnrnn.testing import assert_close
 
 
-def _outputs(model) -> np.ndarray:
+def _load(path: Path) -> Any:
+    return keras.saving.load_model(path)
+
+
+def _outputs(model: Any) -> np.ndarray:
     return to_numpy(model(data(0)))
 
 
@@ -23,11 +30,11 @@ def _expected(name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["many.keras", "many.h5"])
 def test_whole_models_load_and_save_again(name, tmp_path):
-    model = keras.saving.load_model(FILES / name)
+    model = _load(FILES / name)
     assert_close("loaded", _outputs(model), _expected("many.npz"), "float32")
     again = tmp_path / name
     model.save(again)
-    assert_close("again", _outputs(keras.saving.load_model(again)), _outputs(model), "float32")
+    assert_close("again", _outputs(_load(again)), _outputs(model), "float32")
 
 
 @pytest.mark.parametrize("name", ["many.keras", "many.weights.h5"])
@@ -36,20 +43,20 @@ def test_weights_load_into_new_layers(name, tmp_path):
     model.load_weights(FILES / name)
     assert_close("loaded", _outputs(model), _expected("many.npz"), "float32")
     model.save_weights(tmp_path / "new.weights.h5")
-    for other in (many(), keras.saving.load_model(FILES / "many.keras")):
+    for other in (many(), _load(FILES / "many.keras")):
         other.load_weights(tmp_path / "new.weights.h5")
         assert_close("new", _outputs(other), _outputs(model), "float32")
 
 
 def test_training_goes_on_where_it_stopped():
     """Of the optimiser's state every moment still belongs to its weight."""
-    model = keras.saving.load_model(FILES / "trained.keras")
+    model = _load(FILES / "trained.keras")
     train(model)
     assert_close("trained", _outputs(model), _expected("trained.npz"), "float32")
 
 
 def test_an_old_model_holds_its_weights_as_it_did():
-    old, new = keras.saving.load_model(FILES / "trained.keras"), trained()
+    old, new = _load(FILES / "trained.keras"), trained()
     assert [w.name for w in old.weights][2:] == ["bias_x", "sum_norm_gain", "sum_norm_bias"]
     assert [w.name for w in new.weights][2:] == ["bias", "sum_norm_gain", "sum_norm_bias"]
     assert (old.layers[0].cell.gates, new.layers[0].cell.gates) == ("rzn", "zrn")
@@ -58,7 +65,7 @@ def test_an_old_model_holds_its_weights_as_it_did():
 @pytest.mark.parametrize("name", ["many.keras", "many.h5"])
 def test_conversion_reads_them(name):
     layers, _ = read(FILES / name)
-    held = keras.saving.load_model(FILES / "many.keras").layers
+    held = _load(FILES / "many.keras").layers
     found = [layer.params() for layer in held if hasattr(layer, "params")]
     wanted = [one.params for at, one in layers.items()]
     alike = [any(_same(a, b) for b in wanted) for a in found]

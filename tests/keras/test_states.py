@@ -233,7 +233,9 @@ def test_one_step_of_the_cell(kind):
 @each_kind
 def test_what_rnn_asks_of_a_cell(kind):
     cell = kind.cell(UNITS)
-    assert list(cell.state_size) == [UNITS] * kind.states and cell.output_size == UNITS
+    assert (
+        keras.tree.flatten(cell.state_size) == [UNITS] * kind.states and cell.output_size == UNITS
+    )
     zeros = cell.get_initial_state(batch_size=BATCH)
     assert [tuple(z.shape) for z in zeros] == [(BATCH, UNITS)] * kind.states
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from keras_cases import (
     by_reference,
     draw,
     each_kind,
+    initial_states,
     mixed,
     sequences,
     to_numpy,
@@ -284,4 +286,100 @@ if BACKEND == "jax":
             results.append(_fit(model))
             keras.distribution.set_distribution(None)
         assert len(devices) == 2
+        assert_close("loss", results[1], results[0], "float32")
+
+
+@each_kind
+@pytest.mark.parametrize("engine", ["native", "portable"])
+def test_a_call_leaves_no_garbage_of_ours(kind, engine):
+    """Nor any else but on torch, where Keras leaves some of its own, for stock layers as well."""
+    x, h = sequences(steps=3), initial_states(kind)
+    layer = kind.layer(UNITS, engine=engine, dropout=0.2)
+    model = keras.Sequential([keras.Input((3, INPUTS)), layer])
+    model.compile("sgd", "mse")
+    y = np.zeros((BATCH, UNITS), "float32")
+
+    def run():
+        layer(x, initial_state=h, training=True)
+        layer.cell(x[:, 0], h)
+        model.train_on_batch(x, y)
+
+    run()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        run()
+        count = gc.collect()
+        left = {getattr(o, "__module__", None) or type(o).__module__ for o in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not [name for name in left if str(name).startswith("lnrnn")]
+    assert BACKEND == "torch" or count == 0
+
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    def _counted(function, *arguments, **options):
+        """How often the core ran in a call, forward and backward."""
+        before = runs(), runs(backward=True)
+        function(*arguments, **options)
+        return [
+            (after - earlier)["native", "tensorflow"]
+            for after, earlier in zip((runs(), runs(backward=True)), before, strict=True)
+        ]
+
+    @pytest.mark.parametrize("options", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}])
+    def test_the_core_trains_evaluates_and_predicts(options):
+        layer = keras.layers.Bidirectional(LSTM.layer(UNITS, zoneout=0.1))
+        model = keras.Sequential([keras.Input((None, INPUTS)), layer, keras.layers.Dense(1)])
+        model.compile("sgd", "mse", **options)
+        x, y = _data()
+        calls = dict(batch_size=4, verbose=0)  # two batches, two directions
+        assert _counted(model.fit, x, y, **calls) == [4, 4]
+        assert _counted(model.evaluate, x, y, **calls) == [4, 0]
+        assert _counted(model.predict, x, **calls) == [4, 0]
+        assert _counted(model.train_on_batch, x, y) == [2, 2]
+
+    @each_kind
+    def test_own_training_step_by_xla(kind):
+        layer = mixed(kind.layer(UNITS, return_sequences=True))
+        weights = [w.value for w in layer.trainable_variables]
+
+        def step(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.square(layer(x, training=True)))
+            return tape.gradient(loss, weights)
+
+        x = tf.constant(sequences())
+        for found, expected in zip(tf.function(step, jit_compile=True)(x), step(x), strict=True):
+            assert_close("gradient", found, expected, "float32", gradient=True)
+
+    def test_in_a_data_pipeline():
+        layer = mixed(GRU.layer(UNITS))
+        x = sequences(4)
+        (found,) = tf.data.Dataset.from_tensor_slices(x).batch(4).map(layer)
+        assert_close("y", found, by_reference(layer, x).y[:, -1], "float32")
+
+    def test_mirrored_training():
+        """On two devices, the numbers of one."""
+        devices = ["CPU:0", "CPU:1"]
+        results = []
+        for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(devices)):
+            keras.utils.set_random_seed(1)
+            with strategy.scope():
+                model = keras.Sequential(
+                    [keras.Input((None, INPUTS)), LSTM.layer(UNITS), keras.layers.Dense(1)]
+                )
+                model.compile("sgd", "mse")
+            x, y = _data()
+            counts = _counted(
+                lambda m=model, x=x, y=y: results.append(
+                    m.fit(x, y, batch_size=4, epochs=2, verbose=0).history["loss"]
+                )
+            )
+            assert counts == [4 * strategy.num_replicas_in_sync] * 2
         assert_close("loss", results[1], results[0], "float32")

@@ -125,5 +125,17 @@ def test_weights_count_as_they_are_when_training_begins():
 
 
 def test_gains_of_zero_are_said():
-    (found,) = _fitted(GRU.layer(4, gain_initializer="zeros"))
-    assert "All gains of a norm are zero" in str(found.message)
+    """Of a model that `fit` builds, too."""
+    model = keras.Sequential(
+        [
+            LSTM.layer(4, return_sequences=True),
+            SIMPLE.layer(4, return_sequences=True, **ZEROS),
+            GRU.layer(4, gain_initializer="zeros"),
+        ]
+    )
+    model.compile("sgd", "mse")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        model.fit(draw(4, 2, INPUTS, seed=13), np.zeros((4, 4)), epochs=2, verbose=0)
+    zeros, gains = (str(w.message) for w in found if issubclass(w.category, UserWarning))
+    assert SAID in zeros and "All gains of a norm are zero" in gains

@@ -39,7 +39,7 @@ def counted(function) -> tuple[dict, dict]:
 
 def sequence(engine: str, framework: str):
     """A function of x (T, B, H) alone, on a framework's tensors."""
-    request = select.Request(LSTM, framework, training=True)
+    request = select.Request(LSTM, framework)
     rng, tensor = np.random.default_rng(0), TENSOR[framework]
 
     def drawn(*shape: int):

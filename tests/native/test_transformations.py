@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import tensorflow as tf
 import torch
 
 from lnrnn import dialects
-from lnrnn.engines import native, portable
+from lnrnn.engines import native, portable, runs, select
+from lnrnn.engines.native import core, tensorflow_library, tensorflow_op
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing.tolerances import assert_close
 
@@ -283,32 +285,244 @@ def tensorflow_loss(engine) -> Any:
     return loss, (tf.constant(x), tf.constant(weights["recurrent_kernel"]))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_tensorflow_gradients(compiled):
-    found = []
-    for engine in (native, portable):
-        loss, arguments = tensorflow_loss(engine)
-
-        def step(*arguments, loss=loss):
-            with tf.GradientTape() as tape:
-                tape.watch(arguments)
-                value = loss(*arguments)
-            return value, *tape.gradient(value, arguments)
-
-        found.append([np.asarray(t) for t in (tf.function(step) if compiled else step)(*arguments)])
-    close(*found)
+def tape_gradient(loss, *arguments) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        value = loss(*arguments)
+    return tape.gradient(value, arguments)
 
 
-def test_tensorflow_second_derivative():
-    found = []
-    for engine in (native, portable):
-        loss, arguments = tensorflow_loss(engine)
-        with tf.GradientTape() as outer:
-            outer.watch(arguments)
-            with tf.GradientTape() as inner:
-                inner.watch(arguments)
-                value = loss(*arguments)
-            first: Any = inner.gradient(value, arguments[0])
-            penalty = tf.reduce_sum(tf.square(first))
-        found.append([np.asarray(g) for g in outer.gradient(penalty, arguments)])
-    close(*found)
+def tangent(function, *arguments):
+    steps = [tf.cos(a) for a in arguments]
+    with tf.autodiff.ForwardAccumulator(list(arguments), steps) as forward:
+        value = function(*arguments)
+    return [forward.jvp(v) for v in tf.nest.flatten(value)]
+
+
+def penalty(loss):
+    def penalised(x, kernel):
+        return tf.reduce_sum(tf.square(tape_gradient(loss, x, kernel)[0]))
+
+    return penalised
+
+
+def jacobian(loss, x, kernel):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        values = tf.stack([loss(x, kernel), 2 * loss(x, kernel)])
+    return [tape.jacobian(values, x)]
+
+
+def row_by_row(loss, x, kernel):
+    (row, _) = tape_gradient(loss, x, kernel)
+    return [tf.stack([row, 2 * row])]
+
+
+def tangent_of_gradient(loss, *arguments):
+    return tangent(lambda *a: tape_gradient(loss, *a), *arguments)
+
+
+def gradient_of_tangent(loss, *arguments):
+    """The same numbers, as second derivatives are symmetric."""
+
+    def along(*arguments):
+        gradients = tape_gradient(loss, *arguments)
+        return tf.add_n([tf.reduce_sum(g * s) for g, s in zip(gradients, steps, strict=True)])
+
+    steps = [tf.cos(a) for a in arguments]
+    return tape_gradient(along, *arguments)
+
+
+def several(loss, x, kernel):
+    """One persistent tape that is asked twice."""
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch((x, kernel))
+        first = loss(x, kernel)
+        second = tf.square(loss(2 * x, kernel))
+    return [tape.gradient(first, kernel), tape.gradient(second, x), tape.gradient(second, kernel)]
+
+
+def compiled(function, **options):
+    return lambda f, *a: tf.function(lambda *a: function(f, *a), **options)(*a)
+
+
+def mapped(loss, x, kernel):
+    return [tf.vectorized_map(lambda x: loss(x, kernel), tf.stack([x, 2 * x]))]
+
+
+# what is done to the loss by the core, and to that of the portable engine where that is another
+TENSORFLOW_TRANSFORMATIONS = {
+    "gradient": (tape_gradient,),
+    "of a function": (lambda f, *a: tape_gradient(tf.function(f), *a), tape_gradient),
+    "in a function": (compiled(tape_gradient), tape_gradient),
+    "by XLA": (compiled(tape_gradient, jit_compile=True), tape_gradient),
+    "tf.gradients": (compiled(lambda f, *a: tf.gradients(f(*a), a)), tape_gradient),
+    "persistent": (several,),
+    "tangent": (tangent,),
+    "tangent in a function": (compiled(tangent), tangent),
+    "second": (lambda f, *a: tape_gradient(penalty(f), *a),),
+    "second in a function": (
+        compiled(lambda f, *a: tape_gradient(penalty(f), *a)),
+        lambda f, *a: tape_gradient(penalty(f), *a),
+    ),
+    "tangent of the gradient": (tangent_of_gradient, gradient_of_tangent),
+    "jacobian": (jacobian, row_by_row),
+    "map": (mapped, lambda f, x, k: [tf.stack([f(x, k), f(2 * x, k)])]),
+}
+
+
+@pytest.mark.parametrize("name", TENSORFLOW_TRANSFORMATIONS)
+def test_tensorflow_transformations(name):
+    ours, theirs = TENSORFLOW_TRANSFORMATIONS[name][0], TENSORFLOW_TRANSFORMATIONS[name][-1]
+    found, expected = [
+        transform(loss, *arguments)
+        for transform, (loss, arguments) in (
+            (ours, tensorflow_loss(native)),
+            (theirs, tensorflow_loss(portable)),
+        )
+    ]
+    close([np.asarray(v) for v in found], [np.asarray(v) for v in expected])
+
+
+def by_count(function, *arguments):
+    """The value of a function, and the forward and backward passes of the core in it."""
+    before = [runs(back)["native", "tensorflow"] for back in (False, True)]
+    value = function(*arguments)
+    after = [runs(back)["native", "tensorflow"] for back in (False, True)]
+    return value, *(a - b for a, b in zip(after, before, strict=True))
+
+
+def test_tensorflow_graphs_run_the_core():
+    loss, (x, kernel) = tensorflow_loss(native)
+    inner = tf.function(loss, autograph=False)
+    expected = loss(x, kernel)
+
+    @tf.function
+    def repeated(x, kernel):
+        total = tf.constant(0.0)
+        for _ in tf.range(3):
+            if tf.reduce_sum(total) >= 0.0:
+                total += inner(x, kernel)
+        return total
+
+    value, forward, backward = by_count(repeated, x, kernel)
+    close([value], [3 * expected], gradient=False)
+    assert (forward, backward) == (3, 0)
+    # the same inner function, compiled by XLA, which has no such operator
+    outer = tf.function(lambda *a: 2 * inner(*a), jit_compile=True)
+    value, forward, backward = by_count(outer, x, kernel)
+    close([value], [2 * expected], gradient=False)
+    assert (forward, backward) == (0, 0)
+
+
+def test_tensorflow_gradient_of_a_graph_that_kept_nothing():
+    """The tape is outside: the forward pass is made again in the backward pass."""
+    loss, arguments = tensorflow_loss(native)
+    expected = tape_gradient(loss, *arguments)
+    concrete = tf.function(loss, autograph=False).get_concrete_function(*arguments)
+    calls = [op for op in concrete.graph.get_operations() if op.type == "PartitionedCall"]
+    assert [len(op.outputs) for op in calls] == [3]  # h, h_last and c_last
+    found, forward, backward = by_count(tape_gradient, concrete, *arguments)
+    close(found, expected)
+    assert (forward, backward) == (2, 1)
+
+
+def test_tensorflow_projections_that_are_not_kept(monkeypatch):
+    loss, arguments = tensorflow_loss(native)
+    expected = tape_gradient(loss, *arguments)
+    tensorflow_op._attributes.cache_clear()
+    monkeypatch.setattr(tensorflow_op, "_MOST_SAVED", 0)
+    found = tape_gradient(loss, *arguments)
+    tensorflow_op._attributes.cache_clear()
+    close(found, expected)
+
+
+def test_tensorflow_gradient_of_x_only_where_asked(monkeypatch):
+    loss, (x, kernel) = tensorflow_loss(native)
+    passes = []
+    operator = tensorflow_op._operator
+    monkeypatch.setattr(
+        tensorflow_op, "_operator", lambda how, a: passes.append(how) or operator(how, a)
+    )
+    tape_gradient(lambda kernel: loss(x, kernel), kernel)
+    tape_gradient(loss, x, kernel)
+    assert ["dx" in how.found for how in passes if how.back] == [False, True]
+
+
+def test_tensorflow_reads_a_batch_first_x_as_it_lies(monkeypatch):
+    """A graph need not transpose it, nor its gradient; nor does it where the definition runs."""
+    loss, (x, kernel) = tensorflow_loss(native)
+    expected = tape_gradient(loss, x, kernel)
+    passes = []
+    operator = tensorflow_op._operator
+    monkeypatch.setattr(
+        tensorflow_op, "_operator", lambda how, a: passes.append(how) or operator(how, a)
+    )
+
+    def gradients():
+        @tf.function
+        def step(x, kernel):
+            return tape_gradient(lambda x, k: loss(tf.transpose(x, (1, 0, 2)), k), x, kernel)
+
+        of_x, of_kernel = step(tf.transpose(x, (1, 0, 2)), kernel)
+        close([tf.transpose(of_x, (1, 0, 2)), of_kernel], expected)
+
+    assert by_count(gradients)[1:] == (1, 1)
+    assert [how.batch_first for how in passes] == [True, True]
+    tf.config.optimizer.set_experimental_options({"implementation_selector": False})
+    try:
+        assert by_count(gradients)[1:] == (0, 0)
+    finally:
+        tf.config.optimizer.set_experimental_options({"implementation_selector": True})
+
+
+def test_tensorflow_shapes_are_known_in_a_graph():
+    weights, _, states = draw()
+    weights = {n: tf.constant(w) for n, w in weights.items()}
+    shapes = []
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec((None, 3, 4)), tf.TensorSpec((None, 9))]
+    )
+    def run(x, h0):
+        y, final = native.on("tensorflow").sequence(
+            VARIANT, weights, x, (h0, tf.constant(states[1]))
+        )
+        shapes.append([v.shape.as_list() for v in (y, *final)])
+        return y
+
+    assert run(tf.zeros((5, 3, 4)), tf.zeros((3, 9))).shape == (5, 3, 9)
+    assert shapes == [[[None, 3, 9], [None, 9], [3, 9]]]
+    # what could not be known before it runs is checked when it runs
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"has the shape \(3, 9\) at T=5.*\(2, 9\)"
+    ):
+        run(tf.zeros((5, 3, 4)), tf.zeros((2, 9)))
+
+
+def test_tensorflow_empty_batch():
+    _, (x, kernel) = tensorflow_loss(native)
+    weights, _, states = draw()
+    run = native.on("tensorflow").sequence
+    given = {n: tf.constant(w) for n, w in weights.items()} | {"recurrent_kernel": kernel}
+    empty = [tf.constant(s[:0]) for s in states]
+    y, _ = run(VARIANT, given, x[:, :0], empty)
+    assert y.shape == (STEPS, 0, UNITS)
+    gradient = tape_gradient(
+        lambda k: tf.reduce_sum(run(VARIANT, given | {"recurrent_kernel": k}, x[:, :0], empty)[0]),
+        kernel,
+    )
+    assert not np.any(gradient[0])
+
+
+def test_tensorflow_without_its_library(monkeypatch, tmp_path):
+    """What `lnrnn info` says, and the portable engine computes."""
+    monkeypatch.setattr(core, "folder", lambda: tmp_path)
+    for cached in (tensorflow_library.missing, tensorflow_library._load):
+        monkeypatch.setattr(
+            tensorflow_library, cached.__wrapped__.__name__, cache(cached.__wrapped__)
+        )
+    request = select.Request(VARIANT, "tensorflow")
+    assert select.choose("auto", request).name == "portable"
+    with pytest.raises(ValueError, match="its library for TensorFlow was not compiled: install"):
+        select.choose("native", request)

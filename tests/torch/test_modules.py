@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import subprocess
@@ -15,10 +16,12 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 from torch_cases import (
     BATCH,
     INPUTS,
+    KINDS,
     STEPS,
     UNITS,
     Kind,
@@ -32,6 +35,7 @@ from torch_cases import (
     states_of,
 )
 
+from lnrnn.engines.native import torch_op
 from lnrnn.torch import LayerNormLSTM
 
 ALL = {"num_layers": 2, "bidirectional": True}
@@ -306,3 +310,81 @@ def test_scripting_is_refused_by_pytorch_itself() -> None:
         pytest.raises(Exception, match="keyword-only arguments"),
     ):
         torch.jit.script(LayerNormLSTM(3, 5))
+
+
+GARBAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "native": ({"engine": "native", "recurrent_gradient_clip": 1.0}, {}),
+    "portable": ({"engine": "portable", "recurrent_gradient_clip": 1.0}, {}),
+    "masks": ({"engine": "portable", "zoneout": 0.2, "weight_dropout": 0.1}, {"lengths": [3, 1]}),
+}
+
+
+@each_kind
+@pytest.mark.parametrize("case", [*GARBAGE, "autocast", "cell", "step", "packed"])
+def test_no_call_leaves_garbage(kind: Kind, case: str) -> None:
+    """All that a call has made is gone when its results are, without the cyclic collector."""
+    options, flags = GARBAGE.get(case, ({}, {}))
+    module = (kind.cell if case == "cell" else kind.layer)(INPUTS, UNITS, **options)
+    x: Any = torch.randn(3, 2, INPUTS)
+    x = x[0] if case in ("cell", "step") else x
+    x = pack_padded_sequence(x, [3, 1]) if case == "packed" else x
+
+    def train() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+            found = module.step(x) if case == "step" else module(x, **flags)
+        found = [found[0].data, found[1]] if case == "packed" else found
+        torch.stack([t.sum() for t in flat(found)]).sum().backward()
+
+    train()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):
+            train()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+@each_kind
+@pytest.mark.parametrize("engine", ["native", "portable"])
+def test_parameters_may_be_swapped_after_training(kind: Kind, engine: str) -> None:
+    """Which PyTorch refuses while anything else refers to them."""
+    modules = kind.layer(INPUTS, UNITS, engine=engine), kind.cell(INPUTS, UNITS)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    gc.disable()
+    try:
+        for module, x in zip(
+            modules, (torch.randn(3, 2, INPUTS), torch.randn(2, INPUTS)), strict=True
+        ):
+            torch.stack([t.sum() for t in flat(module(x))]).sum().backward()
+            module.to(torch.float64)
+            assert {p.dtype for p in module.parameters()} == {torch.float64}
+    finally:
+        gc.enable()
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@each_kind
+@pytest.mark.parametrize("case", ["native", "operator", "portable", "batch_first", "cell"])
+def test_results_may_be_changed_in_place(
+    kind: Kind, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of stock layers; the gradients are those of a program that makes new tensors."""
+    if case == "operator":
+        monkeypatch.setattr(torch_op, "_eager", lambda tensors: False)
+    options: dict[str, Any] = {"engine": "portable"} if case == "portable" else {}
+    options |= {"batch_first": True} if case == "batch_first" else {}
+    module = (kind.cell if case == "cell" else kind.layer)(INPUTS, UNITS, **options)
+    x, found = torch.randn(*((2,) if case == "cell" else (3, 2)), INPUTS), []
+    for in_place in (False, True):
+        module.zero_grad()
+        given = x.clone().requires_grad_()
+        results = flat(module(given))
+        # h of a simple cell is what its tanh keeps, in PyTorch's own cell as well
+        first = int(case == "cell" and kind is KINDS["rnn"])
+        for i, t in enumerate(results[first:], first):
+            results[i] = torch.relu_(t.mul_(2).add_(0.1)) if in_place else torch.relu(2 * t + 0.1)
+        torch.stack([t.square().sum() for t in results]).sum().backward()
+        found.append([given.grad, *(p.grad for p in module.parameters())])
+    assert_same(found[1], found[0], "float32", gradient=True)

@@ -181,8 +181,11 @@ def test_recipes_are_seen(kind: Kind) -> None:
     for name, parameter in module.named_parameters():
         if "bias" in name:
             nn.init.zeros_(parameter)
-    (found,) = _said(lambda: module(X))
-    assert SAID in str(found.message)
+    # the norm of a simple cell's sum keeps the noise of its own shift
+    said = [str(w.message) for w in _said(lambda: module(X))]
+    assert [SAID in sentence for sentence in said] == [True] * (
+        "shift_sum_l0" not in module._parameters
+    )
     module = kind.layer(INPUTS, UNITS)
     for parameter in module.parameters():
         if parameter.ndim == 1:

@@ -23,7 +23,6 @@ class Request:
         dtype: name of the compute dtype.
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
-        training: whether the call is a step of training.
         device: kind of the device that holds the tensors, `"cpu"` or another.
     """
 
@@ -32,7 +31,6 @@ class Request:
     dtype: str = "float32"
     unroll: bool = False
     functions: tuple[str, ...] = ()
-    training: bool = False
     device: str = "cpu"
 
 
@@ -114,13 +112,15 @@ class Native:
     def load(self, request: Request) -> Callable[..., Any]:
         """`lnrnn.engines.native.sequence` on the tensors of one framework.
 
-        In TensorFlow outside training it is the portable definition: a graph that may be
-        saved cannot hold the Python function that calls the core.
+        Where TensorFlow traces for XLA or for a file, it is the portable definition.
         """
-        if request.framework == "tensorflow" and not request.training:
-            return Portable().load(request)
         from lnrnn.engines import native
 
+        if request.framework == "tensorflow":
+            from lnrnn.engines.native import tensorflow_op
+
+            if tensorflow_op.by_definition():
+                return Portable().load(request)
         return native.on(request.framework).sequence
 
     def weights_dtype(self, request: Request) -> str:

@@ -44,7 +44,10 @@ def _read(cell: Any) -> dict[str, np.ndarray] | None:
         import tensorflow as tf
 
         with tf.init_scope():  # out of the graph that is built
-            if not tf.executing_eagerly() or any(value is None for value in values.values()):
+            # in the first trace of a step that also makes the variables they have no values
+            if not tf.executing_eagerly() or not all(
+                value is not None and value.is_initialized() for value in values.values()
+            ):
                 return None
             return {name: value.numpy() for name, value in values.items()}
     if keras.backend.backend() == "torch":

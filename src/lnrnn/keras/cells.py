@@ -279,7 +279,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         states = [(input_shape[0], size) for size in tree.flatten(self.state_size)]
         return states[0], states
 
-    def request(self, unroll: bool = False, training: bool = False) -> select.Request:
+    def request(self, unroll: bool = False) -> select.Request:
         """What is asked of an engine."""
         return select.Request(
             self.variant,
@@ -287,7 +287,6 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             dtype=self.compute_dtype,
             unroll=unroll,
             functions=tuple(self.functions),
-            training=bool(training),
             device=_device(),
         )
 

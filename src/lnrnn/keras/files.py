@@ -72,8 +72,8 @@ def of_stock(store: Any) -> Any:
     In a list of layers Keras finds the weights by the names of classes and numbers:
     `layers/gru_1` for `layers/layer_norm_gru_1`.
     """
-    path = getattr(store, "_h5_entry_path", None)
-    ours = _OURS.search(path or "")
+    path: str = getattr(store, "_h5_entry_path", None) or ""
+    ours = _OURS.search(path)
     if ours is None or len(store.keys()):
         return store
     there = _OURS.sub(r"\1", path)

@@ -87,9 +87,9 @@ class LayerNormRNN(keras.layers.RNN):
         self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
-            # XLA does not compile the Python function through which TensorFlow calls the core
-            in_training = cell.request(unroll=unroll, training=True)
-            self.supports_jit = select.choose(cell.engine, in_training).name != "native"
+            # XLA compiles the portable definition only: without it the core computes
+            request = cell.request(unroll=unroll)
+            self.supports_jit = select.choose(cell.engine, request).name != "native"
 
     def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
         """Create the weights, and the state variables of a stateful layer."""
@@ -131,7 +131,7 @@ class LayerNormRNN(keras.layers.RNN):
         mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
         if mask is not None:
             _check_mask(sequences, mask)
-        states = tree.flatten(initial_state)
+        states = _flat(initial_state)
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
@@ -148,7 +148,7 @@ class LayerNormRNN(keras.layers.RNN):
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
-        request = cell.request(unroll=self.unroll, training=training)
+        request = cell.request(unroll=self.unroll)
         engine = select.choose(cell.engine, request)
         outputs, states = engine.load(request)(
             cell.variant,
@@ -179,8 +179,8 @@ class LayerNormRNN(keras.layers.RNN):
         return [*super().variables, *(tree.flatten(self.states) if carried else [])]
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
-        """What each engine answers to training this layer, in the order in which `"auto"` asks."""
-        return select.report(self.cell.request(unroll=self.unroll, training=True))
+        """What each engine answers to computing this layer, in the order in which `"auto"` asks."""
+        return select.report(self.cell.request(unroll=self.unroll))
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.params][]."""
@@ -257,7 +257,7 @@ class LayerNormRNN(keras.layers.RNN):
     def _check_states(self, sequences: Any, initial_state: Any) -> None:
         batch = sequences.shape[0]
         expected = [(batch, size) for size in self.state_size]
-        given = [tuple(s.shape) for s in tree.flatten(initial_state)]
+        given = [tuple(s.shape) for s in _flat(initial_state)]
         fits = len(given) == len(expected) and all(
             len(shape) == 2
             and all(a == b or None in (a, b) for a, b in zip(shape, want, strict=True))
@@ -283,6 +283,13 @@ class LayerNormRNN(keras.layers.RNN):
 def _of_cell(name: str) -> property:
     """An attribute of a layer that is its cell's."""
     return property(lambda layer: getattr(layer.cell, name))
+
+
+def _flat(states: Any) -> list[Any]:
+    """`tree.flatten` of lists; Keras's own holds what it has flattened in a cycle on torch."""
+    if not isinstance(states, (list, tuple)):
+        return [states]
+    return [tensor for part in states for tensor in _flat(part)]
 
 
 def _check_mask(sequences: Any, mask: Any) -> None:

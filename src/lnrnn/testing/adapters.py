@@ -95,7 +95,7 @@ def tensors(engine: str, framework: str) -> Adapter:
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
         names = _states(variant)
-        request = select.Request(variant, framework, given.dtype, training=True)
+        request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
             raise Unsupported(answer.reason)

@@ -57,6 +57,9 @@ class LayerNormCell(Recurrent, stock.RNNCellBase):
             else:
                 new = self._step("", x.unsqueeze(0), tuple(s.unsqueeze(0) for s in states))
                 new = tuple(s.squeeze(0) for s in new)
+        if torch.is_grad_enabled():
+            # a norm keeps c for its derivative, and callers may change it in place
+            new = (new[0], *(s.clone() for s in new[1:]))
         return self._hx(new)
 
     def params(self) -> dict[str, np.ndarray]:

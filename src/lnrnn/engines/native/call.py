@@ -6,7 +6,7 @@ The order of the words is that of `Spec` in `csrc/core/spec.h`, that of the arra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, get_args
 
@@ -194,6 +194,8 @@ def listed(addresses: Mapping[str, int]) -> list[int]:
 def check(cell: Cell, a: Inputs, flag: Any, single: Any) -> None:
     """Raise ValueError unless shapes and dtypes fit; the core reads the inputs unchecked.
 
+    A length that a graph does not know yet, None, fits any.
+
     Args:
         cell: the cell.
         a: the inputs.
@@ -201,6 +203,12 @@ def check(cell: Cell, a: Inputs, flag: Any, single: Any) -> None:
         single: its float32, in which all else is where x is of half precision.
     """
     _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
+
+
+def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        a == b or None in (a, b) for a, b in zip(shape, wanted, strict=True)
+    )
 
 
 def check_ranks(x: Any, kernel: Any) -> None:
@@ -232,7 +240,7 @@ def _check(cell: Cell, flag: Any, single: Any, *given: tuple[tuple[int, ...], An
         **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
     }
     for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
-        if tuple(shape) not in fits[name]:
+        if not any(_fits(shape, wanted) for wanted in fits[name]):
             raise ValueError(
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
                 f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
@@ -242,7 +250,7 @@ def _check(cell: Cell, flag: Any, single: Any, *given: tuple[tuple[int, ...], An
                 f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
                 f"{its_dtype} beside {dtype}: convert it."
             )
-    if steps < 1 or (cell.lstm and a.c0 is None):
+    if steps == 0 or (cell.lstm and a.c0 is None):
         raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")
 
 

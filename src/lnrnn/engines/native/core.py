@@ -47,6 +47,10 @@ def refusal_on(framework: str, device: str) -> str | None:
         return f"it computes on a CPU, not on {device}"
     if framework == "jax" and not has_jax():
         return "its C++ core was compiled without jaxlib's headers: install again with jaxlib there"
+    if framework == "tensorflow":
+        from lnrnn.engines.native import tensorflow_library
+
+        return tensorflow_library.missing()
     return None
 
 
@@ -56,6 +60,16 @@ def refusal_of(dtype: str, framework: str) -> str | None:
     if dtype in known:
         return None
     return f"on {framework} it computes in {', '.join(known)}, not {dtype}"
+
+
+def folder() -> Path:
+    """Where the compiled libraries are."""
+    return Path(_core.__file__).parent
+
+
+def pass_for_tensorflow() -> int:
+    """The address of the core, for the library of the operators for TensorFlow."""
+    return _core.pass_for_tensorflow()
 
 
 def instruction_set() -> str:

@@ -33,10 +33,13 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
         "sum": Affine(a.gain_sum, a.shift_sum),
     }
     variant = decode(words, numbers.epsilon)
-    projected = ops.matmul(a.x, a.kernel)
-    if a.bias_x is not None:
-        projected = projected + a.bias_x
     step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
+
+    def project(x: Array) -> Array:
+        projected = ops.matmul(x, a.kernel)
+        return step.x_norm(projected if a.bias_x is None else projected + a.bias_x)
+
+    ahead = ops.projects_ahead
     takes = (
         given if given is not None else None if number == 1.0 else number
         for given, number in ((a.take_h, numbers.take_h), (a.take_c, numbers.take_c))
@@ -44,9 +47,9 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
     take_h, take_c = takes
     final, h = loop(
         step,
-        step.x_norm(projected),
+        project(a.x) if ahead else a.x,
         (a.h0,) if a.c0 is None else (a.h0, a.c0),
-        prepare=lambda x: x,
+        prepare=(lambda x: x) if ahead else project,
         mask=a.mask,
         reset=a.reset,
         take_h=take_h,

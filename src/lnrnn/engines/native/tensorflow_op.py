@@ -1,140 +1,254 @@
-"""The core in TensorFlow's training steps, through `tf.numpy_function`.
+"""The core as TensorFlow operators.
 
-A graph that is saved or exported cannot hold a Python function, so outside training
-[the engine][lnrnn.engines.select.Native] takes the portable definition.
+Executed eagerly, a recurrence is an operator of ours.  A graph may be saved, exported or compiled
+by XLA, so it holds a call of a function that has the portable definition; beside it stands a
+function of the same interface with the operator, which TensorFlow takes in its place when it runs
+the graph on a CPU.  What is known, when it is traced, to be for XLA or for a file holds the
+definition itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import struct
+import uuid
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from lnrnn.engines.native import call, core, definition
+# A tape that records what has a gradient of its own, and the questions whether one records at all,
+# whether a graph is for XLA and whether for a file, have no public names.
+from tensorflow.python.eager import record
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
+from tensorflow.python.saved_model.save_context import in_save_context
+
+from lnrnn.engines.native import call, core, definition, tensorflow_library
 from lnrnn.engines.native.call import Cell, Inputs, Numbers
 from lnrnn.engines.portable import ops_tensorflow as ops
 from lnrnn.variant import Variant
+
+Arrays = Sequence[Any]
+
+# projections x W and h U beyond this many bytes each are computed again in the backward pass
+_MOST_SAVED = 1 << 30
+_ZERO = tf.UnconnectedGradients.ZERO
+_BATCH_FIRST = [1, 0, 2]
+
+
+class How(NamedTuple):
+    """What is static of a pass: the cell, its scalars, the names of what it is given and gives."""
+
+    words: tuple[int, ...]
+    numbers: Numbers
+    given: tuple[str, ...]
+    found: tuple[str, ...]
+    batch_first: bool = False  # x and its gradient are (B, T, I)
+
+    @property
+    def cell(self) -> Cell:
+        return call.cell_of(self.words)
+
+    @property
+    def back(self) -> bool:
+        return self.found[0] not in call.OUTPUTS
+
+    def inputs(self, arrays: Arrays) -> Inputs:
+        by_name = dict(zip(self.given, arrays, strict=True))
+        if self.batch_first:
+            by_name["x"] = tf.transpose(by_name["x"], _BATCH_FIRST)
+        return Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
+
+
+def by_definition() -> bool:
+    """Whether what is traced now cannot hold the operator: it is for XLA or for a file."""
+    return not tf.executing_eagerly() and (
+        in_save_context()
+        or GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        or not tf.compat.v1.executing_eagerly_outside_functions()
+    )
 
 
 def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
-    call.check_ranks(given["x"].shape, given["kernel"].shape)
+    a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
+    words = call.encode(variant)
+    cell = call.cell_of(words)
+    call.check(cell, a, tf.bool, tf.float32)
+    if by_definition():
+        return definition.recurrence(ops, words, numbers, a)
     names = tuple(given)
-    cell = call.cell_of(call.encode(variant))
+    given["x"], batch_first = _as_it_lies(a.x)
+    arrays = list(given.values())
+    results = ("h", "h_last", "c_last") if cell.lstm else ("h", "h_last")
+    kept = (call.KEPT if cell.lstm else call.KEPT[1:]) if _is_watched(arrays) else ()
+    how = How(words, numbers, names, (*results, *kept), batch_first)
+    # a tape that does not watch x now will not ask for its gradient
+    of_x = _is_watched([given["x"]])
 
-    @tf.custom_gradient
-    def compute(*arrays: Any) -> Any:
-        a = _inputs(names, arrays)
-        results = _forward(cell, numbers, a)
-        kept = {n: r for n, r in results.items() if n == "h" or n in call.KEPT}
+    def gradient(found: Arrays, incoming: Arrays, of_x: bool) -> list[Any]:
+        coming = {f"d{n}": d for n, d in zip(results, incoming, strict=False) if d is not None}
+        known = dict(zip(how.found, found, strict=True))
+        known = {n: known[n] for n in ("h", *kept)}
+        gradients = _gradients(how, arrays, known, coming, of_x)
+        return [gradients.get(name) for name in names]
 
-        def gradient(dh: Any, dh_last: Any, dc_last: Any = None) -> list[Any]:
-            found = _gradients(cell, numbers, names, arrays, kept, dh, dh_last, dc_last)
-            return [found.get(name) for name in names]
-
-        return [r for n, r in results.items() if n not in call.KEPT], gradient
-
-    return tuple(compute(*given.values()))
-
-
-def _inputs(names: Sequence[str], arrays: Sequence[Any]) -> Inputs:
-    given = dict(zip(names, arrays, strict=True))
-    return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
-
-
-def _forward(cell: Cell, numbers: Numbers, a: Inputs) -> dict[str, Any]:
-    names = [n for n in Inputs._fields if getattr(a, n) is not None]
-
-    def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        local = _inputs(names, arrays)
-        call.check(cell, local, np.dtype(bool), np.dtype(np.float32))
-        return _run(cell, numbers, local, {}, call.result_shapes(cell, local, True), back=False)
-
-    shapes = call.result_shapes(cell, a, True)
-    types = [a.x.dtype] * len(shapes)
-    found = tf.numpy_function(run, [getattr(a, n) for n in names], types, stateful=False)
-    return {n: tf.ensure_shape(f, s) for (n, s), f in zip(shapes.items(), found, strict=True)}
+    found = _run(how, arrays, lambda found, *incoming: gradient(found, incoming, True))
+    record.record_operation(
+        "LnrnnRecurrence",
+        found[: len(results)],
+        arrays,
+        lambda *incoming: gradient(found, incoming, of_x),
+    )
+    return tuple(found[: len(results)])
 
 
 def _gradients(
-    cell: Cell,
-    numbers: Numbers,
-    names: tuple[str, ...],
-    arrays: Sequence[Any],
-    kept: dict[str, Any],
-    *incoming: Any,
+    forward: How, arrays: Arrays, known: dict[str, Any], coming: dict[str, Any], of_x: bool
 ) -> dict[str, Any]:
-    """The gradients of the inputs by name; their own derivative is the portable definition's."""
-    coming = {n: d for n, d in zip(call.INCOMING, incoming, strict=True) if d is not None}
-    differentiable = [n for n in names if n in call.DIFFERENTIABLE]
-
-    @tf.custom_gradient
-    def compute(*given: Any) -> Any:
-        a, ds = _inputs(names, given[: len(names)]), given[len(names) :]
-        found = _backward(cell, numbers, a, kept, dict(zip(coming, ds, strict=True)))
-
-        def second(*upstream: Any) -> Any:
-            with tf.GradientTape() as outer:
-                outer.watch(given)
-                with tf.GradientTape() as inner:
-                    inner.watch(given)
-                    b = _inputs(names, given[: len(names)])
-                    values = definition.recurrence(ops, cell.words, numbers, b)
-                    by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
-                    total = tf.add_n(
-                        [tf.reduce_sum(by_name[n] * d) for n, d in zip(coming, ds, strict=True)]
-                    )
-                first = inner.gradient(total, [getattr(b, n) for n in differentiable])
-                whole = tf.add_n(
-                    [tf.reduce_sum(f * u) for f, u in zip(first, upstream, strict=True)]
-                )
-            return outer.gradient(whole, given)
-
-        return [found[n] for n in differentiable], second
-
-    return dict(zip(differentiable, compute(*arrays, *coming.values()), strict=True))
-
-
-def _backward(
-    cell: Cell, numbers: Numbers, a: Inputs, kept: dict[str, Any], coming: dict[str, Any]
-) -> dict[str, Any]:
-    names = [n for n in Inputs._fields if getattr(a, n) is not None]
-    known = kept | coming
-
-    def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        local = _inputs(names, arrays[: len(names)])
-        others = dict(zip(known, arrays[len(names) :], strict=True))
-        return _run(cell, numbers, local, others, call.gradient_shapes(local), back=True)
-
-    shapes = call.gradient_shapes(a)
-    arrays = [*(getattr(a, n) for n in names), *known.values()]
-    found = tf.numpy_function(run, arrays, [a.x.dtype] * len(shapes), stateful=False)
-    return {n[1:]: tf.ensure_shape(f, s) for (n, s), f in zip(shapes.items(), found, strict=True)}
-
-
-def _run(
-    cell: Cell,
-    numbers: Numbers,
-    a: Inputs,
-    known: dict[str, np.ndarray],
-    shapes: dict[str, tuple[int, ...]],
-    back: bool,
-) -> list[np.ndarray]:
-    """The arrays of these names and shapes, computed."""
-    given = {n: v for n, v in (a._asdict() | known).items() if v is not None}
-    given = {n: np.ascontiguousarray(v) for n, v in given.items()}
-    found = {n: np.empty(shape, a.x.dtype) for n, shape in shapes.items()}
-    core.run(
-        cell,
-        numbers,
-        call.sizes(a),
-        call.listed({n: v.ctypes.data for n, v in (given | found).items() if v.size}),
-        back=back,
-        dtype=a.x.dtype.name,
-        threads=core.available_threads(),
-        framework="tensorflow",
+    """The gradients of the inputs by name; their own derivative is the definition's."""
+    incoming = [tf.convert_to_tensor(d) for d in coming.values()]
+    of = tuple(n for n in forward.given if n in call.DIFFERENTIABLE and (of_x or n != "x"))
+    how = How(
+        forward.words,
+        forward.numbers,
+        (*forward.given, *known, *coming),
+        tuple(f"d{n}" for n in of),
+        forward.batch_first,
     )
-    return list(found.values())
+    moving = [*arrays, *incoming]
+
+    def second(*upstream: Any) -> list[Any]:
+        asked = {n: u for n, u in zip(of, upstream, strict=True) if u is not None}
+        return _second(forward._replace(found=tuple(coming)), tuple(asked))(
+            arrays, incoming, [tf.convert_to_tensor(u) for u in asked.values()]
+        )
+
+    def second_of_all(_: Arrays, *upstream: Any) -> list[Any]:
+        found = second(*upstream)
+        return [*found[: len(arrays)], *[None] * len(known), *found[len(arrays) :]]
+
+    found = _run(how, [*arrays, *known.values(), *incoming], second_of_all)
+    record.record_operation("LnrnnRecurrenceBackward", found, moving, second)
+    return dict(zip(of, found, strict=True))
+
+
+def _as_it_lies(x: Any) -> tuple[Any, bool]:
+    """x, or the batch-first tensor that a graph has transposed to x, and whether it is that one."""
+    if not tf.executing_eagerly() and x.op.type == "Transpose":
+        given, axes = x.op.inputs
+        axes = tf.get_static_value(axes)
+        if axes is not None and list(axes) == _BATCH_FIRST:
+            return given, True
+    return x, False
+
+
+def _define(how: How, arrays: Arrays) -> list[Any]:
+    a = how.inputs(arrays)
+    values = definition.recurrence(ops, how.words, how.numbers, a)
+    found: dict[str, Any] = dict(zip(("h", "h_last", "c_last"), values, strict=False))
+    # what is kept is for the operator only, which computes it where it is not there
+    nothing = tf.raw_ops.PlaceholderWithDefault(
+        input=tf.zeros((0, 0, 0), a.x.dtype), shape=[None] * 3
+    )
+    return [found.get(n, nothing) for n in how.found]
+
+
+def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
+    """The sum of the results, each times the gradient that comes in for it."""
+    a = forward.inputs(arrays)
+    values = definition.recurrence(ops, forward.words, forward.numbers, a)
+    by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
+    return tf.add_n([tf.reduce_sum(by_name[n] * d) for n, d in coming.items()])
+
+
+@cache
+def _second(forward: How, of: tuple[str, ...]) -> Any:
+    """The gradient of the gradients `of` inputs, by the inputs and by what comes in.
+
+    A function of graphs, as a tape inside of a forward accumulator would record nothing.
+    """
+
+    def second(arrays: Arrays, incoming: Arrays, upstream: Arrays) -> list[Any]:
+        total = _weighed(forward, arrays, dict(zip(forward.found, incoming, strict=True)))
+        asked = [arrays[forward.given.index(n)] for n in of]
+        first = tf.gradients(total, asked, unconnected_gradients=_ZERO)
+        return tf.gradients(first, [*arrays, *incoming], upstream)
+
+    return tf.function(second, autograph=False)
+
+
+def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
+    """One pass; `gradient` is for graphs that are differentiated from outside."""
+    with record.stop_recording():
+        if tf.executing_eagerly():
+            return _operator(how, arrays)
+        types = [arrays[how.given.index("x")].dtype] * len(how.found)
+        meaning, _ = _functions(how, tuple((tuple(a.shape), a.dtype) for a in arrays), _threads())
+        graph: Any = tf.compat.v1.get_default_graph()
+        made = {"PartitionedCall": lambda op, *incoming: gradient(op.outputs, *incoming)}
+        with graph._override_gradient_function(made):
+            found = tf.raw_ops.PartitionedCall(args=arrays, Tout=types, f=meaning)
+    for one, its in zip(found, meaning.outputs, strict=True):
+        one.set_shape(its.shape)
+    return found
+
+
+@cache
+def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any]:
+    """The definition of a pass and the pass itself, as functions for graphs.
+
+    TensorFlow runs the second in place of the first where it runs on a CPU.
+    """
+    name = f"lnrnn_{uuid.uuid4().hex}"  # no other process has it, nor what it saved
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
+
+    def meaning(*arrays: Any) -> list[Any]:
+        if not how.back:
+            return _define(how, arrays)
+        forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
+        by_name = dict(zip(how.given, arrays, strict=True))
+        coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
+        total = _weighed(forward, arrays[: len(forward.given)], coming)
+        asked = [by_name[n[1:]] for n in how.found]
+        return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
+
+    def function(body: Callable[..., Any], device: str) -> Any:
+        attributes = dict(api_implements=name, api_preferred_device=device)
+        made: Any = tf.function(body, autograph=False, experimental_attributes=attributes)
+        return made.get_concrete_function(*signature)
+
+    with tf.init_scope():
+        return function(meaning, "any"), function(lambda *a: _operator(how, a), "CPU")
+
+
+def _operator(how: How, arrays: Arrays) -> list[Any]:
+    operators = tensorflow_library.operators()
+    run = operators.lnrnn_recurrence_backward if how.back else operators.lnrnn_recurrence
+    return run(
+        arrays,
+        made=[arrays[how.given.index("x")].dtype] * len(how.found),
+        **_attributes(how, _threads()),
+    )
+
+
+@cache
+def _attributes(how: How, threads: int) -> dict[str, list[int]]:
+    return dict(
+        operands=[call.ARRAYS.index(n) for n in how.given],
+        results=[call.ARRAYS.index(n) for n in how.found],
+        spec=list(how.words),
+        numbers=list(struct.unpack("4q", struct.pack("4d", *how.numbers))),
+        options=[int(how.batch_first), threads, _MOST_SAVED],
+    )
+
+
+def _threads() -> int:
+    return tf.config.threading.get_intra_op_parallelism_threads() or core.available_threads()
+
+
+def _is_watched(tensors: Arrays) -> bool:
+    """Whether a tape or an accumulator records what becomes of one of these."""
+    return PossibleTapeGradientTypes(tensors) != 0

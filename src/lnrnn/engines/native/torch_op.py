@@ -61,6 +61,8 @@ def _recur(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, 
         h, _, _, _, h_last, c_last = run(*inputs, words, numbers, keep)  # pyright: ignore
     else:
         h, _, _, _, h_last, c_last = _recurrence(*inputs, list(words), list(numbers), keep)
+        # kept for the backward pass, while callers may change outputs in place before it
+        h = h.clone() if keep else h
     return (h, h_last) if inputs.c0 is None else (h, h_last, c_last)
 
 
@@ -333,7 +335,8 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = _compute(*args)
         _setup(ctx, args, found, eager=True)
-        return found
+        # what is kept is not what callers may change in place
+        return (found[0].clone(), *found[1:])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:

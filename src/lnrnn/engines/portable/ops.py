@@ -58,6 +58,10 @@ class Ops(Protocol):
         """a where the condition holds, else b."""
         ...
 
+    def number(self, v: float) -> float:
+        """v as a constant of the loop."""
+        ...
+
     def clip(self, v: Array, bound: float) -> Array:
         """v limited to [-bound, bound]."""
         ...

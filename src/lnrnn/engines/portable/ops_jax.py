@@ -46,6 +46,10 @@ def unfold(v: jax.Array) -> jax.Array:
     return v.reshape(*v.shape[:-2], v.shape[-2] * v.shape[-1])
 
 
+def number(v: float) -> float:
+    return v
+
+
 def clip(v: jax.Array, bound: float) -> jax.Array:
     return jnp.clip(v, -bound, bound)
 

@@ -58,6 +58,10 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return tf.where(condition, a, tf.cast(b, a.dtype))
 
 
+def number(v: float) -> float:
+    return v
+
+
 def clip(v: Any, bound: float) -> Any:
     return tf.clip_by_value(v, -bound, bound)
 

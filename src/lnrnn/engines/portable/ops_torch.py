@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-# the only scan that PyTorch has
+# the only scan that PyTorch has, and the number behind a symbol of torch.compile
+from torch._guards import TracingContext
 from torch._higher_order_ops import scan as _traced_scan
+from torch.fx.experimental.symbolic_shapes import guard_scalar
 from torch.nn import functional
 
 from lnrnn.engines import counting
@@ -57,14 +60,14 @@ def where(condition: torch.Tensor, a: torch.Tensor, b: torch.Tensor | float) -> 
     return torch.where(condition, a, b)
 
 
+def number(v: float) -> float:
+    # torch.compile(dynamic=True) makes symbols of numbers, which a scan does not take
+    return guard_scalar(v) if torch.compiler.is_compiling() else v  # pyright: ignore
+
+
 def clip(v: torch.Tensor, bound: float) -> torch.Tensor:
+    bound = number(bound)
     return torch.clamp(v, -bound, bound)
-
-
-@torch.compiler.assume_constant_result
-def _epsilon(variant: Variant) -> float:
-    """Epsilon, a constant also where torch.compile(dynamic=True) makes symbols of numbers."""
-    return variant.epsilon
 
 
 class _ClipGradient(torch.autograd.Function):
@@ -84,13 +87,13 @@ class _ClipGradient(torch.autograd.Function):
 
 
 def clip_gradient(v: torch.Tensor, bound: float) -> torch.Tensor:
-    return _ClipGradient.apply(v, bound)  # pyright: ignore[reportReturnType]
+    return _ClipGradient.apply(v, number(bound))  # pyright: ignore[reportReturnType]
 
 
 def norm(
     v: torch.Tensor, gain: torch.Tensor | None, bias: torch.Tensor | None, variant: Variant
 ) -> torch.Tensor:
-    epsilon = _epsilon(variant)
+    epsilon = number(variant.epsilon)
     if variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance":
         size = (int(v.shape[-1]),)  # a number also where ONNX traces shapes
         if gain is not None and gain.ndim == 1 and gain.dtype == v.dtype:
@@ -142,6 +145,19 @@ def spread(vectors: Mapping[str, torch.Tensor], x: torch.Tensor) -> Mapping[str,
     return {name: v.expand(x.shape[0], -1) for name, v in vectors.items()}
 
 
+@torch.compiler.assume_constant_result
+def _allow_scalars() -> None:
+    """Let Inductor lower a scan, whose index it reads as a number.
+
+    Dynamo allows its graphs that with `fullgraph=True` only.
+    """
+    context = TracingContext.try_get()
+    mode = None if context is None else context.fake_mode
+    if mode is not None and mode.shape_env is not None:
+        shapes = mode.shape_env
+        shapes.settings = replace(shapes.settings, allow_scalar_outputs=True)
+
+
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
     if not torch.compiler.is_compiling():
         ops: Any = sys.modules[__name__]
@@ -152,6 +168,7 @@ def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -
         states = tuple(s.clone() for s in body(states, inputs))
         return states, states[0].clone()
 
+    _allow_scalars()
     # one graph for any number of steps, where a Python loop would be traced step by step
     final, emitted = _traced_scan(advance, tuple(states), xs)
     return final, emitted if emit else None

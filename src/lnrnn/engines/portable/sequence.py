@@ -100,7 +100,11 @@ def loop(
     """Final states, and every h (T, B, R) if `emit`; `prepare` makes the inputs of a step."""
     ops = recurrence.ops
     noise = dict(take_h=take_h, take_c=take_c, recurrent=recurrent_mask, candidate=candidate_mask)
-    fixed = {k: v for k, v in noise.items() if v is not None and not _moves(v)}
+    fixed = {
+        k: ops.number(v) if _is_number(v) else v
+        for k, v in noise.items()
+        if v is not None and not _moves(v)
+    }
     moving = {k: v for k, v in noise.items() if v is not None and _moves(v)}
     moving |= {k: v[..., None] for k, v in (("mask", mask), ("reset", reset)) if v is not None}
     spread = ops.spread(recurrence.vectors(), x)
@@ -173,6 +177,10 @@ def step(
     return recurrence.step(recurrence.inputs(x), tuple(states), noise)
 
 
-def _moves(value: Array | float) -> bool:
+def _moves(value: Array) -> bool:
     """Whether noise differs from step to step: (T, B, .) and not (B, .) or a number."""
-    return len(getattr(value, "shape", ())) == 3
+    return not _is_number(value) and len(value.shape) == 3
+
+
+def _is_number(value: Array | float) -> bool:
+    return isinstance(value, (int, float))

@@ -1,0 +1,336 @@
+// lnrnn.engines.native._tensorflow: the core as TensorFlow operators, by TensorFlow's C interface.
+//
+// It is compiled without TensorFlow: the prototypes stand here, and the functions are found in the
+// TensorFlow that loads this library.  The core is that of `_core`, which hands over its address.
+#include "tensorflow.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "call.h"
+
+struct TF_Status;
+struct TF_Tensor;
+struct TF_OpDefinitionBuilder;
+struct TF_KernelBuilder;
+struct TF_OpKernelConstruction;
+struct TF_OpKernelContext;
+struct TF_ShapeInferenceContext;
+
+namespace lnrnn {
+namespace {
+
+// TensorFlow's numbers for dtypes and errors.
+enum Dtype : int { float32 = 1, float64 = 2, boolean = 10 };
+constexpr int invalid_argument = 3;
+
+// The functions of TensorFlow that are used: result, name, arguments.
+#define LNRNN_TENSORFLOW(F)                                                                        \
+    F(TF_Status*, TF_NewStatus, ())                                                                \
+    F(void, TF_DeleteStatus, (TF_Status*))                                                         \
+    F(void, TF_SetStatus, (TF_Status*, int code, const char* message))                             \
+    F(int, TF_GetCode, (const TF_Status*))                                                         \
+    F(void*, TF_TensorData, (const TF_Tensor*))                                                    \
+    F(int, TF_TensorType, (const TF_Tensor*))                                                      \
+    F(int, TF_NumDims, (const TF_Tensor*))                                                         \
+    F(int64_t, TF_Dim, (const TF_Tensor*, int axis))                                               \
+    F(void, TF_DeleteTensor, (TF_Tensor*))                                                         \
+    F(TF_OpDefinitionBuilder*, TF_NewOpDefinitionBuilder, (const char* name))                      \
+    F(void, TF_OpDefinitionBuilderAddInput, (TF_OpDefinitionBuilder*, const char*))                \
+    F(void, TF_OpDefinitionBuilderAddOutput, (TF_OpDefinitionBuilder*, const char*))               \
+    F(void, TF_OpDefinitionBuilderAddAttr, (TF_OpDefinitionBuilder*, const char*))                 \
+    F(void, TF_OpDefinitionBuilderSetShapeInferenceFunction,                                       \
+      (TF_OpDefinitionBuilder*, void (*)(TF_ShapeInferenceContext*, TF_Status*)))                  \
+    F(void, TF_ShapeInferenceContextSetUnknownShape, (TF_ShapeInferenceContext*, TF_Status*))      \
+    F(void, TF_RegisterOpDefinition, (TF_OpDefinitionBuilder*, TF_Status*))                        \
+    F(TF_KernelBuilder*, TF_NewKernelBuilder,                                                      \
+      (const char* op, const char* device, void* (*create)(TF_OpKernelConstruction*),              \
+       void (*compute)(void*, TF_OpKernelContext*), void (*destroy)(void*)))                       \
+    F(void, TF_RegisterKernelBuilder, (const char* name, TF_KernelBuilder*, TF_Status*))           \
+    F(void, TF_OpKernelConstruction_GetAttrSize,                                                   \
+      (TF_OpKernelConstruction*, const char*, int32_t* size, int32_t* total, TF_Status*))          \
+    F(void, TF_OpKernelConstruction_GetAttrInt64List,                                              \
+      (TF_OpKernelConstruction*, const char*, int64_t* to, int most, TF_Status*))                  \
+    F(void, TF_OpKernelConstruction_Failure, (TF_OpKernelConstruction*, TF_Status*))               \
+    F(void, TF_OpKernelContext_Failure, (TF_OpKernelContext*, TF_Status*))                         \
+    F(int, TF_NumInputs, (TF_OpKernelContext*))                                                    \
+    F(int, TF_NumOutputs, (TF_OpKernelContext*))                                                   \
+    F(void, TF_GetInput, (TF_OpKernelContext*, int, TF_Tensor**, TF_Status*))                      \
+    F(TF_Tensor*, TF_AllocateOutput,                                                               \
+      (TF_OpKernelContext*, int, int dtype, const int64_t* shape, int rank, size_t bytes,          \
+       TF_Status*))
+
+#define LNRNN_DECLARE(result, name, arguments) result(*name) arguments = nullptr;
+LNRNN_TENSORFLOW(LNRNN_DECLARE)
+
+// the first of these functions that this TensorFlow has not, or what it said no to
+std::string missing;
+CorePass core_pass = nullptr;
+
+struct Free {
+    void operator()(TF_Status* s) const { TF_DeleteStatus(s); }
+    void operator()(TF_Tensor* t) const { TF_DeleteTensor(t); }
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+};
+using Tensor = std::unique_ptr<TF_Tensor, Free>;
+using Memory = std::unique_ptr<void, Free>;
+
+class Status {
+public:
+    Status() : own_(TF_NewStatus()) {}
+    operator TF_Status*() const { return own_.get(); }
+    bool failed() const { return TF_GetCode(own_.get()) != 0; }
+    void fail(const std::string& message) const {
+        TF_SetStatus(own_.get(), invalid_argument, message.c_str());
+    }
+
+private:
+    std::unique_ptr<TF_Status, Free> own_;
+};
+
+using Shape = std::vector<int64_t>;
+
+int64_t elements(const Shape& shape) {
+    int64_t n = 1;
+    for (int64_t length : shape) n *= length;
+    return n;
+}
+
+std::string text(const Shape& shape) {
+    std::string found;
+    for (int64_t length : shape) found += (found.empty() ? "" : ", ") + std::to_string(length);
+    return "(" + found + ")";
+}
+
+// What is fixed of a call: the attributes of its node.
+struct Node {
+    bool back;
+    Shape operands, results;  // which arrays they are
+    Shape words;
+    double numbers[scalar_words];
+    bool batch_first;
+    int threads;
+    int64_t most_kept;  // bytes of x W, and of h U, beyond which they are not kept
+};
+
+// The arrays of a call.
+class Call {
+public:
+    explicit Call(const Node& node) : node_(node) {}
+
+    void read(TF_OpKernelContext* context, const Status& status) {
+        if (TF_NumInputs(context) != int(node_.operands.size()) ||
+            TF_NumOutputs(context) != int(node_.results.size()))
+            return status.fail("The attributes of an lnrnn operator do not fit its arrays.");
+        for (size_t i = 0; i < node_.operands.size(); ++i) {
+            TF_Tensor* given = nullptr;
+            TF_GetInput(context, int(i), &given, status);
+            if (status.failed()) return;
+            keep_.emplace_back(given);
+            const int64_t name = node_.operands[i];
+            for (int axis = 0; axis < TF_NumDims(given); ++axis)
+                shape_[name].push_back(TF_Dim(given, axis));
+            const int dtype = TF_TensorType(given);
+            if (i == 0) dtype_ = dtype;
+            if (dtype != (name == mask || name == reset ? int(boolean) : dtype_))
+                return status.fail("The inputs of a recurrence are of one dtype, flags bool.");
+            if (elements(shape_[name]) > 0) at_[name] = TF_TensorData(given);
+        }
+        if (shape_[x].size() != 3 || shape_[recurrent].size() != 2)
+            return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
+                               text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
+        T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
+        I_ = shape_[x][2], H_ = shape_[recurrent][0], wide_ = node_.words[1] * H_;
+        if (T_ < 1) return status.fail("A recurrence has one step or more; got T=0.");
+        // the core reads its inputs unchecked
+        for (int64_t name : node_.operands)
+            if (!fits(name))
+                return status.fail(
+                    "An input of a recurrence has the shape " + text(expected(name)) + " at T=" +
+                    std::to_string(T_) + ", B=" + std::to_string(B_) + ", I=" + std::to_string(I_) +
+                    ", H=" + std::to_string(H_) + "; got " + text(shape_[name]) + ".");
+    }
+
+    void write(TF_OpKernelContext* context, const Status& status) {
+        for (size_t i = 0; i < node_.results.size(); ++i) {
+            const int64_t name = node_.results[i];
+            Shape its = name >= dkernel ? shape_[of_gradient(name)] : expected(name);
+            if ((name == xw || name == hu) && !keeps_products()) its = {0, 0, 0};
+            TF_Tensor* made = TF_AllocateOutput(context, int(i), dtype_, its.data(),
+                                                int(its.size()), size_t(elements(its) * width()),
+                                                status);
+            if (status.failed()) return;
+            keep_.emplace_back(made);
+            if (elements(its) > 0) at_[name] = TF_TensorData(made);
+        }
+    }
+
+    void compute(const Status& status) {
+        // a forward pass that kept nothing, as it was not one of training
+        const bool again = node_.back && Cell(node_.words[0]) == Cell::lstm && !at_[c] && B_ > 0;
+        const char* error = again ? keep_again() : nullptr;
+        if (!error) error = pass(node_.back);
+        if (error) status.fail(error);
+    }
+
+private:
+    const char* pass(bool back) const {
+        auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
+        const int64_t sizes[size_words] = {
+            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
+        const Precision precision = dtype_ == float64 ? Precision::float64 : Precision::float32;
+        return core_pass(back, int64_t(precision), node_.words.data(), sizes, node_.numbers, at_,
+                         node_.threads);
+    }
+
+    const char* keep_again() {
+        void* const given = at_[h];
+        for (Array name : {h, c, xw, hu, h_last, c_last}) {
+            if ((name == xw || name == hu) && !keeps_products()) continue;
+            const size_t bytes = size_t(elements(expected(name)) * width());
+            again_.emplace_back(::operator new(bytes, std::align_val_t(64)));
+            at_[name] = again_.back().get();
+        }
+        const char* error = pass(false);
+        at_[h] = given, at_[h_last] = at_[c_last] = nullptr;
+        return error;
+    }
+
+    bool fits(int64_t name) const {
+        const Shape& its = shape_[name];
+        const bool factor = name == recurrent_mask || name == candidate_mask;
+        const bool kept = name == c || name == xw || name == hu;
+        return its == expected(name) || (factor && its == Shape{B_, H_}) ||
+               (kept && elements(its) == 0);
+    }
+
+    Shape expected(int64_t name) const {
+        switch (name) {
+            case kernel: return {I_, wide_};
+            case recurrent: return {H_, wide_};
+            case gain_c: case shift_c: return {H_};
+            case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
+            case h0: case c0: case h_last: case c_last: case dh_last: case dc_last: return {B_, H_};
+            case mask: case reset: return {T_, B_};
+            case xw: case hu: return {T_, B_, wide_};
+            case h: case c: case dh: case take_h: case take_c: case recurrent_mask:
+            case candidate_mask: return {T_, B_, H_};
+            default: return {wide_};
+        }
+    }
+
+    static int64_t of_gradient(int64_t name) {
+        return name >= dx ? x + (name - dx) : kernel + (name - dkernel);
+    }
+
+    int64_t width() const { return dtype_ == float64 ? 8 : 4; }
+    bool keeps_products() const { return T_ * B_ * wide_ * width() <= node_.most_kept; }
+
+    const Node& node_;
+    Shape shape_[arrays];
+    void* at_[arrays] = {};
+    int dtype_ = 0;
+    int64_t T_ = 0, B_ = 0, I_ = 0, H_ = 0, wide_ = 0;
+    std::vector<Tensor> keep_;
+    std::vector<Memory> again_;
+};
+
+Shape attribute(TF_OpKernelConstruction* context, const char* name, const Status& status) {
+    int32_t size = 0, total = 0;
+    TF_OpKernelConstruction_GetAttrSize(context, name, &size, &total, status);
+    Shape found(status.failed() ? 0 : size_t(size));
+    if (!found.empty())
+        TF_OpKernelConstruction_GetAttrInt64List(context, name, found.data(), size, status);
+    return found;
+}
+
+template <bool back>
+void* create(TF_OpKernelConstruction* context) {
+    const Status status;
+    auto node = std::make_unique<Node>();
+    node->back = back;
+    node->operands = attribute(context, "operands", status);
+    node->results = attribute(context, "results", status);
+    node->words = attribute(context, "spec", status);
+    const Shape numbers = attribute(context, "numbers", status);
+    const Shape options = attribute(context, "options", status);
+    auto known = [](const Shape& names) {
+        return std::all_of(names.begin(), names.end(), [](int64_t n) { return 0 <= n && n < arrays; });
+    };
+    if (!status.failed() &&
+        (node->words.size() != spec_words || numbers.size() != scalar_words || options.size() != 3 ||
+         !known(node->operands) || !known(node->results)))
+        status.fail("The attributes of an lnrnn operator are not those of this version.");
+    if (status.failed()) {
+        TF_OpKernelConstruction_Failure(context, status);
+        return nullptr;
+    }
+    std::memcpy(node->numbers, numbers.data(), sizeof node->numbers);
+    node->batch_first = options[0] != 0;
+    node->threads = int(options[1]);
+    node->most_kept = options[2];
+    return node.release();
+}
+
+void destroy(void* node) { delete static_cast<Node*>(node); }
+
+void compute(void* node, TF_OpKernelContext* context) {
+    const Status status;
+    Call call(*static_cast<const Node*>(node));
+    call.read(context, status);
+    if (!status.failed()) call.write(context, status);
+    if (!status.failed()) call.compute(status);
+    if (status.failed()) TF_OpKernelContext_Failure(context, status);
+}
+
+// Numbers are the bits of doubles: an attribute of floats would round them.
+void define(const char* name, void* (*create)(TF_OpKernelConstruction*)) {
+    const Status status;
+    TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
+    TF_OpDefinitionBuilderAddInput(op, "arrays: given");
+    TF_OpDefinitionBuilderAddOutput(op, "found: made");
+    TF_OpDefinitionBuilderAddAttr(op, "given: list({float, double, bool}) >= 1");
+    TF_OpDefinitionBuilderAddAttr(op, "made: list({float, double}) >= 1");
+    for (const char* list : {"operands: list(int)", "results: list(int)", "spec: list(int)",
+                             "numbers: list(int)", "options: list(int)"})
+        TF_OpDefinitionBuilderAddAttr(op, list);
+    TF_OpDefinitionBuilderSetShapeInferenceFunction(
+        op, [](TF_ShapeInferenceContext* context, TF_Status* status) {
+            TF_ShapeInferenceContextSetUnknownShape(context, status);
+        });
+    TF_RegisterOpDefinition(op, status);
+    if (!status.failed())
+        TF_RegisterKernelBuilder(name, TF_NewKernelBuilder(name, "CPU", create, compute, destroy),
+                                 status);
+    if (status.failed()) missing = std::string("it refuses the operator ") + name;
+}
+
+// As TensorFlow loads this library.
+[[maybe_unused]] const bool registered = [] {
+    void* host = dlopen("libtensorflow_framework.so.2", RTLD_NOLOAD | RTLD_LAZY);
+#define LNRNN_FIND(result, name, arguments)                                             \
+    name = reinterpret_cast<decltype(name)>(dlsym(host ? host : RTLD_DEFAULT, #name)); \
+    if (!name && missing.empty()) missing = "it has no " #name;
+    LNRNN_TENSORFLOW(LNRNN_FIND)
+    if (missing.empty()) define("LnrnnRecurrence", create<false>);
+    if (missing.empty()) define("LnrnnRecurrenceBackward", create<true>);
+    return missing.empty();
+}();
+
+}  // namespace
+}  // namespace lnrnn
+
+// What this TensorFlow lacks; empty if the operators are there.
+extern "C" __attribute__((visibility("default"))) const char* lnrnn_missing() {
+    return lnrnn::missing.c_str();
+}
+
+extern "C" __attribute__((visibility("default"))) void lnrnn_use_core(lnrnn::CorePass pass) {
+    lnrnn::core_pass = pass;
+}

@@ -1,0 +1,314 @@
+// The operators for TensorFlow without TensorFlow, for the sanitizers: this program has the functions
+// of TensorFlow's C interface that the library finds, over arrays of its own.
+//
+// Fails where the operators and a direct call of the core differ in a bit, where an error is missed,
+// or where something is not given back.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "call.h"
+#include "tensorflow.h"
+
+using namespace lnrnn;
+using Lengths = std::vector<int64_t>;
+
+struct TF_Status {
+    int code = 0;
+    std::string message;
+};
+
+struct TF_Tensor {
+    int dtype;
+    Lengths shape;
+    void* data;
+};
+
+struct TF_OpDefinitionBuilder {};
+
+struct TF_KernelBuilder {
+    void* (*create)(struct TF_OpKernelConstruction*);
+    void (*compute)(void*, struct TF_OpKernelContext*);
+    void (*destroy)(void*);
+};
+
+struct TF_OpKernelConstruction {
+    std::map<std::string, Lengths> lists;
+    std::string failure;
+};
+
+struct TF_OpKernelContext {
+    std::vector<TF_Tensor> inputs;
+    std::vector<TF_Tensor> outputs;
+    std::string failure;
+};
+
+namespace {
+
+int lent = 0;  // what the library has to give back
+
+std::map<std::string, TF_KernelBuilder*>& kernels() {
+    static std::map<std::string, TF_KernelBuilder*> found;
+    return found;
+}
+
+[[noreturn]] void fail(const std::string& what) {
+    std::printf("%s\n", what.c_str());
+    std::exit(1);
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT TF_Status* TF_NewStatus() { return ++lent, new TF_Status; }
+EXPORT void TF_DeleteStatus(TF_Status* s) { --lent, delete s; }
+EXPORT void TF_SetStatus(TF_Status* s, int code, const char* message) { *s = {code, message}; }
+EXPORT int TF_GetCode(const TF_Status* s) { return s->code; }
+EXPORT void* TF_TensorData(const TF_Tensor* t) { return t->data; }
+EXPORT int TF_TensorType(const TF_Tensor* t) { return t->dtype; }
+EXPORT int TF_NumDims(const TF_Tensor* t) { return int(t->shape.size()); }
+EXPORT int64_t TF_Dim(const TF_Tensor* t, int axis) { return t->shape.at(axis); }
+EXPORT void TF_DeleteTensor(TF_Tensor* t) { --lent, delete t; }
+EXPORT TF_OpDefinitionBuilder* TF_NewOpDefinitionBuilder(const char*) {
+    return new TF_OpDefinitionBuilder;
+}
+EXPORT void TF_OpDefinitionBuilderAddInput(TF_OpDefinitionBuilder*, const char*) {}
+EXPORT void TF_OpDefinitionBuilderAddOutput(TF_OpDefinitionBuilder*, const char*) {}
+EXPORT void TF_OpDefinitionBuilderAddAttr(TF_OpDefinitionBuilder*, const char*) {}
+EXPORT void TF_OpDefinitionBuilderSetShapeInferenceFunction(TF_OpDefinitionBuilder*, void*) {}
+EXPORT void TF_ShapeInferenceContextSetUnknownShape(void*, TF_Status*) {}
+EXPORT void TF_RegisterOpDefinition(TF_OpDefinitionBuilder* op, TF_Status*) { delete op; }
+EXPORT TF_KernelBuilder* TF_NewKernelBuilder(const char*, const char*,
+                                             void* (*create)(TF_OpKernelConstruction*),
+                                             void (*compute)(void*, TF_OpKernelContext*),
+                                             void (*destroy)(void*)) {
+    return new TF_KernelBuilder{create, compute, destroy};
+}
+EXPORT void TF_RegisterKernelBuilder(const char* name, TF_KernelBuilder* kernel, TF_Status*) {
+    kernels()[name] = kernel;
+}
+EXPORT void TF_OpKernelConstruction_GetAttrSize(TF_OpKernelConstruction* c, const char* name,
+                                                int32_t* size, int32_t* total, TF_Status* s) {
+    if (!c->lists.count(name)) return TF_SetStatus(s, 5, "no such attribute");
+    *size = int32_t(c->lists[name].size()), *total = -1;
+}
+EXPORT void TF_OpKernelConstruction_GetAttrInt64List(TF_OpKernelConstruction* c, const char* name,
+                                                     int64_t* to, int most, TF_Status*) {
+    std::copy_n(c->lists[name].begin(), most, to);
+}
+EXPORT void TF_OpKernelConstruction_Failure(TF_OpKernelConstruction* c, TF_Status* s) {
+    c->failure = s->message;
+}
+EXPORT void TF_OpKernelContext_Failure(TF_OpKernelContext* c, TF_Status* s) {
+    c->failure = s->message;
+}
+EXPORT int TF_NumInputs(TF_OpKernelContext* c) { return int(c->inputs.size()); }
+EXPORT int TF_NumOutputs(TF_OpKernelContext* c) { return int(c->outputs.size()); }
+EXPORT void TF_GetInput(TF_OpKernelContext* c, int i, TF_Tensor** t, TF_Status*) {
+    *t = new TF_Tensor(c->inputs.at(i)), ++lent;
+}
+EXPORT TF_Tensor* TF_AllocateOutput(TF_OpKernelContext* c, int i, int dtype, const int64_t* shape,
+                                    int rank, size_t bytes, TF_Status*) {
+    TF_Tensor made{dtype, Lengths(shape, shape + rank), std::malloc(bytes)};
+    std::memset(made.data, 0xff, bytes);  // not a number
+    c->outputs.at(i) = made;
+    return ++lent, new TF_Tensor(made);
+}
+
+extern "C" const char* lnrnn_missing();
+extern "C" void lnrnn_use_core(CorePass pass);
+
+namespace {
+
+const char* pass(bool back, int64_t precision, const int64_t* words, const int64_t* sizes,
+                 const double* numbers, void* const* at, int threads) {
+    Spec spec;
+    std::memcpy(&spec, words, sizeof spec);
+    OwnPool pool(threads);
+    call(*chosen(), Precision(precision), back, spec, numbers_of(sizes, numbers), at, pool);
+    return nullptr;
+}
+
+constexpr int64_t T = 5, B = 3, I = 4, H = 7, G = 4, W = G * H;
+const std::map<int, Lengths> shapes = {
+    {kernel, {I, W}}, {recurrent, {H, W}}, {bias_x, {W}}, {gain_h, {W}}, {shift_c, {H}}, {gain_c, {H}},
+    {x, {T, B, I}}, {h0, {B, H}}, {c0, {B, H}}, {mask, {T, B}}, {recurrent_mask, {B, H}},
+    {h, {T, B, H}}, {c, {T, B, H}}, {xw, {T, B, W}}, {hu, {T, B, W}}, {h_last, {B, H}}, {c_last, {B, H}},
+    {dh, {T, B, H}}, {dh_last, {B, H}}, {dc_last, {B, H}}};
+
+int64_t product(const Lengths& shape) {
+    int64_t n = 1;
+    for (int64_t length : shape) n *= length;
+    return n;
+}
+
+template <class Number>
+struct Program {
+    static constexpr int dtype = sizeof(Number) == 8 ? 2 : 1;
+    std::map<int, std::vector<Number>> numbers;
+    std::vector<char> flags;
+    std::map<std::string, Lengths> attributes;
+
+    Program() : flags(T * B, 1) {
+        std::mt19937 random(7);
+        std::uniform_real_distribution<double> value(-1, 1);
+        for (const auto& [name, shape] : shapes) {
+            numbers[name].resize(product(shape));
+            for (Number& n : numbers[name]) n = Number(value(random));
+        }
+        flags[4] = flags[7] = 0;
+        Spec spec{};
+        spec.cell = Cell::lstm, spec.gates = G, spec.cell_norm = CellNorm::output;
+        spec.sigma = Activation::sigmoid;
+        for (int g = 0; g < max_gates; ++g) spec.x.of[g] = spec.sum.of[g] = -1, spec.h.of[g] = 0;
+        Lengths words(spec_words), bits(scalar_words);
+        std::memcpy(words.data(), &spec, sizeof spec);
+        const double scalars[] = {1, .9, 1e-5, 0};
+        std::memcpy(bits.data(), scalars, sizeof scalars);
+        attributes = {{"spec", words}, {"numbers", bits}, {"options", {0, 2, 1 << 20}}};
+    }
+
+    TF_Tensor tensor(int name) {
+        if (name == mask) return {10, shapes.at(name), flags.data()};
+        return {dtype, shapes.at(name), numbers[name].data()};
+    }
+
+    // the results by name; or the message of the error
+    std::map<int, std::vector<Number>> run(bool back, std::vector<int> given, std::vector<int> found,
+                                           std::map<int, TF_Tensor> other = {},
+                                           std::string* error = nullptr) {
+        const TF_KernelBuilder* kernel =
+            kernels().at(back ? "LnrnnRecurrenceBackward" : "LnrnnRecurrence");
+        TF_OpKernelConstruction construction{attributes, ""};
+        construction.lists["operands"] = Lengths(given.begin(), given.end());
+        construction.lists["results"] = Lengths(found.begin(), found.end());
+        void* node = kernel->create(&construction);
+        TF_OpKernelContext context;
+        for (int name : given)
+            context.inputs.push_back(other.count(name) ? other[name] : tensor(name));
+        context.outputs.resize(found.size());
+        if (node) kernel->compute(node, &context), kernel->destroy(node);
+        const std::string message = construction.failure + context.failure;
+        if (error)
+            *error = message;
+        else if (!message.empty())
+            fail(message);
+        std::map<int, std::vector<Number>> results;
+        for (size_t i = 0; i < found.size(); ++i) {
+            const TF_Tensor& out = context.outputs[i];
+            const Number* at = static_cast<const Number*>(out.data);
+            if (at) results[found[i]].assign(at, at + product(out.shape));
+            std::free(out.data);
+        }
+        if (lent) fail("something was not given back");
+        return results;
+    }
+};
+
+void same(const std::string& what, bool holds) {
+    if (!holds) fail(what + " differs");
+}
+
+template <class Number>
+void check() {
+    Program<Number> program;
+    const std::vector<int> inputs = {kernel, recurrent, bias_x, gain_h, gain_c, shift_c,
+                                     x,      h0,        c0,     mask,   recurrent_mask};
+    const std::vector<int> outputs = {h, h_last, c_last, c, xw, hu};
+    const std::vector<int> gradients = {dkernel, drecurrent, dbias_x, dgain_h, dgain_c,
+                                        dshift_c, dx,        dh0,     dc0};
+    auto joined = [](std::vector<int> a, const std::vector<int>& b) {
+        a.insert(a.end(), b.begin(), b.end());
+        return a;
+    };
+
+    auto made = program.run(false, inputs, outputs);
+    for (auto& [name, array] : made)
+        for (Number n : array)
+            if (!std::isfinite(n)) fail("a result is not a number");
+    auto plain = program.run(false, inputs, {h, h_last, c_last});
+    for (int name : {h, h_last, c_last}) same("what is not kept", plain[name] == made[name]);
+    for (int name : {h, c, xw, hu}) program.numbers[name] = made[name];
+
+    const std::vector<int> incoming = {dh, dh_last, dc_last};
+    auto kept = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients);
+    auto again = program.run(true, joined(joined(inputs, {h}), incoming), gradients);
+    program.attributes["options"][2] = 0;
+    auto nothing = program.run(false, inputs, outputs);
+    if (!nothing[xw].empty() || !nothing[hu].empty()) fail("products were kept");
+    TF_Tensor empty{Program<Number>::dtype, {0, 0, 0}, nullptr};
+    auto cell = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients,
+                            {{xw, empty}, {hu, empty}});
+    for (int name : gradients) {
+        for (Number n : kept[name])
+            if (!std::isfinite(n)) fail("a gradient is not a number");
+        same("a gradient of what was made again", kept[name] == again[name]);
+        same("a gradient without products", kept[name] == cell[name]);
+    }
+
+    // x and its gradient as they lie batch first
+    std::vector<Number> turned(product(shapes.at(x)));
+    auto turn = [](const std::vector<Number>& from, std::vector<Number>& to, int64_t first,
+                   int64_t second) {
+        for (int64_t i = 0; i < first; ++i)
+            for (int64_t j = 0; j < second; ++j)
+                std::copy_n(&from[(i * second + j) * I], I, &to[(j * first + i) * I]);
+    };
+    turn(program.numbers[x], turned, T, B);
+    const std::map<int, TF_Tensor> as_it_lies = {
+        {x, {Program<Number>::dtype, {B, T, I}, turned.data()}}};
+    program.attributes["options"] = {1, 2, 1 << 20};
+    auto first = program.run(false, inputs, outputs, as_it_lies);
+    for (int name : outputs) same("batch first", first[name] == made[name]);
+    auto back = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients,
+                            as_it_lies);
+    turn(kept[dx], turned, T, B);
+    kept[dx] = turned;
+    for (int name : gradients) same("a gradient batch first", back[name] == kept[name]);
+    program.attributes["options"] = {0, 2, 1 << 20};
+
+    // what does not fit is said, and nothing is read
+    std::string error;
+    auto refused = [&](const char* what, std::map<int, TF_Tensor> other, const char* expected) {
+        program.run(false, inputs, outputs, other, &error);
+        if (error.find(expected) == std::string::npos) fail(std::string(what) + ": " + error);
+    };
+    for (int name : inputs) {
+        TF_Tensor wrong = program.tensor(name);
+        wrong.shape.back() += 1;
+        refused("a shape", {{name, wrong}}, "An input of a recurrence has the shape");
+        wrong.shape = {};
+        refused("a rank", {{name, wrong}}, "has the shape");
+        wrong = program.tensor(name);
+        wrong.dtype = name == kernel ? 10 : 9;
+        refused("a dtype", {{name, wrong}}, "of one dtype");
+    }
+    TF_Tensor none = program.tensor(x);
+    none.shape[0] = 0;
+    refused("no steps", {{x, none}}, "one step or more");
+    program.run(false, {kernel, arrays}, {h}, {{arrays, none}}, &error);
+    if (error.find("not those of this version") == std::string::npos) fail("an unknown array: " + error);
+    program.attributes["options"].pop_back();
+    program.run(false, inputs, outputs, {}, &error);
+    if (error.find("not those of this version") == std::string::npos) fail("options: " + error);
+    program.attributes.erase("numbers");
+    program.run(false, inputs, outputs, {}, &error);
+    if (error != "no such attribute") fail("a missing attribute: " + error);
+}
+
+}  // namespace
+
+int main() {
+    if (*lnrnn_missing()) fail(lnrnn_missing());
+    lnrnn_use_core(pass);
+    check<float>();
+    check<double>();
+    for (auto& [name, kernel] : kernels()) delete kernel;
+    std::puts("the operators compute, and refuse, as they should");
+}
