@@ -369,6 +369,8 @@ def test_torch_modules(kind, dtype):
     assert y.dtype == narrow
     found = torch.autograd.grad(y.float().square().sum(), list(module.parameters()))
     assert {g.dtype for g in found} == {torch.float32}
+    # nothing rounds the weights on their way to the engine, nor their gradients on the way back
+    assert all((g != g.to(narrow)).any() for g in found)
     assert_close("y", y.detach().float(), expected.detach(), dtype)
     for one, other in zip(found, slopes, strict=True):
         assert_close("gradient", one, other, dtype, gradient=True)

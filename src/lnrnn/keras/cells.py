@@ -301,7 +301,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         Their names are canonical; their gates stand in the order of `gates`.
         """
         dtype = dtype or self.compute_dtype
-        found = {
+        found: dict[str, Any] = {
             name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
             for name in self.weight_names
         }
