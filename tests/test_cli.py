@@ -364,6 +364,13 @@ def test_info_names_frameworks_engines_and_dialects(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["keras", keras.__version__] for line in lines)
     assert any(line.startswith(f"portable  {keras.backend.backend()}") for line in lines)
+    # of the instruction sets one is in use, and of each other it says whether it could be
+    heading = next(
+        i for i, line in enumerate(lines) if line.split() == ["instruction", "set", "usable"]
+    )
+    sets = dict(line.split(maxsplit=1) for line in lines[heading + 1 : lines.index("", heading)])
+    assert sorted(sets.values()).count("in use") == 1 and len(sets) > 1
+    assert all(v in ("in use", "yes") or v.startswith("no: ") for v in sets.values())
     first_words = {line.split()[0] for line in lines if line}
     assert set(dialects.DIALECTS) <= first_words
     row = next(line for line in lines if line.startswith("tf1_cifg_ln "))

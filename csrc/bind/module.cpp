@@ -64,7 +64,7 @@ Spec spec_of(const std::vector<int64_t>& words) {
     return spec;
 }
 
-void run(const std::vector<int64_t>& words, bool back, bool full,
+void run(const std::vector<int64_t>& words, bool back, int64_t precision,
          const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
          const std::vector<uintptr_t>& addresses, int threads, bool host, int framework) {
     if (sizes.size() != size_words || numbers.size() != scalar_words || addresses.size() != arrays)
@@ -80,10 +80,7 @@ void run(const std::vector<int64_t>& words, bool back, bool full,
     for (int i = 0; i < arrays; ++i) at[i] = reinterpret_cast<void*>(addresses[i]);
     nb::gil_scoped_release unlocked;
     auto compute = [&](Pool& pool) {
-        if (full)
-            call<double>(set, back, spec, n, at, pool);
-        else
-            call<float>(set, back, spec, n, at, pool);
+        call(set, Precision(precision), back, spec, n, at, pool);
     };
     if (host && openmp.parallel && openmp_process == process()) {
         OpenMpPool pool(openmp, threads);
@@ -95,18 +92,16 @@ void run(const std::vector<int64_t>& words, bool back, bool full,
     count_pass(Framework(framework), back);
 }
 
-const char* pass_for_tensorflow(bool back, bool full, const int64_t* words, const int64_t* sizes,
-                                const double* numbers, void* const* arrays, int threads) {
+const char* pass_for_tensorflow(bool back, int64_t precision, const int64_t* words,
+                                const int64_t* sizes, const double* numbers, void* const* arrays,
+                                int threads) {
     const Isa* set = chosen();
     if (!set) return unknown_isa;
     Spec spec;
     std::memcpy(&spec, words, sizeof spec);
     const Numbers n = numbers_of(sizes, numbers);
     OwnPool pool(threads);
-    if (full)
-        call<double>(*set, back, spec, n, arrays, pool);
-    else
-        call<float>(*set, back, spec, n, arrays, pool);
+    call(*set, Precision(precision), back, spec, n, arrays, pool);
     count_pass(Framework::tensorflow, back);
     return nullptr;
 }
@@ -120,10 +115,10 @@ void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintp
     if (kind < 0 && name != "exp") throw std::invalid_argument("There is no function " + name + ".");
     const Activation activation = kind < 0 ? Activation::linear : Activation(kind);
     if (full)
-        isa().kernel<double>().function(activation, kind < 0, n, reinterpret_cast<double*>(in),
+        isa().full->function(activation, kind < 0, n, reinterpret_cast<double*>(in),
                                         reinterpret_cast<double*>(out));
     else
-        isa().kernel<float>().function(activation, kind < 0, n, reinterpret_cast<float*>(in),
+        isa().single->function(activation, kind < 0, n, reinterpret_cast<float*>(in),
                                        reinterpret_cast<float*>(out));
 }
 
@@ -132,7 +127,7 @@ void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintp
 
 NB_MODULE(_core, m) {
     using namespace lnrnn;
-    m.def("run", run, "spec"_a, "back"_a, "full"_a, "sizes"_a, "numbers"_a, "addresses"_a,
+    m.def("run", run, "spec"_a, "back"_a, "precision"_a, "sizes"_a, "numbers"_a, "addresses"_a,
           "threads"_a, "host"_a, "framework"_a,
           "One pass; arrays in the order of `Array` in csrc/core/call.h.");
     m.def("function", function, "name"_a, "full"_a, "n"_a, "x"_a, "y"_a,
@@ -146,12 +141,15 @@ NB_MODULE(_core, m) {
           "Run on the OpenMP runtime with these addresses when a call says `host`.");
     m.def("isa", [] { return std::string(isa().name); }, "The instruction set in use.");
     m.def("isas", [] {
-        std::vector<std::pair<std::string, bool>> found;
+        std::vector<std::pair<std::string, std::string>> found;
         int count;
         const Isa* table = compiled(&count);
-        for (int i = 0; i < count; ++i) found.emplace_back(table[i].name, table[i].usable());
+        for (int i = 0; i < count; ++i) {
+            const char* why = table[i].refusal();
+            if (!table[i].by_name_only) found.emplace_back(table[i].name, why ? why : "");
+        }
         return found;
-    }, "The instruction sets that were compiled, the best first, and whether this machine has them.");
+    }, "The instruction sets that were compiled, the best first, and why not where one is not usable.");
     m.def("pass_for_tensorflow", [] { return reinterpret_cast<uintptr_t>(pass_for_tensorflow); },
           "The address of the core for the library `_tensorflow`.");
 #ifdef LNRNN_XLA

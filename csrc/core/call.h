@@ -27,14 +27,17 @@ struct Numbers {
     int64_t recurrent_moves, candidate_moves;    // whether these factors differ from step to step
     int64_t batch_first;                         // x and its gradient are (B, T, I)
     int64_t kernel_turned, recurrent_turned;     // W and U, and their gradients, are transposes
+    int64_t rounding;                            // operands of float32 products are rounded to bfloat16
     double take_h, take_c;                     // zoneout, where it is one number
     double epsilon, clip;
 };
 
-template <class T>
-Job<T> make_job(const Spec& spec, const Numbers& n, void* const* at) {
+template <class T, class S>
+Job<T, S> make_job(const Spec& spec, const Numbers& n, void* const* at) {
     auto in = [&](Array a) { return static_cast<const T*>(at[a]); };
     auto out = [&](Array a) { return static_cast<T*>(at[a]); };
+    auto long_in = [&](Array a) { return static_cast<const S*>(at[a]); };
+    auto long_out = [&](Array a) { return static_cast<S*>(at[a]); };
     auto flags = [&](Array a) { return static_cast<const uint8_t*>(at[a]); };
     const int64_t step = n.B * n.H;
     return {spec,
@@ -46,31 +49,46 @@ Job<T> make_job(const Spec& spec, const Numbers& n, void* const* at) {
             {n.T, n.B, n.I, n.H},
             {in(kernel), in(recurrent), in(bias_x), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
              in(gain_sum), in(shift_sum), in(gain_c), in(shift_c)},
-            {in(x), in(h0), in(c0), flags(mask), flags(reset),
+            {long_in(x), in(h0), in(c0), flags(mask), flags(reset),
              {in(take_h), step, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
              {in(recurrent_mask), n.recurrent_moves ? step : 0, T(1)},
              {in(candidate_mask), n.candidate_moves ? step : 0, T(1)}},
-            {out(h), out(c), out(xw), out(hu), out(h_last), out(c_last)},
-            {in(dh), in(dh_last), in(dc_last), out(dx), out(dh0), out(dc0),
+            {long_out(h), out(c), long_out(xw), long_out(hu), out(h_last), out(c_last)},
+            {long_in(dh), in(dh_last), in(dc_last), long_out(dx), out(dh0), out(dc0),
              out(dkernel), out(drecurrent), out(dbias_x), out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
              out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c)},
             {}};
 }
 
-constexpr int size_words = 9, scalar_words = 4;
+constexpr int size_words = 10, scalar_words = 4;
 
 inline Numbers numbers_of(const int64_t* n, const double* d) {
-    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], d[0], d[1], d[2], d[3]};
+    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9],
+            d[0], d[1], d[2], d[3]};
 }
 
-template <class T>
-void call(const Isa& isa, bool back, const Spec& spec, const Numbers& n, void* const* at,
-          Pool& pool) {
-    const Job<T> job = make_job<T>(spec, n, at);
+template <class T, class S>
+void call(const Kernel<T, S>& kernel, bool back, const Spec& spec, const Numbers& n,
+          void* const* at, Pool& pool) {
+    const Job<T, S> job = make_job<T, S>(spec, n, at);
     if (back)
-        backward<T>(isa, job, pool);
+        backward(kernel, job, pool);
     else
-        forward<T>(isa, job, pool);
+        forward(kernel, job, pool);
+}
+
+// What x, h, the projections that are kept, and the gradients of x and h are in memory; all else is
+// in float32, or in float64 with it.
+enum class Precision : int64_t { float32, float64, bfloat16, float16 };
+
+inline void call(const Isa& isa, Precision precision, bool back, const Spec& spec,
+                 const Numbers& n, void* const* at, Pool& pool) {
+    switch (precision) {
+        case Precision::float64: return call(*isa.full, back, spec, n, at, pool);
+        case Precision::bfloat16: return call(*isa.brain, back, spec, n, at, pool);
+        case Precision::float16: return call(*isa.half, back, spec, n, at, pool);
+        default: return call(n.rounding ? *isa.rounding : *isa.single, back, spec, n, at, pool);
+    }
 }
 
 }  // namespace lnrnn

@@ -498,14 +498,18 @@ struct Gru {
             sum_norm_back(k, rows, 2, 3);
     }
 
-    // of two products: r's gradient from that of q = r h, which also goes to h
-    static void back_early(const Context<T>& k, Rows<T>& rows, const T* h, const T* dq, T* dh) {
+    // of two products: r's gradient from that of q = r h, which also goes to h; rows of h are `pitch`
+    // apart
+    template <class O>
+    static void back_early(const Context<T>& k, Rows<T>& rows, const O* h, int64_t pitch,
+                           const T* dq, T* dh) {
         for (Row<T>* w : rows) {
             const int64_t at = w->index * k.H;
+            const O* entered = h + w->index * pitch;
             each<T>(k.H, [&](int64_t j, auto part) {
                 const Vec<T> r = load(w->p + j, part), d = load(dq + at + j, part);
                 store(w->d + j,
-                      d * load(h + at + j, part) * F::template sigma_slope<T>(k.spec, r), part);
+                      d * load(entered + j, part) * F::template sigma_slope<T>(k.spec, r), part);
                 store(dh + at + j, d * r, part);
             });
         }

@@ -3,42 +3,100 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(LNRNN_HAS_amx) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace lnrnn {
 
-#define DECLARE(name)                      \
-    namespace name {                       \
-    extern const Kernel<float> kernel_float;   \
-    extern const Kernel<double> kernel_double; \
+#define DECLARE(name)                                   \
+    namespace name {                                    \
+    extern const Kernel<float, float> kernel_single;    \
+    extern const Kernel<double, double> kernel_full;    \
+    extern const Kernel<float, bfloat16> kernel_brain;  \
+    extern const Kernel<float, float16> kernel_half;    \
+    extern const Kernel<float, float> kernel_rounding;  \
     }
+DECLARE(amx)
+DECLARE(avx512_bf16)
 DECLARE(avx512)
 DECLARE(avx2)
 DECLARE(baseline)
+DECLARE(amx_emulated)
 #undef DECLARE
 
 namespace {
 
+#if defined(LNRNN_HAS_avx512) || defined(LNRNN_HAS_avx2)
+constexpr const char* lacking = "this processor does not have it";
+#endif
+
 #ifdef LNRNN_HAS_avx512
-bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+const char* without_avx512() {
+    const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+    return has ? nullptr : lacking;
+}
+#endif
+#ifdef LNRNN_HAS_avx512_bf16
+const char* without_avx512_bf16() {
+    return __builtin_cpu_supports("avx512bf16") ? without_avx512() : lacking;
+}
+#endif
+#ifdef LNRNN_HAS_amx
+const char* without_amx() {
+#ifdef __linux__
+    if (without_avx512_bf16()) return lacking;
+    unsigned a = 7, b, c = 0, d;
+    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    if (!(d >> 24 & 1) || !(d >> 22 & 1)) return lacking;  // AMX-TILE and AMX-BF16
+    // once a process; without the system's permission the first tile instruction ends it
+    constexpr long request = 0x1023, tile_data = 18;
+    static const bool permitted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    return permitted ? nullptr : "the system gives this process no permission for tiles";
+#else
+    return "the core asks for the permission for tiles on Linux only";
+#endif
 }
 #endif
 #ifdef LNRNN_HAS_avx2
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+const char* without_avx2() {
+    const bool has = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                     __builtin_cpu_supports("f16c");
+    return has ? nullptr : lacking;
+}
 #endif
 #ifdef LNRNN_HAS_baseline
-bool always() { return true; }
+const char* nothing() { return nullptr; }
 #endif
 
+#define WHOLE(set)                                                                  \
+    &set::kernel_single, &set::kernel_full, &set::kernel_brain, &set::kernel_half, \
+        &set::kernel_rounding
+// what `set` adds to `base` are products of bfloat16
+#define PRODUCTS(set, base)                                                           \
+    &base::kernel_single, &base::kernel_full, &set::kernel_brain, &base::kernel_half, \
+        &set::kernel_rounding
+
 const Isa table[] = {
+#ifdef LNRNN_HAS_amx
+    {"amx", without_amx, PRODUCTS(amx, avx512), false},
+#endif
+#ifdef LNRNN_HAS_avx512_bf16
+    {"avx512_bf16", without_avx512_bf16, PRODUCTS(avx512_bf16, avx512), false},
+#endif
 #ifdef LNRNN_HAS_avx512
-    {"avx512", has_avx512, &avx512::kernel_float, &avx512::kernel_double},
+    {"avx512", without_avx512, WHOLE(avx512), false},
 #endif
 #ifdef LNRNN_HAS_avx2
-    {"avx2", has_avx2, &avx2::kernel_float, &avx2::kernel_double},
+    {"avx2", without_avx2, WHOLE(avx2), false},
 #endif
 #ifdef LNRNN_HAS_baseline
-    {LNRNN_BASELINE, always, &baseline::kernel_float, &baseline::kernel_double},
+    {LNRNN_BASELINE, nothing, WHOLE(baseline), false},
+#endif
+#ifdef LNRNN_HAS_amx_emulated
+    {"amx_emulated", nothing, PRODUCTS(amx_emulated, baseline), true},
 #endif
 };
 constexpr int count_of_table = sizeof table / sizeof table[0];
@@ -52,9 +110,11 @@ const Isa* compiled(int* count) {
 
 const Isa* chosen() {
     const char* wanted = std::getenv("LNRNN_ISA");
-    for (const Isa& isa : table)
-        if (isa.usable() && (!wanted || !*wanted || std::strcmp(wanted, isa.name) == 0))
-            return &isa;
+    for (const Isa& isa : table) {
+        const bool named = wanted && *wanted ? std::strcmp(wanted, isa.name) == 0
+                                             : !isa.by_name_only;
+        if (named && isa.usable()) return &isa;
+    }
     return nullptr;
 }
 

@@ -7,18 +7,17 @@ namespace lnrnn {
 
 struct Isa {
     const char* name;
-    bool (*usable)();
-    const Kernel<float>* single;
-    const Kernel<double>* full;
+    // null where this machine and process may use it, else why not
+    const char* (*refusal)();
+    const Kernel<float, float>* single;
+    const Kernel<double, double>* full;
+    const Kernel<float, bfloat16>* brain;
+    const Kernel<float, float16>* half;
+    const Kernel<float, float>* rounding;  // float32 with operands of products rounded to bfloat16
+    bool by_name_only;                     // for tests: never chosen by itself
 
-    template <class T>
-    const Kernel<T>& kernel() const;
+    bool usable() const { return !refusal(); }
 };
-
-template <>
-inline const Kernel<float>& Isa::kernel<float>() const { return *single; }
-template <>
-inline const Kernel<double>& Isa::kernel<double>() const { return *full; }
 
 // All that were compiled, the best first, and how many.
 const Isa* compiled(int* count);

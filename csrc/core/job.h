@@ -29,14 +29,13 @@ private:
 };
 
 // The packed matrices of a call.  Of two products the first is that of r and z, else of all gates.
-template <class T>
 struct Packed {
-    const T *kernel, *kernel_back;      // W: (I, G H), and its transpose
-    const T *first, *second;            // U: (H, columns)
-    const T *first_back, *second_back;  // its transpose: (columns, H)
+    const void *kernel, *kernel_back;      // W: (I, G H), and its transpose
+    const void *first, *second;            // U: (H, columns)
+    const void *first_back, *second_back;  // its transpose: (columns, H)
 };
 
-template <class T>
+template <class T, class S>
 struct Job {
     Spec spec;
     double epsilon, clip;  // clip: as of Context
@@ -44,10 +43,10 @@ struct Job {
     bool kernel_turned, recurrent_turned;  // W and U are given as their transposes
     Sizes n;
     Weights<T> weights;
-    Inputs<T> in;
-    Outputs<T> out;
-    Gradients<T> grad;
-    Packed<T> packed;
+    Inputs<T, S> in;
+    Outputs<T, S> out;
+    Gradients<T, S> grad;
+    Packed packed;
 
     int64_t wide() const { return spec.gates * n.H; }
     int64_t early_gates() const { return spec.two_products() ? 2 : spec.gates; }
@@ -61,14 +60,14 @@ struct Worker {
     int64_t first, last;
     int rank, size;
     Meeting* team;
-    T *memory, *shared;
+    char *memory, *shared;
     T *dkernel, *drecurrent;
 
     int64_t rows() const { return last - first; }
     bool leads() const { return rank == 0; }
 };
 
-// Offsets of the sums over rows in the memory of a worker, in elements.
+// Offsets of the sums over rows at the start of a worker's memory, in elements.
 struct SumsLayout {
     int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_x, bias_h,
         size;
@@ -80,17 +79,17 @@ struct SumsLayout {
     }
 };
 
-// What an instruction set provides.
-template <class T>
+// What an instruction set provides for one precision; sizes are in bytes.
+template <class T, class S>
 struct Kernel {
     int64_t (*panels)(int64_t columns);
     int64_t (*packed_size)(int64_t K, int64_t N);
     void (*pack)(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
-                 int64_t last, T* packed);
-    int64_t (*memory)(const Job<T>&, int64_t rows);
-    int64_t (*shared)(const Job<T>&, int64_t rows);
-    void (*forward)(const Job<T>&, const Worker<T>&);
-    void (*backward)(const Job<T>&, const Worker<T>&);
+                 int64_t last, void* packed);
+    int64_t (*memory)(const Job<T, S>&, int64_t rows);
+    int64_t (*shared)(const Job<T, S>&, int64_t rows);
+    void (*forward)(const Job<T, S>&, const Worker<T>&);
+    void (*backward)(const Job<T, S>&, const Worker<T>&);
     void (*function)(Activation, bool exponential, int64_t n, const T* in, T* out);
 };
 

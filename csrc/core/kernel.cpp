@@ -22,26 +22,36 @@ auto with_cell(const Spec& spec, F f) {
     }
 }
 
-template <class T>
-void forward(const Job<T>& job, const Worker<T>& me) {
-    with_cell<T>(job.spec, [&]<class C>() { Sequence<T, C>(job, me).forward(); });
+template <class P>
+using JobOf = Job<typename P::T, typename P::S>;
+template <class P>
+using WorkerOf = Worker<typename P::T>;
+
+template <class P>
+void forward(const JobOf<P>& job, const WorkerOf<P>& me) {
+    with_cell<typename P::T>(job.spec, [&]<class C>() { Sequence<P, C>(job, me).forward(); });
 }
 
-template <class T>
-void backward(const Job<T>& job, const Worker<T>& me) {
-    with_cell<T>(job.spec, [&]<class C>() { Sequence<T, C>(job, me).backward(); });
+template <class P>
+void backward(const JobOf<P>& job, const WorkerOf<P>& me) {
+    with_cell<typename P::T>(job.spec, [&]<class C>() { Sequence<P, C>(job, me).backward(); });
 }
 
-template <class T>
-int64_t memory(const Job<T>& job, int64_t rows) {
-    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
-    return Sequence<T, Simple<T, true>>(job, asking).memory();
+// what is asked for the sizes of its memory only
+template <class P>
+Sequence<P, Simple<typename P::T, true>> asked(const JobOf<P>& job, int64_t rows) {
+    const WorkerOf<P> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
+    return {job, asking};
 }
 
-template <class T>
-int64_t shared(const Job<T>& job, int64_t rows) {
-    const Worker<T> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
-    return Sequence<T, Simple<T, true>>(job, asking).shared();
+template <class P>
+int64_t memory(const JobOf<P>& job, int64_t rows) {
+    return asked<P>(job, rows).memory();
+}
+
+template <class P>
+int64_t shared(const JobOf<P>& job, int64_t rows) {
+    return asked<P>(job, rows).shared();
 }
 
 template <class T>
@@ -52,11 +62,24 @@ void function(Activation kind, bool exponential, int64_t n, const T* in, T* out)
     });
 }
 
-template <class T>
-constexpr Kernel<T> table = {panels<T>, packed_size<T>, pack<T>,     memory<T>,
-                             shared<T>, forward<T>,     backward<T>, function<T>};
+template <class P>
+constexpr Kernel<typename P::T, typename P::S> table = {
+    panels<typename Operands<typename P::R>::E>,
+    packed_size<typename P::R>,
+    pack<typename P::R, typename P::T>,
+    memory<P>,
+    shared<P>,
+    forward<P>,
+    backward<P>,
+    function<typename P::T>,
+};
 
-extern const Kernel<float> kernel_float = table<float>;
-extern const Kernel<double> kernel_double = table<double>;
+#if !defined(LNRNN_PAIRS) && !defined(LNRNN_TILES)
+extern const Kernel<float, float> kernel_single = table<Types<float, float, float>>;
+extern const Kernel<double, double> kernel_full = table<Types<double, double, double>>;
+extern const Kernel<float, float16> kernel_half = table<Types<float, float16, float16>>;
+#endif
+extern const Kernel<float, bfloat16> kernel_brain = table<Types<float, bfloat16, bfloat16>>;
+extern const Kernel<float, float> kernel_rounding = table<Types<float, float, bfloat16>>;
 
 }  // namespace lnrnn::LNRNN_ISA

@@ -5,26 +5,53 @@
 // chunk of a panel stays in the first-level cache while all rows pass over it.
 #pragma once
 
-#include "vec.h"
+#include "tiles.h"
 
 namespace lnrnn::LNRNN_ISA {
 
-template <class T>
-constexpr int panel_width = 2 * lanes<T>;
+// What products are made of, element by element.
+template <class E>
+struct Dot {
+    using Sum = E;
+    using Vector = Vec<E>;
+    static constexpr int width = 2 * lanes<E>;  // of a panel
+
+    static Vector read(const E* p) { return load(p, All{}); }
+    static void add(Vec<E>& sum, E x, Vector v) { sum += x * v; }
+};
+
+template <>
+struct Dot<Pair> {
+    using Sum = float;
+    using Vector = Int<float>;
+    static constexpr int width = 32;
+
+    static Vector read(const Pair* p) {
+        Vector v;
+        memcpy(&v, p, sizeof v);
+        return v;
+    }
+    static void add([[maybe_unused]] Vec<float>& sum, [[maybe_unused]] Pair x,
+                    [[maybe_unused]] Vector v) {
+#ifdef __AVX512BF16__
+        sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x.bits),
+                                           (__m512bh)v);
+#endif
+    }
+};
+
+template <class E>
+using SumOf = typename Dot<E>::Sum;
+template <class E>
+constexpr int panel_width = Dot<E>::width;
 constexpr int64_t chunk_depth = 256;
 constexpr int block_rows = LNRNN_ROWS;  // of a block that is one panel wide
 
 inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
-template <class T>
+template <class E>
 inline int64_t panels(int64_t N) {
-    return up(N, panel_width<T>);
-}
-
-// Elements of a packed (K, N) matrix.
-template <class T>
-inline int64_t packed_size(int64_t K, int64_t N) {
-    return K * panels<T>(N) * panel_width<T>;
+    return up(N, panel_width<E>);
 }
 
 // Rows of one step after another: row m is row m % each of step m / each.
@@ -45,28 +72,144 @@ inline Stack<T> dense(T* base, int64_t M, int64_t row) {
     return {base, M, 0, row};
 }
 
+// How operands of products lie that are rounded to R (which may be what they are): as numbers O in
+// rows of padding(n), of which n are used and the others zeros, and as elements E of the products.
+template <class R>
+struct Operands {
+    using O = R;
+    using E = R;
+    static int64_t padding(int64_t n) { return n; }
+};
+
+// as float32, which products of float32 take
+template <class R>
+    requires is_half<R>
+struct Operands<R> {
+    using O = float;
+    using E = float;
+    static int64_t padding(int64_t n) { return n; }
+};
+
+#if defined(LNRNN_PAIRS) || defined(LNRNN_TILES)
+template <>
+struct Operands<bfloat16> {
+    using O = bfloat16;
+    using E = Pair;
+#ifdef LNRNN_TILES
+    using Tiles = LNRNN_TILES;
+    static constexpr int64_t unit = 2 * tile, spare_rows = tile - 1;
+#else
+    static constexpr int64_t unit = 2;
+#endif
+    static int64_t padding(int64_t n) { return up(n, unit) * unit; }
+};
+#endif
+
+// Rows that are read behind the last one, of which nothing is used.
+template <class R>
+constexpr int64_t spare_rows = 0;
+template <class R>
+    requires requires { Operands<R>::spare_rows; }
+constexpr int64_t spare_rows<R> = Operands<R>::spare_rows;
+
+template <class R>
+constexpr bool by_tiles = requires { typename Operands<R>::Tiles; };
+
+// Elements of a row of n operands.
+template <class R>
+inline int64_t depth_of(int64_t n) {
+    return Operands<R>::padding(n) * sizeof(typename Operands<R>::O) /
+           sizeof(typename Operands<R>::E);
+}
+
+// Store v rounded to R as an operand.
+template <class R, class O, class P>
+inline void store_operand(O* p, Vec<float> v, P part) {
+    if constexpr (std::is_same_v<O, float>)
+        store(p, rounded<R>(v), part);
+    else
+        store(p, v, part);
+}
+
+// Bytes of a packed (K, N) matrix.
+template <class R>
+inline int64_t packed_size(int64_t K, int64_t N) {
+    using E = typename Operands<R>::E;
+    return depth_of<R>(K) * panels<E>(N) * panel_width<E> * sizeof(E);
+}
+
+inline Word upper(const bfloat16* p, auto part) { return word(load(p, part)); }
+
+// Pairs of the numbers at u and v; v null: zeros.
+inline void pair_up(int64_t n, const bfloat16* u, const bfloat16* v, Pair* to) {
+    each<float>(n, [&](int64_t j, auto part) {
+        const Word low = upper(u + j, part) >> 16;
+        const Word both = v ? low | upper(v + j, part) : low;
+        store(reinterpret_cast<float*>(to + j), single(both), part);
+    });
+}
+
+// A strip of `rows` by `columns` elements of a panel that is rounded while it is packed, from
+// `given` rows of numbers that are there.
+template <class R, class T>
+inline void pack_strip(const T* from, int64_t given, int64_t rows, int64_t columns, int64_t down,
+                       int64_t across, typename Operands<R>::E* to) {
+    using E = typename Operands<R>::E;
+    constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1, most = 16;
+    T numbers[most * per * W];
+    if (given < rows * per || columns < W) memset(numbers, 0, sizeof numbers);
+    if (across == 1)
+        for (int64_t k = 0; k < given; ++k)
+            memcpy(numbers + k * W, from + k * down, columns * sizeof(T));
+    else
+        for (int64_t w = 0; w < columns; ++w)
+            for (int64_t k = 0; k < given; ++k) numbers[k * W + w] = from[k * down + w * across];
+    if constexpr (std::is_same_v<E, Pair>) {
+        bfloat16 both[2][W];
+        for (int64_t k = 0; k < rows; ++k) {
+            for (int i = 0; i < 2; ++i)
+                each<T>(W, [&](int64_t j, auto part) {
+                    store(both[i] + j, load(numbers + (2 * k + i) * W + j, part), part);
+                });
+            pair_up(W, both[0], both[1], to + k * W);
+        }
+    } else {
+        each<T>(rows * W, [&](int64_t j, auto part) {
+            store_operand<R>(to + j, load(numbers + j, part), part);
+        });
+    }
+}
+
 // Pack the panels [first, last) of the matrix whose element (k, n) is m[k * down + n * across].
-template <class T>
+template <class R, class T>
 inline void pack(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
-                 int64_t last, T* packed) {
-    constexpr int W = panel_width<T>, strip = 16;
-    for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
-        const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
+                 int64_t last, void* packed) {
+    using E = typename Operands<R>::E;
+    constexpr int W = panel_width<E>, strip = 16, per = std::is_same_v<E, Pair> ? 2 : 1;
+    const int64_t D = depth_of<R>(K);
+    for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
+        const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
         for (int64_t p = first; p < last; ++p) {
-            T* to = packed + k0 * panels<T>(N) * W + p * depth * W;
-            const T* from = m + k0 * down + p * W * across;
+            E* to = static_cast<E*>(packed) + k0 * panels<E>(N) * W + p * depth * W;
+            const T* from = m + k0 * per * down + p * W * across;
             const int64_t columns = N - p * W < W ? N - p * W : W;
-            if (columns < W) memset(to, 0, depth * W * sizeof(T));
+            if (std::is_same_v<R, T> && columns < W) memset(to, 0, depth * W * sizeof(E));
             // in strips, so that neither the reads nor the writes of a column leave the cache
             for (int64_t s = 0; s < depth; s += strip) {
                 const int64_t end = depth - s < strip ? depth : s + strip;
-                if (across == 1 && columns == W)
+                if constexpr (!std::is_same_v<R, T>) {
+                    const int64_t left = K - (k0 + s) * per, rows = (end - s) * per;
+                    const int64_t given = left < 0 ? 0 : left < rows ? left : rows;
+                    pack_strip<R>(from + s * per * down, given, end - s, columns, down, across,
+                                  to + s * W);
+                } else if (across == 1 && columns == W) {
                     for (int64_t k = s; k < end; ++k)
                         memcpy(to + k * W, from + k * down, W * sizeof(T));
-                else
+                } else {
                     for (int64_t w = 0; w < columns; ++w)
                         for (int64_t k = s; k < end; ++k)
                             to[k * W + w] = from[k * down + w * across];
+                }
             }
         }
     }
@@ -74,20 +217,21 @@ inline void pack(const T* m, int64_t K, int64_t N, int64_t down, int64_t across,
 
 // A block's operands: M rows whose elements are `across` apart, the depth and width of the product,
 // the panels, the rows that the sums start from, where not from zeros, and where they go.
-template <class T, int M>
+template <class E, int M>
 struct Block {
     int64_t depth, across, columns;
     bool starts;
-    const T* panel;
-    const T* a[M];
-    const T* init[M];
-    T* c[M];
+    const E* panel;
+    const E* a[M];
+    const SumOf<E>* init[M];
+    SumOf<E>* c[M];
 };
 
 // M rows times P neighbouring panels, all sums in registers.
-template <class T, int M, int P>
-inline void multiply_block(const Block<T, M>& it) {
-    constexpr int W = panel_width<T>, L = lanes<T>, V = 2 * P;
+template <class E, int M, int P>
+inline void multiply_block(const Block<E, M>& it) {
+    using T = SumOf<E>;
+    constexpr int W = panel_width<E>, L = lanes<T>, V = W / L * P;
     const int64_t depth = it.depth, across = it.across, columns = it.columns;
     const bool whole = columns >= P * W;
     auto each_sum = [&](auto f) {
@@ -112,20 +256,20 @@ inline void multiply_block(const Block<T, M>& it) {
         each_sum([&](int m, int v) {
             within_matrix(v, [&](auto part) { acc[m][v] = load(it.init[m] + v * L, part); });
         });
-    const T* a[M];
+    const E* a[M];
 #pragma GCC unroll 32
     for (int m = 0; m < M; ++m) a[m] = it.a[m];
-    const T* panel = it.panel;
+    const E* panel = it.panel;
     for (int64_t k = 0, i = 0; k < depth; ++k, i += across, panel += W) {
-        Vec<T> b[V];
+        typename Dot<E>::Vector b[V];
 #pragma GCC unroll 32
         for (int v = 0; v < V; ++v)
-            b[v] = load(panel + (v / 2) * depth * W + (v % 2) * L, All{});
+            b[v] = Dot<E>::read(panel + v * L / W * depth * W + v * L % W);
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m) {
-            const T x = a[m][i];
+            const E x = a[m][i];
 #pragma GCC unroll 32
-            for (int v = 0; v < V; ++v) acc[m][v] += x * b[v];
+            for (int v = 0; v < V; ++v) Dot<E>::add(acc[m][v], x, b[v]);
         }
     }
     if (whole)
@@ -137,32 +281,56 @@ inline void multiply_block(const Block<T, M>& it) {
 }
 
 // The block of m rows, m <= M: `fill(block)` sets it.
-template <class T, int M, int P, class F>
+template <class E, int M, int P, class F>
 inline void block_of(int64_t m, F fill) {
     if (m == M) {
-        Block<T, M> block;
+        Block<E, M> block;
         fill(block);
-        multiply_block<T, M, P>(block);
+        multiply_block<E, M, P>(block);
     } else if constexpr (M > 1) {
-        block_of<T, M - 1, P>(m, fill);
+        block_of<E, M - 1, P>(m, fill);
     }
 }
 
+// Row m of a stack of operands, as elements.
+template <class O>
+inline auto elements(const Stack<const O>& a, int64_t m) {
+    using E = std::conditional_t<std::is_same_v<O, bfloat16>, Pair, O>;
+    return reinterpret_cast<const E*>(a.at(m));
+}
+
 // The panels [first, last) of C.
-template <class T>
-inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* packed,
-                    const T* bias, Stack<T> c, int64_t first, int64_t last) {
-    constexpr int W = panel_width<T>;
+template <class R, class T>
+inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operands<R>::O> a,
+                    const void* packed, const T* bias, Stack<T> c, int64_t first, int64_t last) {
+    using E = typename Operands<R>::E;
+    constexpr int W = panel_width<E>;
+    const int64_t D = depth_of<R>(K);
+    if constexpr (by_tiles<R>) {
+        if (M == 0 || first == last) return;
+        typename Operands<R>::Tiles x(M < tile ? int(M) : tile);
+        for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
+            const E* chunk = static_cast<const E*>(packed) + k0 * panels<E>(N) * W;
+            for (int64_t p = first; p < last; ++p)
+                tile_rows(
+                    x, M, depth, a.base + 2 * k0, a.row, chunk + p * depth * W, N - p * W,
+                    k0 > 0 || bias,
+                    [&](int64_t m) { return k0 > 0 ? c.at(m) + p * W : bias + p * W; },
+                    [&](int64_t m) { return c.at(m) + p * W; });
+        }
+        return;
+    }
     // rows that pass over a panel in one go: their part of A stays in the second-level cache
     constexpr int64_t most_rows = 96;
-    const T* from[most_rows];
+    const E* from[most_rows];
     T* to[most_rows];
     for (int64_t row = 0; row < M; row += most_rows) {
         const int64_t height = M - row < most_rows ? M - row : most_rows;
-        for (int64_t i = 0; i < height; ++i) from[i] = a.at(row + i), to[i] = c.at(row + i);
-        for (int64_t k0 = 0; k0 < K; k0 += chunk_depth) {
-            const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
-            const T* chunk = packed + k0 * panels<T>(N) * W;
+        for (int64_t i = 0; i < height; ++i) from[i] = elements(a, row + i), to[i] = c.at(row + i);
+        for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
+            const E* chunk = static_cast<const E*>(packed) + k0 * panels<E>(N) * W;
             auto pass = [&]<int P>(int64_t p) {
                 constexpr int most = block_rows / P;
                 for (; p + P <= last; p += P) {
@@ -170,7 +338,7 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* 
                     int64_t done = 0;
                     for (int64_t blocks = up(height, most); blocks > 0; --blocks) {
                         const int64_t m = up(height - done, blocks);
-                        block_of<T, most, P>(m, [&]<int rows>(Block<T, rows>& it) {
+                        block_of<E, most, P>(m, [&]<int rows>(Block<E, rows>& it) {
                             it.depth = depth, it.across = 1, it.columns = N - p * W;
                             it.panel = chunk + p * depth * W, it.starts = k0 > 0 || bias;
                             for (int i = 0; i < rows; ++i) {
@@ -197,48 +365,101 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const T> a, const T* 
 constexpr int64_t most_columns = 384 / block_rows * block_rows;
 
 // Elements of the memory that `outer` needs for stacks of K rows.
-template <class T>
+template <class E>
 inline int64_t outer_memory(int64_t K) {
-    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<T>);
+    K = up(K, tile) * tile;
+    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>);
+}
+
+// `columns` numbers from column `first` on of element k of a stack, for all its columns.
+template <class O, class E>
+inline void copy_element(const Stack<const O>& a, int64_t K, int64_t k, int64_t first,
+                         int64_t columns, E* to) {
+    if constexpr (std::is_same_v<E, Pair>)
+        pair_up(columns, a.at(2 * k) + first, 2 * k + 1 < K ? a.at(2 * k + 1) + first : nullptr, to);
+    else
+        memcpy(to, a.at(k) + first, columns * sizeof(E));
+}
+
+// `outer` by tiles, whose left operand is the transpose of A.
+template <class R, class T>
+inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16> a,
+                           Stack<const bfloat16> b, bool add, T* c, int64_t ldc, Pair* memory,
+                           int64_t first, int64_t last) {
+    constexpr int W = panel_width<Pair>;
+    typename Operands<R>::Tiles x(tile);
+    const int64_t D = up(K, 2 * tile) * tile;
+    for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
+        for (int64_t i0 = 0; i0 < M; i0 += most_columns) {
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
+            const int64_t given = K - 2 * k0 < 2 * depth ? K - 2 * k0 : 2 * depth;
+            const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
+            Pair *panel = memory, *left = memory + depth * W;
+            bfloat16* turned = reinterpret_cast<bfloat16*>(left);
+            if (given < 2 * depth) memset(left, 0, height * depth * sizeof(Pair));
+            for (int64_t i = 0; i < height; i += tile) {
+                const int64_t columns = height - i < tile ? height - i : tile;
+                for (int64_t k = 0; k < given; ++k) {
+                    const bfloat16* from = a.at(2 * k0 + k) + i0 + i;
+                    for (int64_t j = 0; j < columns; ++j)
+                        turned[(i + j) * 2 * depth + k] = from[j];
+                }
+            }
+            for (int64_t p = first; p < last; ++p) {
+                const int64_t columns = N - p * W < W ? N - p * W : W;
+                if (columns < W || given < 2 * depth) memset(panel, 0, depth * W * sizeof(Pair));
+                for (int64_t k = 0; 2 * k < given; ++k)
+                    copy_element(b, K, k0 + k, p * W, columns, panel + k * W);
+                auto row = [&](int64_t m) { return c + (i0 + m) * ldc + p * W; };
+                tile_rows(x, height, depth, turned, 2 * depth, panel, columns, add, row, row);
+            }
+        }
 }
 
 // The panels [first, last) of C = A' B, or with `add` C += A' B: the sum over k of the products of
 // row k of A, M columns, with row k of B, N columns.
-template <class T>
-inline void outer(int64_t K, int64_t M, int64_t N, Stack<const T> a, Stack<const T> b, bool add,
-                  T* c, int64_t ldc, T* memory, int64_t first, int64_t last) {
-    constexpr int W = panel_width<T>;
+template <class R, class T>
+inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands<R>::O> a,
+                  Stack<const typename Operands<R>::O> b, bool add, T* c, int64_t ldc,
+                  typename Operands<R>::E* memory, int64_t first, int64_t last) {
+    using E = typename Operands<R>::E;
+    constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1;
     if (first == last) return;
-    for (int64_t k0 = 0; k0 < K; k0 += chunk_depth, add = true)
+    if constexpr (by_tiles<R>) {
+        outer_of_tiles<R>(K, M, N, a, b, add, c, ldc, memory, first, last);
+        return;
+    }
+    const int64_t D = up(K, per);
+    for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
         for (int64_t i0 = 0; i0 < M; i0 += most_columns) {
-            const int64_t depth = K - k0 < chunk_depth ? K - k0 : chunk_depth;
+            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
             const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
-            T *panel = memory, *turned = memory + depth * W;
+            E *panel = memory, *turned = memory + depth * W;
             // the columns of A, as many as a block has rows side by side
             for (int64_t i = 0; i < height; i += block_rows) {
-                T* to = turned + i * depth;
+                E* to = turned + i * depth;
                 const int64_t columns = height - i < block_rows ? height - i : block_rows;
                 if (columns == block_rows)
                     for (int64_t k = 0; k < depth; ++k)
-                        memcpy(to + k * block_rows, a.at(k0 + k) + i0 + i, block_rows * sizeof(T));
+                        copy_element(a, K, k0 + k, i0 + i, block_rows, to + k * block_rows);
                 else
                     for (int64_t k = 0; k < depth; ++k)
-                        memcpy(to + k * block_rows, a.at(k0 + k) + i0 + i, columns * sizeof(T));
+                        copy_element(a, K, k0 + k, i0 + i, columns, to + k * block_rows);
             }
             for (int64_t p = first; p < last; ++p) {
                 const int64_t columns = N - p * W;
                 if (columns >= W) {
                     for (int64_t k = 0; k < depth; ++k)
-                        memcpy(panel + k * W, b.at(k0 + k) + p * W, W * sizeof(T));
+                        copy_element(b, K, k0 + k, p * W, W, panel + k * W);
                 } else {
-                    memset(panel, 0, depth * W * sizeof(T));
+                    memset(panel, 0, depth * W * sizeof(E));
                     for (int64_t k = 0; k < depth; ++k)
-                        memcpy(panel + k * W, b.at(k0 + k) + p * W, columns * sizeof(T));
+                        copy_element(b, K, k0 + k, p * W, columns, panel + k * W);
                 }
                 for (int64_t i = 0; i < height; i += block_rows)
-                    block_of<T, block_rows, 1>(
+                    block_of<E, block_rows, 1>(
                         height - i < block_rows ? height - i : block_rows,
-                        [&]<int rows>(Block<T, rows>& it) {
+                        [&]<int rows>(Block<E, rows>& it) {
                             it.depth = depth, it.across = block_rows, it.columns = columns;
                             it.panel = panel, it.starts = add;
                             for (int r = 0; r < rows; ++r) {

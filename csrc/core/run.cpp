@@ -41,8 +41,8 @@ Buffer<T> allocate(int64_t n) {
 struct Plan {
     int blocks = 1, team = 1;
 
-    template <class T>
-    Plan(const Job<T>& job, int threads) {
+    template <class T, class S>
+    Plan(const Job<T, S>& job, int threads) {
         const double weights = double(job.n.I + job.n.H) * job.wide();
         if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
         // fewer rows than threads would each stream the whole matrix; a team streams it once
@@ -76,10 +76,10 @@ struct Matrix {
 };
 
 // The packed matrices of a call, and the memory they are in.
-template <class T>
+template <class T, class S>
 class Packing {
 public:
-    Packing(const Kernel<T>& kernel, Job<T>& job, Pool& pool, bool back) {
+    Packing(const Kernel<T, S>& kernel, Job<T, S>& job, Pool& pool, bool back) {
         const int64_t I = job.n.I, H = job.n.H, wide = job.wide(), early = job.early_gates() * H;
         const bool two = job.spec.two_products(), turned = job.recurrent_turned;
         const Matrix<T> W(job.weights.kernel, job.kernel_turned, I, wide, 0, wide);
@@ -101,42 +101,50 @@ public:
     }
 
 private:
-    void add(bool needed, const Matrix<T>& m, const Kernel<T>& kernel, const T*& packed) {
+    void add(bool needed, const Matrix<T>& m, const Kernel<T, S>& kernel, const void*& packed) {
         if (!needed) return;
-        parts_.emplace_back(m, allocate<T>(kernel.packed_size(m.K, m.N)));
+        parts_.emplace_back(m, allocate<char>(kernel.packed_size(m.K, m.N)));
         packed = parts_.back().second.get();
         elements_ += m.K * m.N;
     }
 
-    std::vector<std::pair<Matrix<T>, Buffer<T>>> parts_;
+    std::vector<std::pair<Matrix<T>, Buffer<char>>> parts_;
     int64_t elements_ = 0;
 };
 
 // The memory of all workers of a call.
-template <class T>
+template <class T, class S>
 struct Workplace {
     Plan plan;
     int64_t own_size, shared_size, matrices_size;
-    Buffer<T> own, shared, matrices;
+    Buffer<char> own, shared;
+    Buffer<T> matrices;
 
-    Workplace(const Kernel<T>& kernel, const Job<T>& job, const Plan& plan, bool back) : plan(plan) {
+    Workplace(const Kernel<T, S>& kernel, const Job<T, S>& job, const Plan& plan, bool back)
+        : plan(plan) {
         const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
         own_size = kernel.memory(job, rows), shared_size = kernel.shared(job, rows);
         matrices_size = back ? (job.n.I + job.n.H) * job.wide() : 0;
-        own = allocate<T>(own_size * plan.workers());
-        shared = allocate<T>(shared_size * plan.blocks);
+        own = allocate<char>(own_size * plan.workers());
+        shared = allocate<char>(shared_size * plan.blocks);
         matrices = allocate<T>(matrices_size * (plan.blocks - 1));
     }
 
     // what a block sums dW and dU in, one behind the other: the first in the results themselves
-    T* dkernel(const Job<T>& job, int block) const {
+    T* dkernel(const Job<T, S>& job, int block) const {
         return block ? matrices.get() + (block - 1) * matrices_size : job.grad.kernel;
     }
-    T* drecurrent(const Job<T>& job, int block) const {
+    T* drecurrent(const Job<T, S>& job, int block) const {
         return block ? dkernel(job, block) + job.n.I * job.wide() : job.grad.recurrent;
     }
 
-    void run(const Job<T>& job, Pool& pool, void (*work)(const Job<T>&, const Worker<T>&)) const {
+    // the sums over rows of a block, which its first worker has
+    const T* sums(int block) const {
+        return reinterpret_cast<const T*>(own.get() + block * plan.team * own_size);
+    }
+
+    void run(const Job<T, S>& job, Pool& pool,
+             void (*work)(const Job<T, S>&, const Worker<T>&)) const {
         std::vector<Meeting> meetings(plan.blocks);
         pool.run(plan.workers(), [&](int rank, int size) {
             // with fewer threads than asked for, smaller teams, or several blocks for a worker
@@ -150,20 +158,19 @@ struct Workplace {
 };
 
 // The sums of all blocks, in their order, so that the result does not depend on the threads' pace.
-template <class T>
-void add_up(const Job<T>& job, const Workplace<T>& place, Pool& pool) {
+template <class T, class S>
+void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
     const SumsLayout at(job.wide(), job.n.H);
     const int blocks = place.plan.blocks;
     auto total = [&](T* to, int64_t from, int64_t n) {
         if (!to) return;
         for (int64_t j = 0; j < n; ++j) {
             T sum = 0;
-            for (int i = 0; i < blocks; ++i)
-                sum += place.own.get()[i * place.plan.team * place.own_size + from + j];
+            for (int i = 0; i < blocks; ++i) sum += place.sums(i)[from + j];
             to[j] = sum;
         }
     };
-    const Gradients<T>& g = job.grad;
+    const Gradients<T, S>& g = job.grad;
     const int64_t wide = job.wide(), H = job.n.H, I = job.n.I;
     total(g.bias_x, at.bias_x, wide), total(g.bias_h, at.bias_h, wide);
     total(g.gain_x, at.gain_x, wide), total(g.shift_x, at.shift_x, wide);
@@ -185,21 +192,21 @@ void add_up(const Job<T>& job, const Workplace<T>& place, Pool& pool) {
 
 }  // namespace
 
-template <class T>
-void forward(const Isa& isa, Job<T> job, Pool& pool) {
+template <class T, class S>
+void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     if (job.n.B == 0) return;
-    const Kernel<T>& kernel = isa.kernel<T>();
-    const size_t all = size_t(job.n.T) * job.n.B * job.n.H * sizeof(T);
-    for (T* states : {job.out.h, job.out.c}) large_pages(states, all);
-    for (T* projected : {job.out.xw, job.out.hu}) large_pages(projected, job.spec.gates * all);
-    const Packing<T> packing(kernel, job, pool, false);
-    Workplace<T>(kernel, job, Plan(job, pool.threads()), false).run(job, pool, kernel.forward);
+    const size_t all = size_t(job.n.T) * job.n.B * job.n.H;
+    large_pages(job.out.h, all * sizeof(S));
+    large_pages(job.out.c, all * sizeof(T));
+    for (S* projected : {job.out.xw, job.out.hu})
+        large_pages(projected, job.spec.gates * all * sizeof(S));
+    const Packing<T, S> packing(kernel, job, pool, false);
+    Workplace<T, S>(kernel, job, Plan(job, pool.threads()), false).run(job, pool, kernel.forward);
 }
 
-template <class T>
-void backward(const Isa& isa, Job<T> job, Pool& pool) {
-    const Kernel<T>& kernel = isa.kernel<T>();
-    const Gradients<T>& g = job.grad;
+template <class T, class S>
+void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
+    const Gradients<T, S>& g = job.grad;
     if (job.n.B == 0) {
         const int64_t wide = job.wide(), H = job.n.H;
         std::fill_n(g.kernel, job.n.I * wide, T(0));
@@ -213,18 +220,22 @@ void backward(const Isa& isa, Job<T> job, Pool& pool) {
     }
     // r h is needed again, and with it both products
     if (job.spec.two_products()) job.out.hu = nullptr;
-    large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(T));
+    large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(S));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
     large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));
-    const Packing<T> packing(kernel, job, pool, true);
-    const Workplace<T> place(kernel, job, Plan(job, pool.threads()), true);
+    const Packing<T, S> packing(kernel, job, pool, true);
+    const Workplace<T, S> place(kernel, job, Plan(job, pool.threads()), true);
     place.run(job, pool, kernel.backward);
     add_up(job, place, pool);
 }
 
-template void forward<float>(const Isa&, Job<float>, Pool&);
-template void forward<double>(const Isa&, Job<double>, Pool&);
-template void backward<float>(const Isa&, Job<float>, Pool&);
-template void backward<double>(const Isa&, Job<double>, Pool&);
+#define INSTANTIATE(T, S)                                              \
+    template void forward(const Kernel<T, S>&, Job<T, S>, Pool&);      \
+    template void backward(const Kernel<T, S>&, Job<T, S>, Pool&);
+INSTANTIATE(float, float)
+INSTANTIATE(double, double)
+INSTANTIATE(float, bfloat16)
+INSTANTIATE(float, float16)
+#undef INSTANTIATE
 
 }  // namespace lnrnn

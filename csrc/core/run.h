@@ -7,12 +7,12 @@
 namespace lnrnn {
 
 // Compute job.out from job.in.
-template <class T>
-void forward(const Isa& isa, Job<T> job, Pool& pool);
+template <class T, class S>
+void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool);
 
 // Compute job.grad from job.in and job.out; projections x W and h U that were not kept are computed
 // again.
-template <class T>
-void backward(const Isa& isa, Job<T> job, Pool& pool);
+template <class T, class S>
+void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool);
 
 }  // namespace lnrnn

@@ -10,16 +10,25 @@
 namespace lnrnn::LNRNN_ISA {
 
 // Memory cut into parts of whole cache lines; without a base it only counts.
-template <class T>
 struct Memory {
-    T* base;
+    char* base;
     int64_t used = 0;
 
+    template <class T>
     T* take(int64_t n) {
-        T* part = base ? base + used : nullptr;
-        used += up(n, 64 / sizeof(T)) * (64 / sizeof(T));
+        T* part = base ? reinterpret_cast<T*>(base + used) : nullptr;
+        used += up(n * sizeof(T), 64) * 64;
         return part;
     }
+};
+
+// What a call computes with (T), what its long arrays are in memory (S), and what the operands of
+// its products are rounded to (R).
+template <class T_, class S_, class R_>
+struct Types {
+    using T = T_;
+    using S = S_;
+    using R = R_;
 };
 
 template <class T>
@@ -54,10 +63,18 @@ inline void zone_out_back(const Noise<T>& take, int64_t t, int64_t b, int64_t H,
 // The rows of a few steps are projected, and their gradients summed, in one product.
 constexpr int64_t chunk_rows = 256;
 
-template <class T, class C>
+template <class P, class C>
 class Sequence {
+    using T = typename P::T;
+    using S = typename P::S;
+    using R = typename P::R;
+    using O = typename Operands<R>::O;
+    using E = typename Operands<R>::E;
+    // whether operands are copies, and whether long arrays are
+    static constexpr bool rounds = !std::is_same_v<R, T>, narrow = !std::is_same_v<S, T>;
+
 public:
-    Sequence(const Job<T>& job, const Worker<T>& me)
+    Sequence(const Job<T, S>& job, const Worker<T>& me)
         : job_(job),
           me_(me),
           I_(job.n.I),
@@ -68,42 +85,63 @@ public:
           gates_(int(job.spec.gates)),
           early_(int(job.early_gates())),
           two_(job.spec.two_products()),
-          apart_(gradients_differ(job)),
+          apart_(gradients_differ(job) || (rounds && two_)),
+          pitch_x_(Operands<R>::padding(I_)),
+          x_is_operand_(pitch_x_ == I_ && reinterpret_cast<uintptr_t>(job.in.x) % sizeof(E) == 0),
+          pitch_h_(Operands<R>::padding(H_)),
+          late_(Operands<R>::padding(early_ * H_)),
+          pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
           k_{job.spec, T(job.epsilon), T(job.clip), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr,
              nullptr} {
         const SumsLayout at(wide_, H_);
-        Memory<T> own{me.memory};
-        sums_ = own.take(at.size);
-        zeros_ = own.take(H_);
-        k_.gain_x = own.take(wide_);
-        k_.gain_h = own.take(wide_);
-        k_.shift = own.take(wide_);
-        k_.shift_h = own.take(wide_);
-        row_list_ = reinterpret_cast<Row<T>*>(own.take(kept_rows() * sizeof(Row<T>) / sizeof(T)));
-        row_memory_ = own.take(Row<T>::size(gates_, H_) * kept_rows());
+        Memory own{me.memory};
+        sums_ = own.take<T>(at.size);
+        zeros_ = own.take<T>(H_);
+        k_.gain_x = own.take<T>(wide_);
+        k_.gain_h = own.take<T>(wide_);
+        k_.shift = own.take<T>(wide_);
+        k_.shift_h = own.take<T>(wide_);
+        row_list_ = own.take<Row<T>>(kept_rows());
+        row_memory_ = own.take<T>(Row<T>::size(gates_, H_) * kept_rows());
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
         const int64_t most = std::min(job.n.T * rows_, std::max(chunk_rows, rows_));
-        entering_ = own.take(most * H_);
-        gated_ = own.take(two_ ? most * H_ : 0);
-        h_ring_ = own.take(2 * rows_ * H_);
-        c_ring_ = own.take(2 * rows_ * H_);
-        dh_ = own.take(rows_ * H_);
-        dc_ = own.take(rows_ * H_);
-        through_gate_ = own.take(two_ ? rows_ * H_ : 0);
-        dhu_ = own.take(most * wide_);
-        dxw_ = apart_ ? own.take(most * wide_) : dhu_;
-        outer_memory_ = own.take(outer_memory<T>(most));
+        constexpr int64_t spare = spare_rows<R>;
+        entering_ = own.take<O>((most + spare) * pitch_h_);
+        gated_ = own.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
+        h_ring_ = own.take<T>(2 * rows_ * H_);
+        c_ring_ = own.take<T>(2 * rows_ * H_);
+        dh_ = own.take<T>(rows_ * H_);
+        dc_ = own.take<T>(rows_ * H_);
+        through_gate_ = own.take<T>(two_ ? rows_ * H_ : 0);
+        const int64_t gradients = rounds ? rows_ : most;
+        dhu_ = own.take<T>(gradients * wide_);
+        dxw_ = apart_ ? own.take<T>(gradients * wide_) : dhu_;
+        if constexpr (rounds) {
+            dhu_operands_ = own.take<O>((most + spare) * pitch_d_);
+            dxw_operands_ = apart_ ? own.take<O>((most + spare) * pitch_d_) : dhu_operands_;
+        }
+        dx_ = own.take<T>(narrow ? most * I_ : 0);
+        wide_x_ = own.take<T>(narrow ? kept_rows() * wide_ : 0);
+        wide_hu_ = own.take<T>(narrow ? kept_rows() * wide_ : 0);
+        outer_memory_ = own.take<E>(outer_memory<E>(most));
         memory_ = own.used;
-        Memory<T> shared{me.shared};
-        xw_ = shared.take(job.out.xw ? 0 : most * wide_);
-        hu_ring_ = shared.take(2 * rows_ * wide_);
-        dq_ring_ = shared.take(4 * rows_ * H_);
+        Memory shared{me.shared};
+        xw_ = shared.take<T>(job.out.xw && !narrow ? 0 : most * wide_);
+        hu_ring_ = shared.take<T>(2 * rows_ * wide_);
+        dq_ring_ = shared.take<T>(4 * rows_ * H_);
+        x_operands_ = shared.take<O>(rounds ? (most + spare) * pitch_x_ : 0);
         shared_ = shared.used;
         if (!me.memory) return;  // asked for the sizes only
 
         memset(sums_, 0, at.size * sizeof(T));
         memset(zeros_, 0, H_ * sizeof(T));
-        if (two_) memset(gated_, 0, most * H_ * sizeof(T));
+        // what rows are padded with, and the r h of masked rows
+        if (pitch_h_ > H_) memset(entering_, 0, most * pitch_h_ * sizeof(O));
+        if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
+        if (pitch_d_ > wide_) {
+            memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
+            if (apart_) memset(dxw_operands_, 0, most * pitch_d_ * sizeof(O));
+        }
         for (int64_t r = 0; r < kept_rows(); ++r)
             row_list_[r] = Row<T>(row_memory_ + r * Row<T>::size(gates_, H_), gates_, H_);
         const Weights<T>& w = job.weights;
@@ -130,14 +168,14 @@ public:
     int64_t shared() const { return shared_; }
 
     void forward() {
-        T* all_h = me_.leads() ? job_.out.h : nullptr;
+        T* all_h = me_.leads() ? computed(job_.out.h) : nullptr;
         T* all_c = me_.leads() ? job_.out.c : nullptr;
         for (int64_t t = 0; t < job_.n.T; ++t) {
             if (t % chunk_ == 0) project_inputs(t);
             const T* h = before(job_.in.h0, all_h, h_ring_, t);
             const T* c = C::has_c ? before(job_.in.c0, all_c, c_ring_, t) : nullptr;
             T *new_h = now(all_h, h_ring_, t), *new_c = now(all_c, c_ring_, t);
-            const T* entered = alters() ? enter(h, t, entering_) : h;
+            const O* entered = alters() ? enter(h, t, entering_) : as_operands(h);
             project(entered, t, gated_);
             for (int64_t r = 0; r < rows_; ++r) {
                 if (!masked(t, r)) continue;
@@ -155,6 +193,9 @@ public:
                     if (C::has_c) zone_out(job_.in.take_c, t, me_.first + r, H_, w->from.c, row_c);
                 }
             });
+            if (narrow && me_.leads())
+                for (int64_t r = 0; r < rows_; ++r)
+                    copy(H_, new_h + r * H_, job_.out.h + at(t, r) * H_);
         }
         if (!me_.leads()) return;
         const int64_t last = job_.n.T - 1, bytes = rows_ * H_ * sizeof(T);
@@ -163,16 +204,19 @@ public:
     }
 
     void backward() {
+        reads_kept_ = narrow;
         begin(dh_, job_.grad.dh_last);
         begin(dc_, job_.grad.dc_last);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const int64_t in_chunk = t % chunk_ * rows_;
+            const int64_t gradients = rounds ? 0 : in_chunk;
             if (!job_.out.xw && (t + 1 == job_.n.T || (t + 1) % chunk_ == 0))
                 project_inputs(t - t % chunk_);
-            const T* h = before(job_.in.h0, job_.out.h, nullptr, t);
+            const T* h = kept_h(t);
             const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t) : nullptr;
-            const T* entered = enter(h, t, entering_ + in_chunk * H_);
-            T *gated = gated_ + in_chunk * H_, *dhu = dhu_ + in_chunk * wide_;
+            const O* entered = enter(h, t, entering_ + in_chunk * pitch_h_);
+            O* gated = gated_ + in_chunk * pitch_h_;
+            T* dhu = dhu_ + gradients * wide_;
             if (!job_.out.hu) project(entered, t, gated);
             begin_back(t, dhu);
             each_rows(t, [&](Rows<T>& rows) {
@@ -183,7 +227,14 @@ public:
             T* dq = dq_ring_ + (t & 1) * 2 * rows_ * H_;
             if constexpr (C::may_gate)
                 if (two_) back_gated(t, entered, dhu, dq + rows_ * H_);
-            multiply(H_, early_ * H_, rows_of<const T>(dhu, wide_), job_.packed.first_back, nullptr,
+            if constexpr (rounds) {
+                for (int64_t r = 0; r < rows_; ++r) {
+                    to_operands(early_ * H_, dhu + r * wide_, operands_of_dhu(t) + r * pitch_d_);
+                    if (apart_)
+                        to_operands(wide_, dxw_row(t, r), dxw_operands_ + (in_chunk + r) * pitch_d_);
+                }
+            }
+            multiply(H_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
                      rows_of(dq, H_));
             for (int64_t r = 0; r < rows_; ++r)
                 if (!masked(t, r)) back_to_state(t, r, dq + r * H_);
@@ -200,10 +251,38 @@ private:
     int64_t at(int64_t t, int64_t r) const { return t * job_.n.B + me_.first + r; }
     bool masked(int64_t t, int64_t r) const { return job_.in.mask && !job_.in.mask[at(t, r)]; }
     bool fresh(int64_t t, int64_t r) const { return job_.in.reset && job_.in.reset[at(t, r)]; }
-    bool alters() const { return job_.in.reset || job_.in.recurrent.at; }
+    bool alters() const { return rounds || job_.in.reset || job_.in.recurrent.at; }
+
+    // n numbers, of which one side may be narrow
+    template <class A, class B>
+    static void copy(int64_t n, const A* from, B* to) {
+        each<T>(n, [&](int64_t j, auto part) { store(to + j, load(from + j, part), part); });
+    }
+
+    // n numbers as operands of a product
+    static void to_operands(int64_t n, const T* from, O* to) {
+        each<T>(n, [&](int64_t j, auto part) {
+            if constexpr (rounds)
+                store_operand<R>(to + j, load(from + j, part), part);
+            else
+                store(to + j, load(from + j, part), part);
+        });
+    }
+
+    // an array to compute in, or none where it is narrow
+    static T* computed(S* array) {
+        if constexpr (narrow) return nullptr;
+        else return array;
+    }
+
+    // rows that need no copy to be operands
+    static const O* as_operands(const T* rows) {
+        if constexpr (rounds) return nullptr;
+        else return rows;
+    }
 
     // whether x W and h U have gradients of their own
-    static bool gradients_differ(const Job<T>& job) {
+    static bool gradients_differ(const Job<T, S>& job) {
         const Spec& spec = job.spec;
         return job.weights.gain_x || job.weights.gain_h || spec.apart(2) || job.clip > 0;
     }
@@ -232,8 +311,31 @@ private:
             const int64_t r = w->index;
             w->x = xw + r * wide_;
             w->s = hu + r * wide_;
+            if constexpr (narrow) {
+                const int64_t slot = w - row_list_;
+                if (reads_kept_ && job_.out.xw)
+                    w->x = widened(job_.out.xw + at(t, r) * wide_, wide_x_ + slot * wide_);
+                if (reads_kept_ && job_.out.hu)
+                    w->s = widened(job_.out.hu + at(t, r) * wide_, wide_hu_ + slot * wide_);
+            }
             w->from = origin(h, c, t, r);
             w->dh = dh_ + r * H_, w->dc = dc_ + r * H_;
+        }
+    }
+
+    const T* widened(const S* from, T* to) const {
+        copy(wide_, from, to);
+        return to;
+    }
+
+    // the h before step t, of a forward pass that is over
+    const T* kept_h(int64_t t) const {
+        if constexpr (narrow) {
+            if (t == 0) return job_.in.h0 + me_.first * H_;
+            copy(rows_ * H_, job_.out.h + at(t - 1, 0) * H_, h_ring_);
+            return h_ring_;
+        } else {
+            return before(job_.in.h0, job_.out.h, nullptr, t);
         }
     }
 
@@ -249,22 +351,27 @@ private:
 
     // where x W of step t is: kept in the output, or in memory of the team
     T* inputs(int64_t t) const {
-        if (job_.out.xw) return job_.out.xw + at(t, 0) * wide_;
+        if (T* all = computed(job_.out.xw)) return all + at(t, 0) * wide_;
         return xw_ + t % chunk_ * rows_ * wide_;
     }
 
     // where h U of step t is, alike
     T* projected(int64_t t) const {
-        return job_.out.hu ? job_.out.hu + at(t, 0) * wide_ : hu_ring_ + (t & 1) * rows_ * wide_;
+        T* all = computed(job_.out.hu);
+        return all ? all + at(t, 0) * wide_ : hu_ring_ + (t & 1) * rows_ * wide_;
     }
 
     // the rows that enter the product of step t: those of h with resets and factors
-    const T* enter(const T* h, int64_t t, T* to) const {
+    const O* enter(const T* h, int64_t t, O* to) const {
         for (int64_t r = 0; r < rows_; ++r) {
             const T* from = fresh(t, r) ? zeros_ : h + r * H_;
             const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
+            O* row = to + r * pitch_h_;
             each<T>(H_, [&](int64_t j, auto part) {
-                store(to + r * H_ + j, load(from + j, part) * factor<T>(mask, j, part), part);
+                // h enters as it is put out
+                const Vec<T> v = rounded<R>(load(from + j, part)) * factor<T>(mask, j, part);
+                if constexpr (rounds) store_operand<R>(row + j, v, part);
+                else store(row + j, v, part);
             });
         }
         return to;
@@ -272,87 +379,151 @@ private:
 
     // this worker's panels of a product with a matrix of N columns
     void my_panels(int64_t N, int64_t& first, int64_t& last) const {
-        const int64_t n = panels<T>(N);
+        const int64_t n = panels<E>(N);
         first = n * me_.rank / me_.size, last = n * (me_.rank + 1) / me_.size;
     }
 
     // the rows of one step, `row` apart
-    template <class P>
-    Stack<P> rows_of(P* base, int64_t row) const {
+    template <class A>
+    Stack<A> rows_of(A* base, int64_t row) const {
         return dense(base, rows_, row);
     }
 
     // the rows of x, or of its gradient, from step t on
-    template <class P>
-    Stack<P> x_rows(P* base, int64_t t) const {
+    template <class A>
+    Stack<A> x_rows(A* base, int64_t t) const {
         const int64_t step = job_.batch_first ? I_ : job_.n.B * I_;
         const int64_t row = job_.batch_first ? job_.n.T * I_ : I_;
         return {base + t * step + me_.first * row, rows_, step, row};
     }
 
     // C (rows, N) = bias + A (rows, K) P for the team: each worker its panels, then all meet
-    void multiply(int64_t N, int64_t K, Stack<const T> a, const T* packed, const T* bias,
-                  Stack<T> c) const {
+    void multiply(int64_t N, int64_t K, Stack<const O> a, const void* packed, const T* bias,
+                  Stack<T> c, S* kept = nullptr) const {
         int64_t first, last;
         my_panels(N, first, last);
-        product<T>(rows_, N, K, a, packed, bias, c, first, last);
+        product<R>(rows_, N, K, a, packed, bias, c, first, last);
+        keep(rows_, N, c, {kept, rows_, 0, wide_}, first, last);
         me_.team->meet(me_.size);
     }
+
+    // copy the panels [first, last) of sums to where they are kept in a narrow form
+    static void keep(int64_t M, int64_t N, Stack<T> from, Stack<S> to, int64_t first, int64_t last) {
+        if constexpr (narrow) {
+            const int64_t at = first * panel_width<E>;
+            const int64_t n = std::min(last * panel_width<E>, N) - at;
+            if (!to.base || n <= 0) return;
+            for (int64_t m = 0; m < M; ++m) copy(n, from.at(m) + at, to.at(m) + at);
+        }
+    }
+
+    // x of the chunk that starts at step t as operands of products; all of the team write their rows
+    Stack<const O> x_operands(int64_t t) const {
+        if constexpr (rounds) {
+            if constexpr (std::is_same_v<O, S> && !by_tiles<R>)
+                if (x_is_operand_) return x_rows(job_.in.x, t);
+            const int64_t rows = steps_from(t) * rows_;
+            const Stack<const S> x = x_rows(job_.in.x, t);
+            for (int64_t m = rows * me_.rank / me_.size; m < rows * (me_.rank + 1) / me_.size; ++m) {
+                O* to = x_operands_ + m * pitch_x_;
+                each<T>(I_, [&](int64_t j, auto part) {
+                    store_operand<R>(to + j, load(x.at(m) + j, part), part);
+                });
+                memset(to + I_, 0, (pitch_x_ - I_) * sizeof(O));
+            }
+            me_.team->meet(me_.size);
+            return dense<const O>(x_operands_, rows, pitch_x_);
+        } else {
+            return x_rows(job_.in.x, t);
+        }
+    }
+
+    // the gradient of h U of step t from a gate on, as operands: of the gates before `early_`, or of
+    // those from it on
+    Stack<const O> gradients_of(const T* dhu, int64_t t, int from) const {
+        if constexpr (rounds)
+            return dense<const O>(operands_of_dhu(t) + (from ? late_ : 0), rows_, pitch_d_);
+        else
+            return dense<const T>(dhu + from * H_, rows_, wide_);
+    }
+
+    O* operands_of_dhu(int64_t t) const { return dhu_operands_ + t % chunk_ * rows_ * pitch_d_; }
 
     int64_t steps_from(int64_t t) const { return std::min(chunk_, job_.n.T - t); }
 
     // x W + bias_x of the chunk that starts at step t
     void project_inputs(int64_t t) const {
+        const bool in_place = !narrow && job_.out.xw;
         // the one before it has been read by all
-        if (!job_.out.xw) me_.team->meet(me_.size);
-        const int64_t step = job_.out.xw ? job_.n.B * wide_ : rows_ * wide_;
+        if (!in_place) me_.team->meet(me_.size);
+        const int64_t rows = steps_from(t) * rows_, step = job_.n.B * wide_;
+        const Stack<T> to = {inputs(t), rows_, in_place ? step : rows_ * wide_, wide_};
         int64_t first, last;
         my_panels(wide_, first, last);
-        product<T>(steps_from(t) * rows_, wide_, I_, x_rows(job_.in.x, t), job_.packed.kernel,
-                   job_.weights.bias_x, {inputs(t), rows_, step, wide_}, first, last);
+        product<R>(rows, wide_, I_, x_operands(t), job_.packed.kernel, job_.weights.bias_x, to,
+                   first, last);
+        if (job_.out.xw && !reads_kept_)
+            keep(rows, wide_, to, {job_.out.xw + at(t, 0) * wide_, rows_, step, wide_}, first, last);
         me_.team->meet(me_.size);
     }
 
     // gradients of x, W and U from those of x W and h U, for the chunk that starts at step t
     void back_to_inputs(int64_t t) const {
         const int64_t rows = steps_from(t) * rows_;
-        const Stack<const T> x = x_rows(job_.in.x, t), dxw = dense<const T>(dxw_, rows, wide_);
-        const Stack<const T> dhu = dense<const T>(dhu_, rows, wide_);
+        const Stack<const O> x = x_operands(t);
+        Stack<const O> dxw, dhu, late;
+        if constexpr (rounds) {
+            dxw = dense<const O>(dxw_operands_, rows, pitch_d_);
+            dhu = dense<const O>(dhu_operands_, rows, pitch_d_), late = dhu.from(late_);
+        } else {
+            dxw = dense<const T>(dxw_, rows, wide_);
+            dhu = dense<const T>(dhu_, rows, wide_), late = dhu.from(2 * H_);
+        }
         if (job_.grad.dx) {
             int64_t first, last;
             my_panels(I_, first, last);
-            product<T>(rows, I_, wide_, dxw, job_.packed.kernel_back, nullptr,
-                       x_rows(job_.grad.dx, t), first, last);
+            const Stack<S> dx = x_rows(job_.grad.dx, t);
+            if constexpr (narrow) {
+                const Stack<T> sums = dense(dx_, rows, I_);
+                product<R, T>(rows, I_, wide_, dxw, job_.packed.kernel_back, nullptr, sums, first,
+                              last);
+                keep(rows, I_, sums, dx, first, last);
+            } else {
+                product<R, T>(rows, I_, wide_, dxw, job_.packed.kernel_back, nullptr, dx, first,
+                              last);
+            }
         }
         // the first chunk to come is the last one in time
         const bool add = t + chunk_ < job_.n.T;
         sum_outer(rows, I_, x, 0, gates_, dxw, job_.kernel_turned, add, me_.dkernel);
         const bool turned = job_.recurrent_turned;
-        sum_outer(rows, H_, dense<const T>(entering_, rows, H_), 0, early_, dhu, turned, add,
+        sum_outer(rows, H_, dense<const O>(entering_, rows, pitch_h_), 0, early_, dhu, turned, add,
                   me_.drecurrent);
         if (two_)
-            sum_outer(rows, H_, dense<const T>(gated_, rows, H_), 2, 3, dhu, turned, add,
+            sum_outer(rows, H_, dense<const O>(gated_, rows, pitch_h_), 2, 3, late, turned, add,
                       me_.drecurrent);
     }
 
     // the columns of the gates [from, to) of the gradient (M, G H) of a matrix: of `a` (rows, M) and
-    // the gradient `d` of their product; or of its transpose
-    void sum_outer(int64_t rows, int64_t M, Stack<const T> a, int from, int to, Stack<const T> d,
+    // the gradient `d` of those gates of their product; or of its transpose
+    void sum_outer(int64_t rows, int64_t M, Stack<const O> a, int from, int to, Stack<const O> d,
                    bool turned, bool add, T* c) const {
         const int64_t at = from * H_, columns = (to - from) * H_;
         int64_t first, last;
         my_panels(turned ? M : columns, first, last);
         if (turned)
-            outer<T>(rows, columns, M, d.from(at), a, add, c + at * M, M, outer_memory_, first, last);
+            outer<R>(rows, columns, M, d, a, add, c + at * M, M, outer_memory_, first, last);
         else
-            outer<T>(rows, M, columns, a, d.from(at), add, c + at, wide_, outer_memory_, first, last);
+            outer<R>(rows, M, columns, a, d, add, c + at, wide_, outer_memory_, first, last);
     }
 
     // h U + bias_h of step t; of two products also r, z, r h and the second
-    void project(const T* entered, int64_t t, T* gated) const {
+    void project(const O* entered, int64_t t, O* gated) const {
         const T* bias = job_.weights.bias_h;
         T* hu = projected(t);
-        multiply(early_ * H_, H_, rows_of(entered, H_), job_.packed.first, bias, rows_of(hu, wide_));
+        S* kept = job_.out.hu && !reads_kept_ ? job_.out.hu + at(t, 0) * wide_ : nullptr;
+        multiply(early_ * H_, H_, rows_of(entered, pitch_h_), job_.packed.first, bias,
+                 rows_of(hu, wide_), kept);
         if constexpr (C::may_gate) {
             if (!two_) return;
             // the r h of a masked row stays what it was: a number, and not used
@@ -362,15 +533,18 @@ private:
                 prepare(k_, rows, 0, 2);
                 C::early(k_, rows);
                 for (const Row<T>* w : rows) {
-                    const int64_t q = w->index * H_;
+                    const O* h = entered + w->index * pitch_h_;
+                    O* to = gated + w->index * pitch_h_;
                     each<T>(H_, [&](int64_t j, auto part) {
-                        store(gated + q + j, load(w->p + j, part) * load(entered + q + j, part),
-                              part);
+                        const Vec<T> v = load(w->p + j, part) * load(h + j, part);
+                        if constexpr (rounds) store_operand<R>(to + j, v, part);
+                        else store(to + j, v, part);
                     });
                 }
             });
-            multiply(H_, H_, rows_of<const T>(gated, H_), job_.packed.second,
-                     bias ? bias + 2 * H_ : nullptr, rows_of(hu + 2 * H_, wide_));
+            multiply(H_, H_, rows_of<const O>(gated, pitch_h_), job_.packed.second,
+                     bias ? bias + 2 * H_ : nullptr, rows_of(hu + 2 * H_, wide_),
+                     kept ? kept + 2 * H_ : nullptr);
         }
     }
 
@@ -410,7 +584,7 @@ private:
     // the gradient of this step's outputs, and zeros where a mask leaves a row out
     void begin_back(int64_t t, T* ds) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            if (job_.grad.dh) add(dh_ + r * H_, job_.grad.dh + at(t, r) * H_);
+            if (job_.grad.dh) add(dh_ + r * H_, job_.grad.dh + at(t, r) * H_, H_);
             if (!masked(t, r)) continue;
             memset(ds + r * wide_, 0, wide_ * sizeof(T));
             if (apart_) memset(dxw_row(t, r), 0, wide_ * sizeof(T));
@@ -446,11 +620,14 @@ private:
     }
 
     // of two products: from the gradient of r h to those of r, z and all that is before them
-    void back_gated(int64_t t, const T* entered, T* ds, T* dq) {
-        multiply(H_, H_, rows_of<const T>(ds + 2 * H_, wide_), job_.packed.second_back, nullptr,
+    void back_gated(int64_t t, const O* entered, T* ds, T* dq) {
+        if constexpr (rounds)
+            for (int64_t r = 0; r < rows_; ++r)
+                to_operands(H_, ds + r * wide_ + 2 * H_, operands_of_dhu(t) + r * pitch_d_ + late_);
+        multiply(H_, H_, gradients_of(ds, t, 2), job_.packed.second_back, nullptr,
                  rows_of(dq, H_));
         each_rows(t, [&](Rows<T>& rows) {
-            C::back_early(k_, rows, entered, dq, through_gate_);
+            C::back_early(k_, rows, entered, pitch_h_, dq, through_gate_);
             input_back(rows, t);
             projection_back(rows, 0, 2);
         });
@@ -473,7 +650,9 @@ private:
     }
 
     // the gradient of a row's x W; where no norm tells them apart it is that of h U
-    T* dxw_row(int64_t t, int64_t r) const { return dxw_ + (t % chunk_ * rows_ + r) * wide_; }
+    T* dxw_row(int64_t t, int64_t r) const {
+        return dxw_ + ((rounds ? 0 : t % chunk_ * rows_) + r) * wide_;
+    }
 
     void input_back(Rows<T>& rows, int64_t t) const {
         NormBack<T> back[together];
@@ -507,7 +686,8 @@ private:
 
     static bool acts(const Noise<T>& take) { return take.at || take.value != T(1); }
 
-    void add(T* to, const T* what, int64_t n) const {
+    template <class A>
+    static void add(T* to, const A* what, int64_t n) {
         each<T>(n, [&](int64_t j, auto part) {
             store(to + j, load(to + j, part) + load(what + j, part), part);
         });
@@ -515,18 +695,26 @@ private:
 
     void add(T* to, const T* what) const { add(to, what, H_); }
 
-    const Job<T>& job_;
+    const Job<T, S>& job_;
     const Worker<T>& me_;
     const int64_t I_, H_, wide_, rows_, chunk_;  // chunk: steps
     const int gates_, early_;
     const bool two_, apart_;
+    const int64_t pitch_x_;
+    const bool x_is_operand_;  // x can be read where it lies, if it has the type of operands
+    const int64_t pitch_h_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
+    bool reads_kept_ = false;  // the projections are those of a forward pass that kept them
     Context<T> k_;
     int64_t memory_, shared_;
     Row<T>* row_list_;
     T *sums_, *bias_x_sums_ = nullptr, *bias_h_sums_ = nullptr, *zeros_, *row_memory_;
     T *h_ring_, *c_ring_, *xw_, *hu_ring_, *dq_ring_;
     T *dh_, *dc_, *through_gate_;
-    T *entering_, *gated_, *dhu_, *dxw_, *outer_memory_;  // of the rows of a chunk
+    T *dhu_, *dxw_;            // of the rows of a chunk, or of a step where operands are copies
+    O *entering_, *gated_;     // of the rows of a chunk, as are
+    O *x_operands_, *dhu_operands_ = nullptr, *dxw_operands_ = nullptr;
+    T *dx_, *wide_x_, *wide_hu_;  // of what is narrow in memory
+    E* outer_memory_;
 };
 
 }  // namespace lnrnn::LNRNN_ISA

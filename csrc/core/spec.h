@@ -11,6 +11,14 @@ namespace lnrnn {
 
 constexpr int max_gates = 4;
 
+// Numbers of 16 bits: the upper half of a float32, and IEEE's.
+struct bfloat16 {
+    uint16_t bits;
+};
+struct float16 {
+    uint16_t bits;
+};
+
 enum class Cell : int64_t { simple, lstm, gru };
 enum class Activation : int64_t { tanh, sigmoid, relu, hard_sigmoid, keras2_hard_sigmoid, linear };
 enum class CellNorm : int64_t { none, output, carry, carry_only, after_tanh };
@@ -69,27 +77,29 @@ struct Weights {
     const T *gain_c, *shift_c;                 // (H)
 };
 
-template <class T>
+// Of two types the first is computed with, the second is that of long arrays in memory.
+template <class T, class S>
 struct Inputs {
-    const T* x;                                // (T, B, I)
+    const S* x;                                // (T, B, I)
     const T *h0, *c0;                          // (B, H)
     const uint8_t *mask, *reset;               // (T, B); a masked-out step holds the states
     Noise<T> take_h, take_c;                   // zoneout: the share of the new state
     Noise<T> recurrent, candidate;             // dropout of h before its product, of the candidate
 };
 
-template <class T>
+template <class T, class S>
 struct Outputs {
-    T *h, *c;                                  // (T, B, H); c null: not kept
-    T *xw, *hu;                                // (T, B, G H), the projections; null: not kept
+    S* h;                                      // (T, B, H)
+    T* c;                                      // (T, B, H); null: not kept
+    S *xw, *hu;                                // (T, B, G H), the projections; null: not kept
     T *h_last, *c_last;                        // (B, H)
 };
 
-template <class T>
+template <class T, class S>
 struct Gradients {
-    const T *dh;                               // (T, B, H) or null
+    const S* dh;                               // (T, B, H) or null
     const T *dh_last, *dc_last;                // (B, H) or null
-    T* dx;                                     // (T, B, I); null: not asked for
+    S* dx;                                     // (T, B, I); null: not asked for
     T *dh0, *dc0;                              // (B, H)
     // like the weights of these names; null with them
     T *kernel, *recurrent, *bias_x, *bias_h;

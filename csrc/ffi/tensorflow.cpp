@@ -183,8 +183,9 @@ private:
     const char* pass(bool back) const {
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
-            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0};
-        return core_pass(back, dtype_ == float64, node_.words.data(), sizes, node_.numbers, at_,
+            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
+        const Precision precision = dtype_ == float64 ? Precision::float64 : Precision::float32;
+        return core_pass(back, int64_t(precision), node_.words.data(), sizes, node_.numbers, at_,
                          node_.threads);
     }
 

@@ -84,10 +84,11 @@ ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> word
         at[results[i]] = (*buffer)->untyped_data();
     }
     XlaPool pool(threads);
-    if (dtype == ffi::DataType::F64)
-        call<double>(*isa, back, spec, n, at, pool);
-    else
-        call<float>(*isa, back, spec, n, at, pool);
+    const Precision precision = dtype == ffi::DataType::F64    ? Precision::float64
+                                : dtype == ffi::DataType::BF16 ? Precision::bfloat16
+                                : dtype == ffi::DataType::F16  ? Precision::float16
+                                                               : Precision::float32;
+    call(*isa, precision, back, spec, n, at, pool);
     count_pass(Framework::jax, back);
     return ffi::Error::Success();
 }

@@ -126,15 +126,12 @@ extern "C" void lnrnn_use_core(CorePass pass);
 
 namespace {
 
-const char* pass(bool back, bool full, const int64_t* words, const int64_t* sizes,
+const char* pass(bool back, int64_t precision, const int64_t* words, const int64_t* sizes,
                  const double* numbers, void* const* at, int threads) {
     Spec spec;
     std::memcpy(&spec, words, sizeof spec);
     OwnPool pool(threads);
-    if (full)
-        call<double>(*chosen(), back, spec, numbers_of(sizes, numbers), at, pool);
-    else
-        call<float>(*chosen(), back, spec, numbers_of(sizes, numbers), at, pool);
+    call(*chosen(), Precision(precision), back, spec, numbers_of(sizes, numbers), at, pool);
     return nullptr;
 }
 

@@ -14,19 +14,63 @@ using namespace lnrnn;
 
 namespace {
 
+// numbers of 16 bits, near enough
+void put(double from, float& to) { to = float(from); }
+void put(double from, double& to) { to = from; }
+void put(double from, bfloat16& to) {
+    const float v = float(from);
+    uint32_t bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    to.bits = uint16_t(bits >> 16);
+}
+void put(double from, float16& to) {
+    int exponent = 0;
+    const double part = std::frexp(std::fabs(from), &exponent);  // in [1/2, 1)
+    const bool normal = exponent > -14;
+    to.bits = uint16_t((std::signbit(from) ? 0x8000 : 0) |
+                       (std::isnan(from) ? 0x7e00
+                        : normal         ? (exponent + 14) << 10 | (int(part * 2048) & 1023)
+                                         : 0));
+}
+
+bool finite(float v) { return std::isfinite(v); }
+bool finite(double v) { return std::isfinite(v); }
+bool finite(bfloat16 v) { return (v.bits >> 7 & 255) != 255; }
+bool finite(float16 v) { return (v.bits >> 10 & 31) != 31; }
+
 template <class T>
+int differences(const std::vector<std::vector<T>>& first, const std::vector<std::vector<T>>& second) {
+    int found = 0;
+    for (size_t i = 0; i < first.size(); ++i) {
+        for (T v : first[i]) found += !finite(v);
+        found += std::memcmp(first[i].data(), second[i].data(), first[i].size() * sizeof(T)) != 0;
+    }
+    return found;
+}
+
+template <class T, class S>
 struct Arrays {
     std::vector<std::vector<T>> owned;
+    std::vector<std::vector<S>> narrow;
     std::vector<std::vector<uint8_t>> flags;
     void* at[arrays] = {};
 
-    T* add(Array name, int64_t n, std::mt19937& random, bool given) {
+    template <class A>
+    A* fill(std::vector<std::vector<A>>& all, Array name, int64_t n, std::mt19937& random,
+            bool given) {
         std::uniform_real_distribution<double> value(-1, 1);
-        owned.emplace_back(n, T(NAN));  // results start as not a number
-        if (given)
-            for (T& v : owned.back()) v = T(value(random));
-        at[name] = owned.back().data();
-        return owned.back().data();
+        all.emplace_back(n);
+        // results start as not a number
+        for (A& v : all.back()) put(given ? value(random) : NAN, v);
+        at[name] = all.back().data();
+        return all.back().data();
+    }
+
+    T* add(Array name, int64_t n, std::mt19937& random, bool given) {
+        return fill(owned, name, n, random, given);
+    }
+    void add_long(Array name, int64_t n, std::mt19937& random, bool given) {
+        fill(narrow, name, n, random, given);
     }
 
     void add_flags(Array name, int64_t n, std::mt19937& random) {
@@ -61,22 +105,23 @@ Spec spec_of(std::mt19937& random) {
     return s;
 }
 
-template <class T>
-int one(unsigned seed) {
+template <class T, class S>
+int one(unsigned seed, Precision precision, bool rounding = false) {
     std::mt19937 random(seed);
     Spec spec = spec_of(random);
     // now and then more rows than one chunk has, and then nothing that grows from step to step
     const bool several = random() % 4 == 0;
-    if (several) spec.phi = Activation::tanh, spec.sigma = Activation::sigmoid;
+    const bool tame = several || precision == Precision::float16;  // whose numbers end at 65504
+    if (tame) spec.phi = Activation::tanh, spec.sigma = Activation::sigmoid;
     const int64_t T_ = several ? 40 + random() % 60 : 1 + random() % 6, B = 1 + random() % 9;
     const int64_t I = 1 + random() % 23, H = 1 + random() % 37;
     const int64_t wide = spec.gates * H, rows = T_ * B;
     const bool lstm = spec.is(Cell::lstm);
-    Arrays<T> a;
-    a.owned.reserve(arrays), a.flags.reserve(2);
+    Arrays<T, S> a;
+    a.owned.reserve(arrays), a.narrow.reserve(arrays), a.flags.reserve(2);
     a.add(kernel, I * wide, random, true), a.add(dkernel, I * wide, random, false);
     T* U = a.add(recurrent, H * wide, random, true);
-    for (int64_t i = 0; several && i < H * wide; ++i) U[i] /= T(H);
+    for (int64_t i = 0; tame && i < H * wide; ++i) U[i] /= T(H);
     a.add(drecurrent, H * wide, random, false);
     if (random() % 2) a.add(bias_x, wide, random, true), a.add(dbias_x, wide, random, false);
     if (random() % 2) a.add(bias_h, wide, random, true), a.add(dbias_h, wide, random, false);
@@ -94,7 +139,7 @@ int one(unsigned seed) {
         a.add(gain_c, H, random, true), a.add(dgain_c, H, random, false);
         a.add(shift_c, H, random, true), a.add(dshift_c, H, random, false);
     }
-    a.add(x, rows * I, random, true);
+    a.add_long(x, rows * I, random, true);
     a.add(h0, B * H, random, true);
     if (lstm) a.add(c0, B * H, random, true);
     if (random() % 2) a.add_flags(mask, rows, random);
@@ -102,32 +147,29 @@ int one(unsigned seed) {
     if (random() % 2) a.add(take_h, rows * H, random, true);
     if (random() % 2) a.add(recurrent_mask, B * H, random, true);
     if (random() % 2) a.add(candidate_mask, rows * H, random, true);
-    a.add(h, rows * H, random, false);
+    a.add_long(h, rows * H, random, false);
     if (lstm) a.add(c, rows * H, random, false), a.add(c_last, B * H, random, false);
-    if (random() % 2) a.add(xw, rows * wide, random, false);
-    if (random() % 2) a.add(hu, rows * wide, random, false);
+    if (random() % 2) a.add_long(xw, rows * wide, random, false);
+    if (random() % 2) a.add_long(hu, rows * wide, random, false);
     a.add(h_last, B * H, random, false);
     auto maybe = [&] { return int64_t(random() % 2); };
-    const Numbers n = {T_, B, I, H, 0, 1, maybe(), maybe(), maybe(), 1, 0.9,
-                       several ? 1 : 1e-5, random() % 3 ? 0 : 0.5};
+    const Numbers n = {T_, B, I, H, 0, 1, maybe(), maybe(), maybe(), rounding, 1, 0.9,
+                       tame ? 1 : 1e-5, random() % 3 ? 0 : 0.5};
     OwnPool pool(1 + random() % 3);
-    call<T>(*chosen(), false, spec, n, a.at, pool);
-    a.add(dh, rows * H, random, true), a.add(dh_last, B * H, random, true);
-    if (random() % 4) a.add(dx, rows * I, random, false);
+    call(*chosen(), precision, false, spec, n, a.at, pool);
+    a.add_long(dh, rows * H, random, true), a.add(dh_last, B * H, random, true);
+    if (random() % 4) a.add_long(dx, rows * I, random, false);
     a.add(dh0, B * H, random, false);
     if (lstm) a.add(dc0, B * H, random, false);
-    call<T>(*chosen(), true, spec, n, a.at, pool);
+    call(*chosen(), precision, true, spec, n, a.at, pool);
     const auto first = a.owned;
-    call<T>(*chosen(), false, spec, n, a.at, pool);
-    call<T>(*chosen(), true, spec, n, a.at, pool);
-    int failures = 0;
-    for (size_t i = 0; i < first.size(); ++i) {
-        for (T v : first[i]) failures += !std::isfinite(v);
-        failures += std::memcmp(first[i].data(), a.owned[i].data(), first[i].size() * sizeof(T)) != 0;
-    }
+    const auto first_narrow = a.narrow;
+    call(*chosen(), precision, false, spec, n, a.at, pool);
+    call(*chosen(), precision, true, spec, n, a.at, pool);
+    const int failures = differences(first, a.owned) + differences(first_narrow, a.narrow);
     if (failures)
-        std::printf("seed %u: T=%d B=%d H=%d cell %d: %d failures\n", seed, int(T_), int(B), int(H),
-                    int(spec.cell), failures);
+        std::printf("seed %u, precision %d: T=%d B=%d H=%d cell %d: %d failures\n", seed,
+                    int(precision) + 4 * rounding, int(T_), int(B), int(H), int(spec.cell), failures);
     return failures;
 }
 
@@ -138,13 +180,17 @@ int main(int count, char** arguments) {
     int failures[2] = {0, 0};
     auto run = [&](int which) {
         for (int i = 0; i < seeds; ++i) {
-            failures[which] += one<float>(2 * i + which);
-            failures[which] += one<double>(2 * i + which);
+            const unsigned seed = 2 * i + which;
+            failures[which] += one<float, float>(seed, Precision::float32);
+            failures[which] += one<double, double>(seed, Precision::float64);
+            failures[which] += one<float, bfloat16>(seed, Precision::bfloat16);
+            failures[which] += one<float, float16>(seed, Precision::float16);
+            failures[which] += one<float, float>(seed, Precision::float32, true);
         }
     };
     std::thread other(run, 1);
     run(0);
     other.join();
-    std::printf("%d runs, %d failures\n", 4 * seeds, failures[0] + failures[1]);
+    std::printf("%d runs, %d failures\n", 10 * seeds, failures[0] + failures[1]);
     return failures[0] + failures[1] != 0;
 }

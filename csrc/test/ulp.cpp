@@ -67,7 +67,7 @@ int main(int count, char** arguments) {
                     std::memcpy(&x[i], &bits, sizeof bits);
                     if (!std::isfinite(x[i])) x[i] = 0;
                 }
-                isa->kernel<float>().function(f.kind, f.exponential, block, x.data(), y.data());
+                isa->single->function(f.kind, f.exponential, block, x.data(), y.data());
                 for (int64_t i = 0; i < block; ++i) {
                     const double e = error(y[i], f.exact(x[i]), f.normal);
                     if (!(e <= worst[rank])) worst[rank] = e, where[rank] = x[i];

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lnrnn import __version__
-from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
+from lnrnn.train.settings import BACKENDS, CELLS, POLICIES, Settings, UserError
 
 if TYPE_CHECKING:
     from lnrnn.dialects import Source
@@ -128,8 +128,12 @@ def _info() -> int:
     print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
     sets = core.instruction_sets() if core.missing() is None else {}
     if sets:
-        here = ", ".join(name if usable else f"{name} (not here)" for name, usable in sets.items())
-        print(f"instruction sets: {here}; in use: {core.instruction_set()}\n")
+        used = core.instruction_set()
+        here = [
+            (n, "in use" if n == used else f"no: {why}" if why else "yes")
+            for n, why in sets.items()
+        ]
+        print(columns(("instruction set", "usable"), here) + "\n")
     print(columns(heading, table))
     return 0
 
@@ -407,6 +411,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("seed", _seed, "of weights, data order and dropout"),
     ("backend", BACKENDS, "of Keras (default: KERAS_BACKEND, or the first of these installed)"),
     ("engine", str, "of the layer-normalised layers"),
+    ("dtype", tuple(POLICIES), "of the products of the recurrent layers"),
     ("every", _count, "steps between validations"),
 )
 

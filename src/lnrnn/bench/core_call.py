@@ -34,7 +34,7 @@ def competitor(framework: str, threads: int) -> Competitor:
 
         def run(addresses: list[int], back: bool) -> None:
             core.run(
-                cell, numbers, sizes, addresses, back=back, double=False, threads=threads,
+                cell, numbers, sizes, addresses, back=back, dtype="float32", threads=threads,
             )  # fmt: skip
 
         def infer() -> None:

@@ -62,6 +62,10 @@ class Engine(Protocol):
         """The function that computes sequences, as [lnrnn.engines.portable.sequence][]."""
         ...
 
+    def weights_dtype(self, request: Request) -> str:
+        """Name of the dtype in which that function takes the weights."""
+        ...
+
 
 class Portable:
     """Framework operations, differentiated by the framework; runs everywhere."""
@@ -81,6 +85,10 @@ class Portable:
 
         return portable.on(request.framework).sequence
 
+    def weights_dtype(self, request: Request) -> str:
+        """That of the computation."""
+        return request.dtype
+
 
 class Native:
     """The recurrence in C++, fused forward and backward, on the CPU."""
@@ -88,16 +96,15 @@ class Native:
     name = "native"
 
     def supports(self, request: Request) -> Yes | No:
-        """Yes in float32 and float64 on a CPU, for variants that the C++ core computes."""
+        """Yes on a CPU, for variants that the C++ core computes."""
         from lnrnn.engines.native import call, core
 
         reason = (
             core.missing()
             or call.refusal(request.variant)
             or core.refusal_on(request.framework, request.device)
+            or core.refusal_of(request.dtype, request.framework)
         )
-        if reason is None and request.dtype not in ("float32", "float64"):
-            reason = f"it computes in float32 and float64, not {request.dtype}"
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
         return Yes() if reason is None else No(reason)
@@ -115,6 +122,10 @@ class Native:
             if tensorflow_op.by_definition():
                 return Portable().load(request)
         return native.on(request.framework).sequence
+
+    def weights_dtype(self, request: Request) -> str:
+        """float32 for half precision, which only the operands of products have."""
+        return "float32" if request.dtype in ("bfloat16", "float16") else request.dtype
 
 
 ENGINES: tuple[Engine, ...] = (Native(), Portable())

@@ -210,6 +210,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 initializer=self._initializer(names),
                 regularizer=self._argument(names[0], "regularizer"),
                 constraint=self._argument(names[0], "constraint"),
+                autocast=False,  # the engine says in which dtype it takes them
             )
             setattr(self, name, weight)
         self.built = True
@@ -294,18 +295,19 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         """The order in which the gates stand in the weights."""
         return self.layout.gates
 
-    def tensors(self, training: bool = False) -> dict[str, Any]:
-        """The weights as tensors of the compute dtype, DropConnect applied in training.
+    def tensors(self, training: bool = False, dtype: str | None = None) -> dict[str, Any]:
+        """The weights as tensors, in the compute dtype or another; in training with DropConnect.
 
         Their names are canonical; their gates stand in the order of `gates`.
         """
-        found = {
-            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), self.compute_dtype)
+        dtype = dtype or self.compute_dtype
+        found: dict[str, Any] = {
+            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
             for name in self.weight_names
         }
         if training and self.weight_dropout:
             name = "recurrent_scale" if self.variant.cell == "indrnn" else "recurrent_kernel"
-            found[name] = found[name] * self._get_weight_mask(name)
+            found[name] = found[name] * ops.cast(self._get_weight_mask(name), dtype)
         return self.layout.split(found)
 
     def noise(self, leading: tuple[Any, ...], training: bool) -> dict[str, Any]:

@@ -149,9 +149,10 @@ class LayerNormRNN(keras.layers.RNN):
             x = x if dropped is None else x * dropped
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
         request = cell.request(unroll=self.unroll)
-        outputs, states = select.choose(cell.engine, request).load(request)(
+        engine = select.choose(cell.engine, request)
+        outputs, states = engine.load(request)(
             cell.variant,
-            cell.tensors(training),
+            cell.tensors(training, engine.weights_dtype(request)),
             x,
             tuple(states),
             mask=mask,

@@ -32,7 +32,8 @@ class Pass(NamedTuple):
         dy: (T,B,R), weights of y in the loss, or None.
         dh: (B,R), weights of the final h, or None.
         dc: (B,H), weights of the final c, or None.
-        dtype: `"float32"` or `"float64"`.
+        dtype: `"float32"` or `"float64"`; on tensors of a framework also `"bfloat16"` or
+            `"float16"`, in which the weights stay in float32.
     """
 
     x: Array
@@ -357,7 +358,7 @@ def _differentiate(
     arrays = {"x": given.x, "h0": h0, **params}
     if variant.cell == "lstm":
         arrays["c0"] = c0
-    arrays = {n: np.asarray(a, given.dtype) for n, a in arrays.items()}
+    arrays = {n: np.asarray(a, _wide(given.dtype)) for n, a in arrays.items()}
     nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
     weights = [given.dy if given.has_loss else nothing, given.dh, given.dc]
     outputs, gradients = _AUTODIFF[framework](function, arrays, weights, given.dtype)
@@ -373,13 +374,17 @@ def _jax(function: Function, arrays: Any, weights: Any, dtype: str) -> Different
     import jax.numpy as jnp
 
     def constant(value: Any) -> Any:
-        return _constant(value, dtype, jnp.asarray)
+        return _constant(value, _wide(dtype), narrow)
+
+    def narrow(value: Any) -> Any:
+        array = jnp.asarray(value)
+        return array if array.dtype == bool else array.astype(dtype)
 
     def loss(tensors: dict[str, Any]) -> Any:
         outputs = function(tensors, constant)
         return _weighted(outputs, weights, constant, jnp.sum), outputs
 
-    tensors = {n: jnp.asarray(a) for n, a in arrays.items()}
+    tensors = {n: narrow(a) if n in _NARROW else jnp.asarray(a) for n, a in arrays.items()}
     (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(tensors)
     return [np.asarray(o) for o in outputs], {n: np.asarray(g) for n, g in gradients.items()}
 
@@ -388,17 +393,25 @@ def _torch(function: Function, arrays: Any, weights: Any, dtype: str) -> Differe
     import torch
 
     def constant(value: Any) -> Any:
-        return _constant(value, dtype, torch.as_tensor)
+        return _constant(value, _wide(dtype), narrow)
 
-    tensors = {n: torch.tensor(a, requires_grad=True) for n, a in arrays.items()}
+    def narrow(value: Any) -> Any:
+        tensor = torch.tensor(value)
+        return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+    def array(tensor: Any) -> Array:
+        return tensor.detach().to(getattr(torch, _wide(str(tensor.dtype)[6:]))).numpy()
+
+    tensors = {n: narrow(a) if n in _NARROW else torch.tensor(a) for n, a in arrays.items()}
+    tensors = {n: t.requires_grad_() for n, t in tensors.items()}
     outputs = function(tensors, constant)
     loss = _weighted(outputs, weights, constant, torch.sum)
     gradients = torch.autograd.grad(
         loss, list(tensors.values()), allow_unused=True, materialize_grads=True
     )
     return (
-        [o.detach().numpy() for o in outputs],
-        {n: g.numpy() for n, g in zip(tensors, gradients, strict=True)},
+        [array(o) for o in outputs],
+        {n: array(g) for n, g in zip(tensors, gradients, strict=True)},
     )
 
 
@@ -415,6 +428,15 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
         loss = _weighted(outputs, weights, constant, tf.reduce_sum)
     gradients = tape.gradient(loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return [o.numpy() for o in outputs], {n: np.asarray(g) for n, g in gradients.items()}
+
+
+# what is of half precision where weights are not
+_NARROW = ("x", "h0", "c0")
+
+
+def _wide(dtype: str) -> str:
+    """The dtype of NumPy's arrays for tensors of a dtype."""
+    return "float32" if dtype in call.HALVES else dtype
 
 
 _AUTODIFF = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}

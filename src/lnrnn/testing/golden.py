@@ -1,7 +1,7 @@
 """Runs golden files: inputs, weights, results and gradients that an original program gave.
 
 `python -m lnrnn.testing.golden DIR... [--engine reference|portable|native]
-[--frontend keras|torch|torch-op|jax]`
+[--frontend keras|torch|torch-op|jax] [--dtype bfloat16|float16]`
 
 A golden file is a pair `<name>.npz`, `<name>.json`.  The arrays are time-major:
 `x` (T,B,I), `y` (T,B,R), `h0`, `c0`, `hT`, `cT`, the loss weights `Gy`, `Gh`, `Gc` of
@@ -17,13 +17,14 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect
+from lnrnn.engines.native import call
 from lnrnn.testing import adapters
 from lnrnn.testing.adapters import Adapter, Pass, Unsupported
 from lnrnn.testing.tolerances import SMALLEST_SCALE, TOLERANCES
@@ -92,7 +93,7 @@ class Golden:
         name: the file's name without its ending.
         dialect: the published form.
         config: the options of the original's run.
-        dtype: `"float32"` or `"float64"`.
+        dtype: what it is computed in: the file's own is `"float32"` or `"float64"`.
         arrays: everything in the `.npz`, by name.
     """
 
@@ -288,17 +289,20 @@ def compare(golden: Golden, adapter: Adapter) -> str | None:
     return message
 
 
-def run(paths: Iterable[Path], adapter: Adapter) -> Report:
+def run(paths: Iterable[Path], adapter: Adapter, dtype: str | None = None) -> Report:
     """Run golden files.
 
     Args:
         paths: the files, as `find` gives them.
         adapter: what runs a variant, from [lnrnn.testing.adapters][].
+        dtype: what to compute in, with its tolerances, in place of the file's own.
     """
     passed, failed, skipped = [], {}, []
     for path in paths:
         try:
             golden = read(path)
+            if golden is not None and dtype is not None:
+                golden = replace(golden, dtype=dtype)
             why = compare(golden, adapter) if golden is not None else None
         except ValueError as error:
             failed[path.name] = _one_line(error)
@@ -322,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path)
     parser.add_argument("--engine", choices=adapters.ENGINES)
     parser.add_argument("--frontend", choices=adapters.FRONTENDS)
+    parser.add_argument("--dtype", choices=call.HALVES)
     given = parser.parse_args(arguments)
     missing = [str(d) for d in given.directories if not d.is_dir()]
     if missing:
@@ -332,11 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = ", ".join(map(str, given.directories))
         print(f"There are no golden files (.npz with .json) under {where}.", file=sys.stderr)
         return 2
+    operators = given.frontend in adapters.OPERATORS or (given.engine and not given.frontend)
+    if given.dtype and (not operators or given.engine == "reference"):
+        parser.error("--dtype is for an engine on tensors: --engine native --frontend torch-op.")
     try:
         adapter = adapters.choose(given.engine, given.frontend)
     except ValueError as error:
         parser.error(str(error))
-    report = run(paths, adapter)
+    report = run(paths, adapter, given.dtype)
     print(report)
     return 1 if report.failed else 0
 

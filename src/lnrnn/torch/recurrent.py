@@ -27,6 +27,8 @@ from lnrnn.variant import Variant
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
 _RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# what computes, and the dtype of the weights that it takes
+_Function = tuple[Callable[..., Any], torch.dtype]
 
 
 class Options(TypedDict, total=False):
@@ -290,9 +292,10 @@ class Recurrent(nn.Module):
     def _step(self, suffix: str, x: Tensor, states: States) -> States:
         """One step of one cell, all in one dtype: x (B, I)."""
         self._advise()
-        return self._function("step", x.dtype, x.device)(
+        function, weights_dtype = self._function("step", x.dtype, x.device)
+        return function(
             self.variant,
-            self._canonical(suffix, x.dtype),
+            self._canonical(suffix, weights_dtype),
             x,
             states,
             recurrent_gradient_clip=self.recurrent_gradient_clip,
@@ -312,9 +315,10 @@ class Recurrent(nn.Module):
         A masked step emits zeros and holds the states.
         """
         self._advise()
-        return self._function("sequence", x.dtype, x.device)(
+        function, weights_dtype = self._function("sequence", x.dtype, x.device)
+        return function(
             self.variant,
-            self._canonical(suffix, x.dtype),
+            self._canonical(suffix, weights_dtype),
             x,
             states,
             mask=mask,
@@ -333,7 +337,7 @@ class Recurrent(nn.Module):
             self.variant, framework="torch", dtype=_name(dtype), device=device.type
         )
 
-    def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+    def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
         """What computes a `"sequence"` or a `"step"`; in an export always the portable engine."""
         if torch.compiler.is_exporting():
             if self.recurrent_gradient_clip is not None and self.training:
@@ -348,7 +352,7 @@ class Recurrent(nn.Module):
             self._functions[key] = self._load(use, dtype, device)
         return self._functions[key]
 
-    def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> Callable[..., Any]:
+    def _load(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
         if dtype not in _DTYPES:
             raise TensorError(
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
@@ -356,9 +360,9 @@ class Recurrent(nn.Module):
             )
         request = self._request(dtype, device)
         if use == "step":
-            return select.step(request)
-        engine = "portable" if use == "export" else self.engine
-        return select.choose(engine, request).load(request)
+            return select.step(request), dtype
+        engine = select.choose("portable" if use == "export" else self.engine, request)
+        return engine.load(request), getattr(torch, engine.weights_dtype(request))
 
     def _load_ahead(self) -> None:
         """Find the functions of an engine before a tracer comes, which traces no import."""
@@ -423,7 +427,7 @@ class Recurrent(nn.Module):
             )
 
 
-class _Functions(dict[tuple[str, torch.dtype, str], Callable[..., Any]]):
+class _Functions(dict[tuple[str, torch.dtype, str], _Function]):
     """Functions of engines by use, dtype and kind of device.
 
     They refer to modules of Python, which nothing copies or pickles: a copy has the same ones,

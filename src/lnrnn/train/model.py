@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lnrnn.train.settings import Settings, UserError
+from lnrnn.train.settings import POLICIES, Settings, UserError
 
 CLIP_NORM = 1.0  # bound on the norm of all gradients together
 
@@ -27,6 +27,7 @@ def recurrent_layer(name: str, settings: Settings, seed: int) -> Any:
         "seed": seed + 2,
         "return_sequences": True,
         "return_state": True,
+        "dtype": POLICIES[settings.dtype],
     }
     if not name.startswith("LayerNorm"):
         return getattr(keras.layers, name)(settings.units, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BACKENDS = ("jax", "tensorflow", "torch")
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # of Keras, by --dtype
 CELLS = {"lstm": "LSTM", "gru": "GRU", "simple": "SimpleRNN"}  # to the class of the layer
 
 
@@ -33,6 +34,7 @@ class Settings:
         seed: of weights, data order and dropout.
         backend: Keras's backend.
         engine: of the normalised layers.
+        dtype: of the products of the recurrent layers, a name of `POLICIES`; weights are float32.
         compare: whether the un-normalised layer is trained beside.
         every: steps from one validation to the next.
     """
@@ -53,6 +55,7 @@ class Settings:
     seed: int = 0
     backend: str = ""
     engine: str = "auto"
+    dtype: str = "float32"
     compare: bool = False
     every: int = 50
 

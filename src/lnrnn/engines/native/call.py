@@ -54,6 +54,9 @@ DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
 FLAGS = ("mask", "reset")
 OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
 KEPT = ("c", "xw", "hu")  # of a forward pass for its backward pass
+# what is of half precision where x is; all else is then float32
+LIKE_X = ("x", "h", "xw", "hu", "dh", "dx")
+HALVES = ("bfloat16", "float16")
 INCOMING = ("dh", "dh_last", "dc_last")
 OUTGOING = tuple(f"d{name}" for name in DIFFERENTIABLE)
 ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
@@ -163,6 +166,7 @@ def sizes(
     batch_first: bool = False,
     kernel_turned: bool = False,
     recurrent_turned: bool = False,
+    rounding: bool = False,
 ) -> list[int]:
     """The sizes of a call in the order of `Numbers` in `csrc/core/call.h`.
 
@@ -171,14 +175,15 @@ def sizes(
         batch_first: whether x and its gradient are in memory as (B, T, I).
         kernel_turned: whether W and its gradient are in memory as the transpose, (G H, I).
         recurrent_turned: the same of U, (G H, H).
+        rounding: whether the operands of float32 products are rounded to bfloat16.
 
     Returns:
         T, B, I, H, whether the factors on h and on the candidate differ from step to step,
         and the arguments.
     """
     moves = (_moves(a.recurrent_mask), _moves(a.candidate_mask))
-    turned = (batch_first, kernel_turned, recurrent_turned)
-    return [*a.x.shape, a.recurrent.shape[0], *moves, *map(int, turned)]
+    flags = (batch_first, kernel_turned, recurrent_turned, rounding)
+    return [*a.x.shape, a.recurrent.shape[0], *moves, *map(int, flags)]
 
 
 def listed(addresses: Mapping[str, int]) -> list[int]:
@@ -186,7 +191,7 @@ def listed(addresses: Mapping[str, int]) -> list[int]:
     return [addresses.get(name, 0) for name in ARRAYS]
 
 
-def check(cell: Cell, a: Inputs, flag: Any) -> None:
+def check(cell: Cell, a: Inputs, flag: Any, single: Any) -> None:
     """Raise ValueError unless shapes and dtypes fit; the core reads the inputs unchecked.
 
     A length that a graph does not know yet, None, fits any.
@@ -195,8 +200,9 @@ def check(cell: Cell, a: Inputs, flag: Any) -> None:
         cell: the cell.
         a: the inputs.
         flag: the framework's boolean dtype.
+        single: its float32, in which all else is where x is of half precision.
     """
-    _check(cell, flag, *[None if t is None else (t.shape, t.dtype) for t in a])
+    _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
 
 
 def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
@@ -214,10 +220,11 @@ def check_ranks(x: Any, kernel: Any) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _check(cell: Cell, flag: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
+def _check(cell: Cell, flag: Any, single: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
     a = Inputs(*given)
     check_ranks(a.x[0], a.kernel[0])
     (steps, batch, inputs), dtype = a.x
+    wide_dtype = single if str(dtype).rpartition(".")[2] in HALVES else dtype
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
     sequence, state = (steps, batch, units), (batch, units)
@@ -238,7 +245,7 @@ def _check(cell: Cell, flag: Any, *given: tuple[tuple[int, ...], Any] | None) ->
                 f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
                 f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
             )
-        if its_dtype != (flag if name in FLAGS else dtype):
+        if its_dtype != (flag if name in FLAGS else dtype if name == "x" else wide_dtype):
             raise ValueError(
                 f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
                 f"{its_dtype} beside {dtype}: convert it."

@@ -9,7 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lnrnn.engines.native.call import Cell
+from lnrnn.engines.native.call import HALVES, Cell
+
+# in the order of `Precision` in `csrc/core/call.h`
+_PRECISIONS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 
 try:
     from lnrnn.engines.native import _core  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,6 +54,14 @@ def refusal_on(framework: str, device: str) -> str | None:
     return None
 
 
+def refusal_of(dtype: str, framework: str) -> str | None:
+    """Why the core does not compute in a dtype on a framework's tensors, or None."""
+    known = [n for n in _PRECISIONS if framework != "tensorflow" or n not in HALVES]
+    if dtype in known:
+        return None
+    return f"on {framework} it computes in {', '.join(known)}, not {dtype}"
+
+
 def folder() -> Path:
     """Where the compiled libraries are."""
     return Path(_core.__file__).parent
@@ -66,8 +77,9 @@ def instruction_set() -> str:
     return _core.isa()
 
 
-def instruction_sets() -> dict[str, bool]:
-    """The instruction sets that were compiled, and whether this machine has them."""
+def instruction_sets() -> dict[str, str]:
+    """The instruction sets that were compiled, the best first, and why not where one is of no
+    use here; an empty reason where it is."""
     return dict(_core.isas())
 
 
@@ -88,7 +100,7 @@ def run(
     addresses: Sequence[int],
     *,
     back: bool,
-    double: bool,
+    dtype: str,
     threads: int,
     host: bool = False,
     framework: str = "numpy",
@@ -102,12 +114,16 @@ def run(
         addresses: of the arrays, in the order of [lnrnn.engines.native.call.ARRAYS][]; 0 for one
             that is absent.
         back: a backward pass, else a forward one.
-        double: float64, else float32.
+        dtype: of x; with one of half precision what is not in
+            [lnrnn.engines.native.call.LIKE_X][] is float32.
         threads: how many to use at most.
         host: run on the OpenMP threads that `lend_openmp` found.
         framework: whose tensors these are, for the count of runs.
     """
-    _core.run(cell.words, back, double, sizes, numbers, addresses, threads, host, _INDEX[framework])
+    _core.run(
+        cell.words, back, _PRECISIONS[dtype], sizes, numbers, addresses, threads, host,
+        _INDEX[framework],
+    )  # fmt: skip
 
 
 def runs(back: bool) -> dict[str, int]:

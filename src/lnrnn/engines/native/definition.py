@@ -18,6 +18,9 @@ Array = Any
 
 def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
+    like, single = a.x, a.kernel
+    if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
+        ops = _Rounding(ops, like, single)
     params = {
         "recurrent_kernel": a.recurrent,
         "bias_h": a.bias_h,
@@ -56,4 +59,18 @@ def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) ->
         unroll=False,
         emit=True,
     )
-    return (h, *final)
+    return (ops.cast(h, like), *final)
+
+
+class _Rounding:
+    """Operations whose products have their operands rounded to the dtype of `like`."""
+
+    def __init__(self, ops: Any, like: Array, single: Array) -> None:
+        self._ops, self._like, self._single = ops, like, single
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ops, name)
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        rounded = (self.cast(self.cast(v, self._like), self._single) for v in (a, b))
+        return self._ops.matmul(*rounded)

@@ -49,11 +49,13 @@ for _name, _handler in core.xla_handlers().items():
 
 
 class How(NamedTuple):
-    """What is static of a call: the cell, its scalars, and which inputs are there."""
+    """What is static of a call: the cell, its scalars, which inputs are there, and whether the
+    operands of products are rounded."""
 
     words: tuple[int, ...]
     numbers: Numbers
     names: tuple[str, ...]
+    rounding: bool
 
     @property
     def cell(self) -> Cell:
@@ -79,9 +81,24 @@ class How(NamedTuple):
 def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
-    how = How(call.encode(variant), numbers, tuple(given))
-    call.check(how.cell, inputs, np.dtype(bool))
-    return tuple(_recurrence.bind(*given.values(), how=how, keep=False))
+    dtype = inputs.x.dtype
+    half = dtype.name in call.HALVES
+    if half:
+        given = {n: _widened(a) if n != "x" else a for n, a in given.items()}
+    precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
+    rounding = precision in _ROUNDING and dtype == np.float32
+    how = How(call.encode(variant), numbers, tuple(given), rounding)
+    call.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
+    h, *final = _recurrence.bind(*given.values(), how=how, keep=False)
+    return h, *(s.astype(dtype) if half else s for s in final)
+
+
+# the names of JAX's precision of products of float32 that are such of bfloat16
+_ROUNDING = ("bfloat16", "BF16_BF16_F32")
+
+
+def _widened(a: jax.Array) -> jax.Array:
+    return a.astype(np.float32) if a.dtype.name in call.HALVES else a
 
 
 # ---- the fast forms
@@ -116,10 +133,11 @@ def _core_call(
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         given = dict(zip(names, arrays, strict=True))
         a = how.inputs([given[n] for n in how.names])
-        sizes = call.sizes(a)
+        sizes = call.sizes(a, rounding=how.rounding)
         length = dict(zip("tbih", sizes, strict=False), w=a.kernel.shape[1])
         shapes = [
-            jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), a.x.dtype) for n in results
+            jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), _like(a, n).dtype)
+            for n in results
         ]
         attributes = dict(
             spec=np.array(how.words),
@@ -179,6 +197,11 @@ def _core_call(
     return lambda *arrays: partitioned(tuple(a.ndim for a in arrays))(*arrays)
 
 
+def _like(a: Inputs, name: str) -> jax.Array:
+    """What has the dtype of an array of this name."""
+    return a.x if name in call.LIKE_X else a.kernel
+
+
 # ---- their meanings
 
 
@@ -188,7 +211,7 @@ def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
     # what is kept is for the fast gradient only
     wide = (*a.x.shape[:2], a.kernel.shape[1])
     shapes = dict(c=found[0].shape, xw=wide, hu=wide)
-    return found + [jnp.zeros(shapes[n], a.x.dtype) for n in how.kept if keep]
+    return found + [jnp.zeros(shapes[n], _like(a, n).dtype) for n in how.kept if keep]
 
 
 def _define_tangent(*arrays: jax.Array, how: How, moving: tuple[int, ...]) -> list[jax.Array]:

@@ -76,7 +76,7 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
     a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
     words = call.encode(variant)
     cell = call.cell_of(words)
-    call.check(cell, a, tf.bool)
+    call.check(cell, a, tf.bool, tf.float32)
     if by_definition():
         return definition.recurrence(ops, words, numbers, a)
     names = tuple(given)

@@ -26,10 +26,26 @@ _X = Inputs._fields.index("x")
 _DIFFERENTIABLE = [Inputs._fields.index(name) for name in call.DIFFERENTIABLE]
 _FOLDER = str(Path(torch.__file__).parent)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_HALVES = (torch.bfloat16, torch.float16)
+_NAMES = {getattr(torch, n): n for n in ("float32", "float64", *call.HALVES)}
 
 
 def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
+    dtype = inputs.x.dtype
+    if dtype in _HALVES:
+        h, *final = _recur(variant, numbers, _widened(inputs))
+        return h, *(s.to(dtype) for s in final)
+    return _recur(variant, numbers, inputs)
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    """All but x in float32 where it is of half precision."""
+    wide = (t.float() if t is not None and t.dtype in _HALVES else t for t in inputs)
+    return Inputs(*wide)._replace(x=inputs.x)  # pyright: ignore
+
+
+def _recur(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
     given = [t for t in inputs if t is not None]
     words = _words(variant)
     if _by_definition(given):
@@ -84,7 +100,7 @@ def _compute(*args: Any) -> tuple[Tensor, ...]:
     """What the operator `lnrnn::recurrence` gives."""
     *arrays, words, numbers, keep = args
     a, cell = Inputs(*arrays), call.cell_of(tuple(words))
-    call.check(cell, a, torch.bool)
+    call.check(cell, a, torch.bool, torch.float32)
     found = _empty(cell, a, keep)
     _run(cell, numbers, a, found, back=False)
     return found
@@ -129,7 +145,10 @@ def _empty(cell: Cell, a: Inputs, keep: int) -> tuple[Tensor, ...]:
     shapes = call.result_shapes(cell, a, keep > 0)
     if keep != _ALL:
         shapes |= dict(xw=(0,), hu=(0,))
-    return tuple(a.x.new_empty(shapes.get(name, (0,))) for name in call.OUTPUTS)
+    return tuple(
+        (a.x if name in call.LIKE_X else a.kernel).new_empty(shapes.get(name, (0,)))
+        for name in call.OUTPUTS
+    )
 
 
 @_recurrence.register_fake
@@ -202,7 +221,7 @@ def _backward(
 @_backward.register_fake
 def _(*args: Any) -> Any:
     a, of_x = Inputs(*args[:_INPUTS]), args[-1]
-    return [a.x.new_empty(t.shape) for t in _differentiable(a, of_x)]
+    return [t.new_empty(t.shape) for t in _differentiable(a, of_x)]
 
 
 def _setup(
@@ -368,8 +387,9 @@ def _run(
 ) -> None:
     """A pass over the inputs and what follows them in `call.ARRAYS`, which is dense."""
     dtype = a.x.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"The native engine computes float32 and float64; got {dtype}.")
+    if dtype not in _NAMES:
+        raise ValueError(f"The native engine computes {', '.join(_NAMES.values())}; got {dtype}.")
+    rounding = dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
     turned = {i: _is_turned(a[i]) for i in _TURNED}
     dense = [
         t if t is None or t.is_contiguous() or turned.get(i) else t.contiguous()
@@ -379,10 +399,10 @@ def _run(
     core.run(
         cell,
         numbers,
-        call.sizes(a, *turned.values()),
+        call.sizes(a, *turned.values(), rounding=rounding),
         addresses + [0] * (len(call.ARRAYS) - len(addresses)),
         back=back,
-        double=dtype == torch.float64,
+        dtype=_NAMES[dtype],
         threads=torch.get_num_threads(),
         host=core.lend_openmp(_FOLDER),
         framework="torch",

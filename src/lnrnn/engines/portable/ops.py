@@ -78,6 +78,10 @@ class Ops(Protocol):
         """The function of that name."""
         ...
 
+    def cast(self, v: Array, like: Array) -> Array:
+        """v in the dtype of `like`."""
+        ...
+
     def constants(self, like: Array, values: Any) -> Array:
         """A NumPy array as a tensor of the dtype (and on the device) of `like`."""
         ...

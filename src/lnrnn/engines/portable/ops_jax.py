@@ -89,6 +89,10 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     return _ACTIVATIONS[name]
 
 
+def cast(v: jax.Array, like: jax.Array) -> jax.Array:
+    return v.astype(like.dtype)
+
+
 def constants(like: jax.Array, values: Any) -> jax.Array:
     return jnp.asarray(values, like.dtype)
 

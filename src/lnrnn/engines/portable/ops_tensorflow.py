@@ -100,6 +100,10 @@ def activation(name: str) -> Callable[[Any], Any]:
     return _ACTIVATIONS[name]
 
 
+def cast(v: Any, like: Any) -> Any:
+    return tf.cast(v, like.dtype)
+
+
 def constants(like: Any, values: Any) -> Any:
     return tf.constant(values, like.dtype)
 

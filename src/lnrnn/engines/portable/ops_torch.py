@@ -121,6 +121,10 @@ def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return _ACTIVATIONS[name]
 
 
+def cast(v: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return v.to(like.dtype)
+
+
 def constants(like: torch.Tensor, values: Any) -> torch.Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)
 
