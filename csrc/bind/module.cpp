@@ -146,7 +146,7 @@ NB_MODULE(_core, m) {
         const Isa* table = compiled(&count);
         for (int i = 0; i < count; ++i) {
             const char* why = table[i].refusal();
-            if (!table[i].by_name_only) found.emplace_back(table[i].name, why ? why : "");
+            if (table[i].choice != Choice::tested) found.emplace_back(table[i].name, why ? why : "");
         }
         return found;
     }, "The instruction sets that were compiled, the best first, and why not where one is not usable.");

@@ -81,22 +81,23 @@ const char* nothing() { return nullptr; }
 
 const Isa table[] = {
 #ifdef LNRNN_HAS_amx
-    {"amx", without_amx, PRODUCTS(amx, avx512), false},
+    // only where it is named, as it has run emulated and on no processor that has it
+    {"amx", without_amx, PRODUCTS(amx, avx512), Choice::named},
 #endif
 #ifdef LNRNN_HAS_avx512_bf16
-    {"avx512_bf16", without_avx512_bf16, PRODUCTS(avx512_bf16, avx512), false},
+    {"avx512_bf16", without_avx512_bf16, PRODUCTS(avx512_bf16, avx512), Choice::best},
 #endif
 #ifdef LNRNN_HAS_avx512
-    {"avx512", without_avx512, WHOLE(avx512), false},
+    {"avx512", without_avx512, WHOLE(avx512), Choice::best},
 #endif
 #ifdef LNRNN_HAS_avx2
-    {"avx2", without_avx2, WHOLE(avx2), false},
+    {"avx2", without_avx2, WHOLE(avx2), Choice::best},
 #endif
 #ifdef LNRNN_HAS_baseline
-    {LNRNN_BASELINE, nothing, WHOLE(baseline), false},
+    {LNRNN_BASELINE, nothing, WHOLE(baseline), Choice::best},
 #endif
 #ifdef LNRNN_HAS_amx_emulated
-    {"amx_emulated", nothing, PRODUCTS(amx_emulated, baseline), true},
+    {"amx_emulated", nothing, PRODUCTS(amx_emulated, baseline), Choice::tested},
 #endif
 };
 constexpr int count_of_table = sizeof table / sizeof table[0];
@@ -112,7 +113,7 @@ const Isa* chosen() {
     const char* wanted = std::getenv("LNRNN_ISA");
     for (const Isa& isa : table) {
         const bool named = wanted && *wanted ? std::strcmp(wanted, isa.name) == 0
-                                             : !isa.by_name_only;
+                                             : isa.choice == Choice::best;
         if (named && isa.usable()) return &isa;
     }
     return nullptr;

@@ -5,6 +5,10 @@
 
 namespace lnrnn {
 
+// Who takes an instruction set: any call where it is the best one usable, only one for which
+// LNRNN_ISA names it, or of these only tests, so that it is not listed.
+enum class Choice { best, named, tested };
+
 struct Isa {
     const char* name;
     // null where this machine and process may use it, else why not
@@ -14,7 +18,7 @@ struct Isa {
     const Kernel<float, bfloat16>* brain;
     const Kernel<float, float16>* half;
     const Kernel<float, float>* rounding;  // float32 with operands of products rounded to bfloat16
-    bool by_name_only;                     // for tests: never chosen by itself
+    Choice choice;
 
     bool usable() const { return !refusal(); }
 };
