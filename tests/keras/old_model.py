@@ -39,6 +39,48 @@ def many() -> keras.Model:
     return keras.Model(x, keras.layers.Concatenate()([layer(x) for layer in branches()]))
 
 
+@keras.saving.register_keras_serializable("old")
+class Holder(keras.Model):
+    """A model of a user's class with a layer that is given, or one that it makes itself."""
+
+    def __init__(self, given: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.given = given
+        self.inner = given or LayerNormGRU(2, variant="none", use_bias=False)
+
+    def call(self, x: Any) -> Any:
+        """The last output (B, 2)."""
+        return self.inner(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """The given layer, as Keras writes it."""
+        return {**super().get_config(), "given": keras.saving.serialize_keras_object(self.given)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The model that `get_config` described."""
+        given = keras.saving.deserialize_keras_object(config["given"])
+        return cls(**{**config, "given": given})
+
+
+def nested() -> keras.Model:
+    """GRUs whose shapes do not tell their order, where their place does not tell it either."""
+    x = keras.Input((5, 3))
+    none, before = {"variant": "none", "use_bias": False}, {"reset_after": False}
+    outputs = [
+        keras.layers.Bidirectional(LayerNormGRU(2, **none))(x),
+        keras.layers.RNN(LayerNormGRUCell(2, variant="none", name="step", **before))(x),
+        keras.layers.Flatten()(
+            keras.layers.TimeDistributed(LayerNormGRU(2, variant="none", **before))(
+                keras.layers.Reshape((5, 3, 1))(x)
+            )
+        ),
+        Holder(LayerNormGRU(2, **none))(x),
+        Holder()(x),
+    ]
+    return keras.Model(x, keras.layers.Concatenate()(outputs))
+
+
 def trained() -> keras.Model:
     """A small model that is trained with an optimiser that has a state."""
     layers = [keras.Input((None, 3)), LayerNormGRU(2, variant="dreamerv2_gru", engine="portable")]
@@ -60,15 +102,17 @@ def train(model: keras.Model) -> list[np.ndarray]:
 
 def write(folder: Path) -> None:
     """Write the files, and what 0.1.0 computes with them."""
-    model, rng = many(), np.random.default_rng(0)
-    model.set_weights([w + 0.5 * rng.standard_normal(w.shape) for w in model.get_weights()])
-    for name in ("many.keras", "many.h5", "many.weights.h5"):
-        (model.save_weights if ".weights." in name else model.save)(folder / name)
     x = data(0)
+    for made, kinds in ((many, ("keras", "h5", "weights.h5")), (nested, ("keras",))):
+        model, rng = made(), np.random.default_rng(0)
+        model.set_weights([w + 0.5 * rng.standard_normal(w.shape) for w in model.get_weights()])
+        for kind in kinds:
+            path = folder / f"{made.__name__}.{kind}"
+            (model.save_weights if kind == "weights.h5" else model.save)(path)
+        np.savez(folder / f"{made.__name__}.npz", x=x, y=np.asarray(model.predict(x, verbose=0)))
     small = trained()
     train(small)
     small.save(folder / "trained.keras")
-    np.savez(folder / "many.npz", x=x, y=np.asarray(model.predict(x, verbose=0)))
     train(small)
     np.savez(folder / "trained.npz", y=np.asarray(small.predict(x, verbose=0)))
 

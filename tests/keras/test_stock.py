@@ -60,7 +60,13 @@ def test_lists_and_files_of_weights_are_those_of_the_stock_layers(form, tmp_path
         if source == "list":
             ours.set_weights(stock.get_weights())
         else:
-            ours.load_weights(tmp_path / source)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                ours.load_weights(tmp_path / source)
+            # 0.1.0 held such weights otherwise, at the same places in an RNN and a Bidirectional
+            alike = form in ("gru_no_bias", "gru_before", "gru_before_no_bias")
+            untold = sum("read as Keras's own" in str(one.message) for one in said)
+            assert untold == (3 if alike and source != "m.h5" else 0)
         for one, other in zip(ours.get_weights(), stock.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other, err_msg=source)
     assert_close("outputs", to_numpy(ours(x)), expected, "float32")

@@ -389,8 +389,10 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         """What Keras calls to read them: of this release, of 0.1.0, or of Keras's own cell."""
-        store = files.of_stock(store)
-        held = files.read(store, self._layouts()) if self.built else None
+        store, stock = files.of_stock(store)
+        held = None
+        if self.built:
+            held = files.read(store, self.weight_order, self._layouts(), stock)
         if held is None:
             super().load_own_variables(store)  # says what is wrong
         else:
