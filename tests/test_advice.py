@@ -117,6 +117,17 @@ def test_without_epsilon_a_zero_step_is_nan() -> None:
     assert sentence is not None and "epsilon is 0.0: if sequences begin with zeros" in sentence
 
 
+def test_the_unbiased_variance_of_one_number_is_said_at_construction_alone() -> None:
+    variant = dialects.get("lstmspth_lnlstm").variant
+    sizes = Sizes(3, 1, 1)
+    params = random_params(variant, sizes, np.random.default_rng(5))
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(reference.forward(variant, params, np.ones((1, 1, 3))).y).all()
+    (sentence,) = advice.about_units(variant, sizes)
+    assert "A norm over one number is NaN where ddof is 1; got a width of one" in sentence
+    assert advice.about_weights(variant, params, None) is None
+
+
 @pytest.mark.parametrize(
     "name", ["lstm_x_h_hidden", "lstm_sum_each_cell_output", "gru_whole_pre", "simple_h"]
 )

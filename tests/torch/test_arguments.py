@@ -49,7 +49,7 @@ OF_LAYERS: dict[str, list[Any]] = {
     "num_layers": [0, -1, 1.5, 2.0, "2", None, True],
     "proj_size": [-1, 5, 2.0, "2", None, True],
     "batch_first": ["False", 0, None, np.True_],
-    "bidirectional": ["yes", 0, None],
+    "bidirectional": ["yes", "1", 2, -1, 1.0, None],
     "dropout": [True, False, 1.5, -0.1, "a", "0.5", None, [0.1], float("nan"), 0.5j],
 }
 OF_CELLS: dict[str, list[Any]] = {
@@ -113,6 +113,13 @@ def test_sizes_are_integers_of_any_kind(kind: Kind) -> None:
     assert (type(rates.dropout), rates.zoneout, rates.variant.epsilon) == (float, 0.25, 1.0)
 
 
+def test_bidirectional_is_a_flag_of_any_kind() -> None:
+    for given in (1, 0, np.True_, np.False_, np.int64(1), True):
+        layer = LayerNormLSTM(3, 5, bidirectional=given)  # pyright: ignore
+        assert layer.bidirectional is bool(given)
+        assert layer(X)[0].shape == nn.LSTM(3, 5, bidirectional=bool(given))(X)[0].shape
+
+
 def states_of(kind: Kind, h: Any) -> Any:
     return (h, h) if kind.stock is nn.LSTM else h
 
@@ -125,6 +132,8 @@ def bad_calls(kind: Kind, cell: bool) -> list[tuple[Any, ...]]:
     calls = [(v,) for v in [*inputs, None, x.numpy(), x.tolist(), "x"]]
     calls += [(x, states_of(kind, v)) for v in [*changed, h.numpy(), "h"]]
     calls += [(x, h if kind.stock is nn.LSTM else (h, h)), (x, (h, h, h))]
+    if kind.stock is nn.LSTM:  # one tensor, of which PyTorch takes the rows
+        calls += [(x, torch.zeros(s)) for s in ((5,), (2, 5), (2, 4, 5), (2, 1, 5), (2, 1, 4, 5))]
     return calls
 
 
@@ -138,12 +147,19 @@ def test_calls_refuse_what_pytorchs_refuse(kind: Kind) -> None:
         *[(X[:0],), (X[:0, 0],), (X[0, 0],), (X[:, 0], states), (X, states_of(kind, H[0]))],
         *((pack_sequence([v]),) for v in packed),
         (pack_sequence([X[:, 0]]), states),
+        *(
+            (v, H.expand(2, 4, 5))
+            for v in (X[:, 0], pack_sequence([X[:, 0]]))
+            if kind.stock is nn.LSTM
+        ),
     ]
     for given in calls:
         check_alike(stock, ours, *given)
     stock, ours = kind.stock_cell(3, 5), kind.cell(3, 5)
     for given in [*bad_calls(kind, cell=True), (X,), (X[0, 0], states_of(kind, H[0]))]:
         check_alike(stock, ours, *given)
+    if kind.stock is nn.LSTM:
+        check_alike(stock, ours, X[0, 0], H.expand(2, 4, 5).mT)
 
 
 def test_all_of_ours_that_takes_tensors_raises_what_is_caught_as_pytorchs() -> None:

@@ -194,6 +194,16 @@ def test_recipes_are_seen(kind: Kind) -> None:
     assert "All gains of a norm are zero" in str(found.message)
 
 
+@pytest.mark.parametrize("name", ["gain_hh_l0", "gain_ih_l1_reverse"])
+def test_gains_of_any_layer_are_seen_beside_a_parametrised_matrix(name: str) -> None:
+    module = KINDS["lstm"].layer(INPUTS, UNITS, num_layers=2, bidirectional=True)
+    nn.init.zeros_(module.get_parameter(name))
+    parametrizations.spectral_norm(module, "weight_hh_l0")
+    parametrizations.spectral_norm(module, "weight_hh_l1_reverse")
+    (found,) = _said(lambda: module(X))
+    assert f"All gains of a norm are zero ({name})" in str(found.message)
+
+
 def test_weights_that_cannot_be_read_are_left_alone() -> None:
     module = KINDS["rnn"].layer(INPUTS, UNITS, variant="tfa_lnsimplernn")
     values = dict(module.named_parameters())

@@ -15,8 +15,8 @@ from lnrnn.variant import Variant
 
 # steps over which the growth is looked at, after the first, in which the state is exactly zero
 _STEPS = 4
-# within a hundred steps such a growth is beyond float32
-_MOST_GROWTH = 2.5
+# within 150 steps such a growth is beyond float32
+_MOST_GROWTH = 1.8
 
 # of a matrix, converted at a time
 _COLUMNS = 256
@@ -46,8 +46,9 @@ def about_units(variant: Variant, sizes: Sizes) -> Iterator[str]:
         found += ["the cell"] * (variant.cell_norm != "none")
     found += ["the output"] * (variant.hidden_norm and sizes.hidden == 1)
     if found:
+        effect = "is NaN where ddof is 1" if variant.ddof else _OF_ONE_NUMBER[variant.norm]
         yield (
-            f"A norm over one number {_OF_ONE_NUMBER[variant.norm]}; got a width of one, and "
+            f"A norm over one number {effect}; got a width of one, and "
             f"norms of {' and of '.join(found)}: use more units, or the variant "
             f"{_JOINT.get(variant.cell, '')}'none'."
         )
@@ -63,17 +64,35 @@ def about_weights(
         params: canonical weights as NumPy arrays, see [lnrnn.params][].
         recurrent_gradient_clip: the option of that name.
     """
-    for name, gain in params.items():
-        if name.endswith("_norm_gain") and not np.any(gain):
+    gains = {name: value for name, value in params.items() if name.endswith("_norm_gain")}
+    return about_gains(gains) or about_growth(variant, params, recurrent_gradient_clip)
+
+
+def about_gains(gains: Mapping[str, Any]) -> str | None:
+    """A sentence about a norm, of those named, whose gains are all zero, or None."""
+    for name, gain in gains.items():
+        if not np.any(gain):
             return (
                 f"All gains of a norm are zero ({name}), so that the output does not depend on "
-                "what it normalises and the weights before it learn nothing: set them to one, "
-                "and leave gains out of loops that set vectors to zero."
+                "what it normalises until they move: set them to one unless the variant is "
+                "published so, and leave gains out of loops that set vectors to zero."
             )
+    return None
+
+
+def about_growth(
+    variant: Variant, params: Mapping[str, Any], recurrent_gradient_clip: float | None
+) -> str | None:
+    """A sentence about weights with which gradients do not bear leading zeros, or None.
+
+    The arguments are those of `about_weights`.
+    """
     if not variant.norms and variant.cell_norm == "none" and not variant.hidden_norm:
         return None
     growth = growth_of_a_zero_step(variant, params)
     if growth is not None and np.isnan(growth):
+        if variant.epsilon > 0:  # any step is NaN: weights that are, or a single unit, see above
+            return None
         return (
             "A step with zero input from a zero state gives NaN, as a norm divides 0 by 0 where "
             f"epsilon is {variant.epsilon}: if sequences begin with zeros, pass norm_epsilon=1e-5."
@@ -100,7 +119,7 @@ def growth_of_a_zero_step(variant: Variant, params: Mapping[str, Any]) -> float 
         params: canonical weights as NumPy arrays.
 
     Returns:
-        The mean factor, NaN where epsilon is 0; None where at some step each norm of the
+        The mean factor, NaN where a step is; None where at some step each norm of the
             recurrence met a variance above epsilon, or the change was gone.
     """
     sizes = sizes_of(variant, params)

@@ -9,31 +9,43 @@ from torch import Tensor, nn
 
 from lnrnn.frontends import advice
 from lnrnn.frontends.warn import warn
+from lnrnn.torch.parameters import array
 
 # those of a stack that see the input itself
 _FIRST = ("", "_l0", "_l0_reverse")
 
 
 def given(module: Any) -> bool:
-    """Warn if gradients do not bear zeros with these weights; whether they could be looked at.
+    """Warn of weights from which training fails; whether they could be looked at.
 
     Weights that are no plain parameters of the module (sharded, parametrised, computed by a
     hook) are left alone.
     """
     if not torch.is_grad_enabled() or _is_traced():
         return False
-    for suffix in module._stems:
-        held = [module._parameters.get(f"{stem}{suffix}") for stem in module._stems[suffix]]
-        if suffix not in _FIRST or not all(map(_is_plain, held)):
-            continue
-        if held[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return False
-        params = module._params(suffix)
-        message = advice.about_weights(module.variant, params, module.recurrent_gradient_clip)
-        if message is not None:
-            warn(message)
-            break
+    plain = {name: p for name, p in module._parameters.items() if _is_plain(p)}
+    if any(p.is_cuda for p in plain.values()) and torch.cuda.is_current_stream_capturing():
+        return False
+    message = advice.about_gains(_gains(module, plain)) or _about_growth(module, plain)
+    if message is not None:
+        warn(message)
     return True
+
+
+def _gains(module: Any, plain: dict[str, Tensor]) -> dict[str, Any]:
+    """Those of all layers and directions."""
+    names = [f"{stem}{suffix}" for suffix, stems in module._stems.items() for stem in stems]
+    return {n: array(plain[n]) for n in names if n.startswith("gain_") and n in plain}
+
+
+def _about_growth(module: Any, plain: dict[str, Tensor]) -> str | None:
+    for suffix, stems in module._stems.items():
+        if suffix in _FIRST and all(f"{stem}{suffix}" in plain for stem in stems):
+            params, bound = module._params(suffix), module.recurrent_gradient_clip
+            message = advice.about_growth(module.variant, params, bound)
+            if message is not None:
+                return message
+    return None
 
 
 def _is_plain(parameter: Any) -> bool:

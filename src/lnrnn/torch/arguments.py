@@ -7,6 +7,8 @@ from numbers import Real
 from operator import index
 from typing import Any
 
+import numpy as np
+
 from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 
 
@@ -33,6 +35,15 @@ def flag(name: str, given: Any) -> bool:
             "arguments is in doubt."
         )
     return given
+
+
+def switch(name: str, given: Any) -> bool:
+    """A flag, of NumPy as well, or one of the integers 0 and 1 that programs pass for it."""
+    try:
+        found = int(given) if isinstance(given, np.bool_) else index(given)
+    except TypeError:
+        found = None
+    return bool(found) if found in (0, 1) else flag(name, given)
 
 
 def number(name: str, given: Any) -> float:

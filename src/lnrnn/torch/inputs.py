@@ -14,6 +14,10 @@ from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 States = tuple[Tensor, ...]
 
 
+class OneTensorError(TensorError, ArgumentTypeError):
+    """One tensor for h and c: PyTorch takes its rows, and raises by chance either kind."""
+
+
 class Layout(NamedTuple):
     """The axes of a caller's tensors: (T, B, ...), (B, T, ...), or (T, ...) without batch."""
 
@@ -106,6 +110,8 @@ def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) 
         input: what has their dtype and device.
     """
     given: Any = hx if len(shapes) > 1 else (hx,)
+    if isinstance(given, Tensor):
+        raise OneTensorError(_states_rule(hx, shapes))
     if not isinstance(given, (tuple, list)):
         raise ArgumentTypeError(_states_rule(hx, shapes))
     if len(given) != len(shapes):

@@ -53,7 +53,7 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             )
         self.num_layers = num_layers
         self.batch_first = arguments.flag("batch_first", batch_first)
-        self.bidirectional = arguments.flag("bidirectional", bidirectional)
+        self.bidirectional = arguments.switch("bidirectional", bidirectional)
         for index in range(num_layers * self._directions):
             inputs = self._directions * self.output_size
             first = index < self._directions
