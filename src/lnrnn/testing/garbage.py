@@ -32,9 +32,10 @@ def garbage_of(call: Callable[[], object], times: int = 3) -> list[object]:
     found: list[list[object]] = []
     enabled = gc.isenabled()
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what was there before is neither looked through nor found
     try:
         for _ in range(times):
-            gc.collect()
             gc.set_debug(gc.DEBUG_SAVEALL)
             call()
             gc.collect()
@@ -44,6 +45,7 @@ def garbage_of(call: Callable[[], object], times: int = 3) -> list[object]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         if enabled:
             gc.enable()
     return min(found, key=len)
