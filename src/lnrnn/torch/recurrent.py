@@ -329,8 +329,10 @@ class Recurrent(nn.Module):
         )
 
     def _advise(self) -> None:
-        if self.training and not self._advised and not torch.compiler.is_compiling():
-            self._advised = advice.given(self)
+        if self._advised or not self.training or torch.compiler.is_compiling():
+            return
+        if advice.given(self):  # a module is slow to set an attribute
+            self._advised = True
 
     def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
