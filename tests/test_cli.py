@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(text: Path, tmp_path: Path) -> None:
     arguments = ["--text", text, "--out", out, "--compare", "--steps", "100000"]
     arguments += ["--backend", "jax"]  # as in the demo
     process = subprocess.Popen(
-        [sys.executable, "-m", "lnrnn.cli", "train", *map(str, arguments), *SMALL],
+        [sys.executable, "-m", "lnrnn", "train", *map(str, arguments), *SMALL],
         stdout=subprocess.PIPE,
         text=True,
     )

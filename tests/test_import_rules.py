@@ -133,6 +133,7 @@ RULES = (
             "lnrnn.variant",
         ),
     ),
+    rule("lnrnn.__main__", "lnrnn.cli"),
     rule(
         "lnrnn.bench",
         *_MATHEMATICS,

@@ -1,5 +1,5 @@
-// Emulated tiles beside those of the hardware, bit for bit, on numbers of all exponents; beside sums
-// in double where there is no hardware.
+// Emulated tiles beside those of the hardware, bit for bit, on numbers of all exponents, and beside
+// sums in double on numbers near 1.
 #include "tiles.h"
 
 #include <cstdio>
@@ -57,6 +57,14 @@ int wrong(const std::vector<bfloat16>& a, const std::vector<Pair>& b, const std:
     return count;
 }
 
+// Sums that are not the same bits; what is not a number has many.
+int differing(const std::vector<float>& a, const std::vector<float>& b) {
+    int count = 0;
+    for (size_t i = 0; i < a.size(); ++i)
+        count += std::memcmp(&a[i], &b[i], sizeof(float)) != 0 && !(std::isnan(a[i]) && std::isnan(b[i]));
+    return count;
+}
+
 }  // namespace
 
 int main() {
@@ -81,8 +89,7 @@ int main() {
                 if (tame) failures += wrong(a, b, start, found, rows, columns);
 #ifdef __x86_64__
                 if (!hardware) continue;
-                const auto there = sums<Hardware>(a, b, start, rows, columns);
-                failures += std::memcmp(found.data(), there.data(), found.size() * sizeof(float)) != 0;
+                failures += differing(found, sums<Hardware>(a, b, start, rows, columns));
 #endif
             }
     }

@@ -414,7 +414,3 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("dtype", tuple(POLICIES), "of the products of the recurrent layers"),
     ("every", _count, "steps between validations"),
 )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

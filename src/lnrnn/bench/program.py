@@ -122,7 +122,7 @@ def _all(
         found = []
         for framework in installed:
             folder = Path(temporary, framework)
-            command = [sys.executable, "-P", "-m", "lnrnn.cli", "bench", "--framework", framework]
+            command = [sys.executable, "-P", "-m", "lnrnn", "bench", "--framework", framework]
             command += ["--out", str(folder), "--task", task]
             command += ["--cell", options["cell"], "--dtype", options["dtype"]]
             command += ["--repeats", str(options["repeats"]), "--grid", *map(str, points)]
