@@ -176,9 +176,9 @@ def test_arguments_of_the_other_layers_are_described(layer):
     assert not set(codes(without)) & accepted(layer)
 
 
-def hooks() -> Any:
+def hooks(name: str = "tables") -> Any:
     """The module that fills in the tables when the pages are built."""
-    spec = importlib.util.spec_from_file_location("tables", DOCS / "hooks" / "tables.py")
+    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -201,6 +201,13 @@ def test_a_row_of_a_table_says_what_the_dialect_is():
 def test_options_of_the_commands_are_on_their_page():
     page = hooks().on_page_markdown((DOCS / "command-line.md").read_text(encoding="utf-8"))
     assert "--learning-rate" in page and "--temperature" in page and "<!-- help" not in page
+
+
+def test_formulas_are_drawn_by_the_browser_itself():
+    line = r'<p><span class="arithmatex">\(a &lt; b\)</span></p>'
+    page = hooks("maths").on_page_content(line + r'<div class="arithmatex">\[\sigma\]</div>')
+    assert page.count("<math") == 2 and 'display="block"' in page and "amp;" not in page
+    assert "\\" not in page and "arithmatex" not in page
 
 
 def test_dialects_in_the_readme_exist():
