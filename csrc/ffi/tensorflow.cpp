@@ -141,11 +141,14 @@ public:
             if (name == x) dtype_ = TF_TensorType(given);
             if (elements(shape_[name]) > 0) at_[name] = TF_TensorData(given);
         }
+        bool agree = dtype_ == dtype::float32 || dtype_ == dtype::float64 ||
+                     dtype_ == dtype::bfloat16 || dtype_ == dtype::float16;
         for (size_t i = 0; i < node_.operands.size(); ++i)
-            if (TF_TensorType(keep_[i].get()) != dtype_of(node_.operands[i]))
-                return status.fail(
-                    "The inputs of a recurrence are of one dtype, flags bool; beside an x of half "
-                    "precision all else is float32.");
+            agree = agree && TF_TensorType(keep_[i].get()) == dtype_of(node_.operands[i]);
+        if (!agree)
+            return status.fail(
+                "The inputs of a recurrence are of one dtype, flags bool; beside an x of half "
+                "precision all else is float32.");
         if (shape_[x].size() != 3 || shape_[recurrent].size() != 2)
             return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
                                text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
