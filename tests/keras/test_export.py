@@ -70,7 +70,6 @@ if BACKEND in ("tensorflow", "jax"):
         x[0, 3:5] = x[1, :2] = x[1, 7:] = -7.0
         _check(model, x, tmp_path)
 
-
     def test_saved_model_of_half_precision(tmp_path):
         model = keras.Sequential(
             [

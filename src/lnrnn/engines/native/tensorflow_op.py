@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# A tape that records what has a gradient of its own, and the questions whether one records at all,
-# whether a graph is for XLA and whether for a file, have no public names.
+# A tape that records what has a gradient of its own, a trace for XLA, and the questions whether a
+# tape records at all, whether a graph is for XLA and whether for a file, have no public names.
 from tensorflow.python.eager import record
+from tensorflow.python.ops.control_flow_ops import XLAControlFlowContext
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
 from tensorflow.python.saved_model.save_context import in_save_context
@@ -176,6 +177,21 @@ def _define(how: How, arrays: Arrays) -> list[Any]:
     return [found[n] if n in found else nothing[n] for n in how.found]
 
 
+def _define_back(how: How, arrays: Arrays) -> list[Any]:
+    forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
+    by_name = dict(zip(how.given, arrays, strict=True))
+    coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
+    total = _weighed(forward, arrays[: len(forward.given)], coming)
+    asked = [by_name[n[1:]] for n in how.found]
+    # XLA may compile a function that was traced without it, and needs its loop so
+    context = XLAControlFlowContext()
+    context.Enter()
+    try:
+        return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
+    finally:
+        context.Exit()
+
+
 def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
     """The sum of the results, each times the gradient that comes in for it."""
     a = forward.inputs(arrays)
@@ -228,14 +244,7 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
 
     def meaning(*arrays: Any) -> list[Any]:
-        if not how.back:
-            return _define(how, arrays)
-        forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
-        by_name = dict(zip(how.given, arrays, strict=True))
-        coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
-        total = _weighed(forward, arrays[: len(forward.given)], coming)
-        asked = [by_name[n[1:]] for n in how.found]
-        return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
+        return _define_back(how, arrays) if how.back else _define(how, arrays)
 
     def function(body: Callable[..., Any], device: str) -> Any:
         attributes = dict(api_implements=name, api_preferred_device=device)
