@@ -112,8 +112,8 @@ class Native:
     def load(self, request: Request) -> Callable[..., Any]:
         """`lnrnn.engines.native.sequence` on the tensors of one framework.
 
-        Where TensorFlow traces for XLA or for a file, it is the portable engine's, which rounds
-        more than the operands of products in half precision.
+        Where TensorFlow traces for XLA or for a file, it is the portable engine's, but in half
+        precision, where that one rounds more.
         """
         from lnrnn.engines import native
 
