@@ -27,7 +27,9 @@ namespace lnrnn {
 namespace {
 
 // TensorFlow's numbers for dtypes and errors.
-enum Dtype : int { float32 = 1, float64 = 2, boolean = 10 };
+namespace dtype {
+constexpr int float32 = 1, float64 = 2, boolean = 10, bfloat16 = 14, float16 = 19;
+}
 constexpr int invalid_argument = 3;
 
 // The functions of TensorFlow that are used: result, name, arguments.
@@ -136,12 +138,17 @@ public:
             const int64_t name = node_.operands[i];
             for (int axis = 0; axis < TF_NumDims(given); ++axis)
                 shape_[name].push_back(TF_Dim(given, axis));
-            const int dtype = TF_TensorType(given);
-            if (i == 0) dtype_ = dtype;
-            if (dtype != (name == mask || name == reset ? int(boolean) : dtype_))
-                return status.fail("The inputs of a recurrence are of one dtype, flags bool.");
+            if (name == x) dtype_ = TF_TensorType(given);
             if (elements(shape_[name]) > 0) at_[name] = TF_TensorData(given);
         }
+        bool agree = dtype_ == dtype::float32 || dtype_ == dtype::float64 ||
+                     dtype_ == dtype::bfloat16 || dtype_ == dtype::float16;
+        for (size_t i = 0; i < node_.operands.size(); ++i)
+            agree = agree && TF_TensorType(keep_[i].get()) == dtype_of(node_.operands[i]);
+        if (!agree)
+            return status.fail(
+                "The inputs of a recurrence are of one dtype, flags bool; beside an x of half "
+                "precision all else is float32.");
         if (shape_[x].size() != 3 || shape_[recurrent].size() != 2)
             return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
                                text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
@@ -162,9 +169,9 @@ public:
             const int64_t name = node_.results[i];
             Shape its = name >= dkernel ? shape_[of_gradient(name)] : expected(name);
             if ((name == xw || name == hu) && !keeps_products()) its = {0, 0, 0};
-            TF_Tensor* made = TF_AllocateOutput(context, int(i), dtype_, its.data(),
-                                                int(its.size()), size_t(elements(its) * width()),
-                                                status);
+            TF_Tensor* made =
+                TF_AllocateOutput(context, int(i), dtype_of(name), its.data(), int(its.size()),
+                                  size_t(elements(its) * width(name)), status);
             if (status.failed()) return;
             keep_.emplace_back(made);
             if (elements(its) > 0) at_[name] = TF_TensorData(made);
@@ -184,8 +191,7 @@ private:
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
             T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
-        const Precision precision = dtype_ == float64 ? Precision::float64 : Precision::float32;
-        return core_pass(back, int64_t(precision), node_.words.data(), sizes, node_.numbers, at_,
+        return core_pass(back, int64_t(precision()), node_.words.data(), sizes, node_.numbers, at_,
                          node_.threads);
     }
 
@@ -193,7 +199,7 @@ private:
         void* const given = at_[h];
         for (Array name : {h, c, xw, hu, h_last, c_last}) {
             if ((name == xw || name == hu) && !keeps_products()) continue;
-            const size_t bytes = size_t(elements(expected(name)) * width());
+            const size_t bytes = size_t(elements(expected(name)) * width(name));
             again_.emplace_back(::operator new(bytes, std::align_val_t(64)));
             at_[name] = again_.back().get();
         }
@@ -229,8 +235,33 @@ private:
         return name >= dx ? x + (name - dx) : kernel + (name - dkernel);
     }
 
-    int64_t width() const { return dtype_ == float64 ? 8 : 4; }
-    bool keeps_products() const { return T_ * B_ * wide_ * width() <= node_.most_kept; }
+    Precision precision() const {
+        switch (dtype_) {
+            case dtype::float64: return Precision::float64;
+            case dtype::bfloat16: return Precision::bfloat16;
+            case dtype::float16: return Precision::float16;
+            default: return Precision::float32;
+        }
+    }
+
+    // Half precision is that of x, h, the products that are kept, and the gradients of x and h.
+    int dtype_of(int64_t name) const {
+        switch (name) {
+            case mask: case reset: return dtype::boolean;
+            case x: case h: case xw: case hu: case dh: case dx: return dtype_;
+            default: return dtype_ == dtype::float64 ? dtype::float64 : dtype::float32;
+        }
+    }
+
+    int64_t width(int64_t name) const {
+        switch (dtype_of(name)) {
+            case dtype::float64: return 8;
+            case dtype::float32: return 4;
+            default: return 2;
+        }
+    }
+
+    bool keeps_products() const { return T_ * B_ * wide_ * width(xw) <= node_.most_kept; }
 
     const Node& node_;
     Shape shape_[arrays];
@@ -295,8 +326,8 @@ void define(const char* name, void* (*create)(TF_OpKernelConstruction*)) {
     TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
     TF_OpDefinitionBuilderAddInput(op, "arrays: given");
     TF_OpDefinitionBuilderAddOutput(op, "found: made");
-    TF_OpDefinitionBuilderAddAttr(op, "given: list({float, double, bool}) >= 1");
-    TF_OpDefinitionBuilderAddAttr(op, "made: list({float, double}) >= 1");
+    TF_OpDefinitionBuilderAddAttr(op, "given: list({float, double, bfloat16, half, bool}) >= 1");
+    TF_OpDefinitionBuilderAddAttr(op, "made: list({float, double, bfloat16, half}) >= 1");
     for (const char* list : {"operands: list(int)", "results: list(int)", "spec: list(int)",
                              "numbers: list(int)", "options: list(int)"})
         TF_OpDefinitionBuilderAddAttr(op, list);

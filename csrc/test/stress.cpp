@@ -9,40 +9,17 @@
 #include <vector>
 
 #include "call.h"
+#include "numbers.h"
 
 using namespace lnrnn;
 
 namespace {
 
-// numbers of 16 bits, near enough
-void put(double from, float& to) { to = float(from); }
-void put(double from, double& to) { to = from; }
-void put(double from, bfloat16& to) {
-    const float v = float(from);
-    uint32_t bits;
-    std::memcpy(&bits, &v, sizeof bits);
-    to.bits = uint16_t(bits >> 16);
-}
-void put(double from, float16& to) {
-    int exponent = 0;
-    const double part = std::frexp(std::fabs(from), &exponent);  // in [1/2, 1)
-    const bool normal = exponent > -14;
-    to.bits = uint16_t((std::signbit(from) ? 0x8000 : 0) |
-                       (std::isnan(from) ? 0x7e00
-                        : normal         ? (exponent + 14) << 10 | (int(part * 2048) & 1023)
-                                         : 0));
-}
-
-bool finite(float v) { return std::isfinite(v); }
-bool finite(double v) { return std::isfinite(v); }
-bool finite(bfloat16 v) { return (v.bits >> 7 & 255) != 255; }
-bool finite(float16 v) { return (v.bits >> 10 & 31) != 31; }
-
 template <class T>
 int differences(const std::vector<std::vector<T>>& first, const std::vector<std::vector<T>>& second) {
     int found = 0;
     for (size_t i = 0; i < first.size(); ++i) {
-        for (T v : first[i]) found += !finite(v);
+        for (T v : first[i]) found += !is_finite(v);
         found += std::memcmp(first[i].data(), second[i].data(), first[i].size() * sizeof(T)) != 0;
     }
     return found;

@@ -24,6 +24,7 @@ from keras_cases import (
     to_numpy,
 )
 
+from lnrnn.engines import runs
 from lnrnn.testing import assert_close
 
 MIXED = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}
@@ -65,9 +66,8 @@ def test_gradients_of_mixed_precision_are_finite(kind, policy):
     found = gradients(layer, sequences(), training=True)
     assert all(np.isfinite(g.astype("float32")).all() for g in found.values())
     assert _dtypes(g for name, g in found.items() if name != "x") == {"float32"}
-    if keras.backend.backend() != "tensorflow":  # where the definition computes, in half precision
-        kernel = next(g for name, g in found.items() if name.endswith("recurrent_kernel"))
-        assert (kernel != np.asarray(kernel).astype(ml_dtypes.bfloat16).astype("float32")).any()
+    kernel = next(g for name, g in found.items() if name.endswith("recurrent_kernel"))
+    assert (kernel != np.asarray(kernel).astype(ml_dtypes.bfloat16).astype("float32")).any()
 
 
 @each_policy
@@ -104,8 +104,10 @@ def test_global_policy_and_masks():
     )
     model.compile("adam", "mse")
     tokens = np.array([[1, 2, 0, 0], [0, 0, 3, 4], [5, 6, 7, 8]])
+    before = runs(backward=True)
     history = model.fit(tokens, np.ones((3, 1)), epochs=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+    assert (runs(backward=True) - before) == {("native", keras.backend.backend()): 4}
     assert model.layers[1].compute_dtype == "bfloat16"
 
 

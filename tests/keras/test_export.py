@@ -37,12 +37,12 @@ np.save(sys.argv[3], model.serve(tf.constant(np.load(sys.argv[2]))).numpy())
 # keras.Model.export writes this format with these backends
 if BACKEND in ("tensorflow", "jax"):
 
-    def _check(model, x, tmp_path):
+    def _check(model, x, tmp_path, dtype="float32"):
         model.export(str(tmp_path / "model"), verbose=False)
         np.save(tmp_path / "x.npy", x)
         in_fresh_process(_SERVE, tmp_path / "model", tmp_path / "x.npy", tmp_path / "y.npy")
         expected = model.predict(x, verbose=0)
-        assert_close("y", np.load(tmp_path / "y.npy"), expected, "float32")
+        assert_close("y", np.load(tmp_path / "y.npy"), expected, dtype)
 
     def test_saved_model(tmp_path):
         """All three layers, both directions and a cell."""
@@ -69,6 +69,17 @@ if BACKEND in ("tensorflow", "jax"):
         x = sequences(2, 9)
         x[0, 3:5] = x[1, :2] = x[1, 7:] = -7.0
         _check(model, x, tmp_path)
+
+    def test_saved_model_of_half_precision(tmp_path):
+        model = keras.Sequential(
+            [
+                keras.Input((None, INPUTS)),
+                KINDS["gru"].layer(UNITS, return_sequences=True, dtype="mixed_bfloat16"),
+                KINDS["lstm"].layer(UNITS, dtype="mixed_bfloat16"),
+                keras.layers.Dense(1, dtype="float32"),
+            ]
+        )
+        _check(model, sequences(2, 9), tmp_path, "bfloat16")
 
 
 if BACKEND == "tensorflow":

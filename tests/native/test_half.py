@@ -20,12 +20,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_core import LSTM, OPTIONS, SUPPORTED, by_reference, draw
 
 import lnrnn.reference.sequence
+from lnrnn import engines
 from lnrnn.engines import select
 from lnrnn.engines.native import call, core
 from lnrnn.testing import adapters, golden
@@ -417,6 +419,68 @@ def test_jax_arrays(dtype):
     assert np.isfinite(np.asarray(jax.grad(penalty)(array(x)), np.float64)).all()
 
 
+@pytest.mark.parametrize("graph", [False, True])
+@each_dtype
+def test_tensorflow_tensors(dtype, graph):
+    """The numbers of PyTorch's tensors, by the operator; mapped and again by the definition."""
+    drawn = prepared(draw(HASTE, 4, 6, 3, 5, 17, OPTIONS), dtype)
+    params, x, states, options, weigh = drawn
+    run = sequence("native", HASTE, dtype, "tensorflow")
+
+    def tensor(v):
+        v = np.asarray(v)
+        return tf.constant(v) if v.dtype == bool else tf.cast(tf.constant(v, tf.float32), dtype)
+
+    given = {n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    leaves = {n: tf.constant(p, tf.float32) for n, p in params.items()}
+    leaves |= {n: tensor(v) for n, v in zip(("x", "h0", "c0"), (x, *states), strict=True)}
+
+    def loss(x, leaves=leaves):
+        weights = {n: leaves[n] for n in params}
+        given_states = leaves["h0"], leaves["c0"]
+        y, final = run(HASTE, weights, x, given_states, masked_output="hold", **given)
+        assert {v.dtype.name for v in (y, *final)} == {dtype}
+        values = zip(weigh, (y, *final), strict=True)
+        return sum(
+            tf.reduce_sum(tf.constant(w, tf.float32) * tf.cast(v, "float32")) for w, v in values
+        ), y
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(leaves)
+            total, y = loss(leaves["x"])
+        return y, tape.gradient(total, leaves)
+
+    def numbers(v):
+        return tf.cast(v, tf.float64).numpy()
+
+    before = [engines.runs(back)["native", "tensorflow"] for back in (False, True)]
+    y, slopes = tf.function(gradients)() if graph else gradients()
+    after = [engines.runs(back)["native", "tensorflow"] for back in (False, True)]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+    found = by_core(HASTE, drawn, dtype)
+    assert np.array_equal(numbers(y), found["y"])
+    for n, slope in slopes.items():
+        assert slope.dtype == ("float32" if n in params else dtype)
+        assert np.array_equal(numbers(slope), found[f"gradient of {n}"]), n
+    if not graph:
+        return
+    mapped = tf.vectorized_map(lambda x: loss(x)[1], tf.stack([leaves["x"]] * 2))
+    assert_close("mapped", numbers(mapped[1]), found["y"], dtype)
+
+    def penalty(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total, _ = loss(x)
+        return tf.reduce_sum(tf.square(tf.cast(tape.gradient(total, x), "float32")))
+
+    with tf.GradientTape() as tape:
+        tape.watch(leaves)
+        value = penalty(leaves["x"])
+    second = tape.gradient(value, leaves)
+    assert all(np.isfinite(numbers(s)).all() for s in second.values() if s is not None)
+
+
 def test_second_derivatives_are_those_of_the_definition():
     params, x, states, _, _ = prepared(draw(HASTE, 8, 5, 3, 4, 12), "bfloat16")
 
@@ -501,13 +565,15 @@ def test_golden_files():
     The errors of one file alone, of a few units, are a matter of luck.
     """
     compute = adapters.choose("native", "torch-op")
+    on_tensorflow = adapters.choose("native", "tensorflow")
     expected, found, model, failures = {}, {}, {}, {}
     for path in golden.find([FILES]):
         file = golden.read(path)
         if file is None or call.refusal(file.variant) or file.name.endswith("f32"):
             continue
         narrow = dataclasses.replace(file, dtype="bfloat16")
-        failures |= {file.name: why} if (why := golden.compare(narrow, compute)) else {}
+        for one in (compute, on_tensorflow):
+            failures |= {file.name: why} if (why := golden.compare(narrow, one)) else {}
         params = file.dialect.to_canonical(file.under("w/"))
         params = {n: p.astype(np.float32).astype(np.float64) for n, p in params.items()}
         for i, one in enumerate(narrow.passes()):

@@ -413,6 +413,12 @@ def test_tensorflow_graphs_run_the_core():
     value, forward, backward = by_count(outer, x, kernel)
     close([value], [2 * expected], gradient=False)
     assert (forward, backward) == (0, 0)
+    # and so is its gradient, after one that was taken without XLA
+    slopes = tape_gradient(inner, x, kernel)
+    outer = tf.function(lambda *a: tape_gradient(inner, *a), jit_compile=True)
+    found, forward, backward = by_count(outer, x, kernel)
+    close(found, slopes)
+    assert (forward, backward) == (0, 0)
 
 
 def test_tensorflow_gradient_of_a_graph_that_kept_nothing():

@@ -103,7 +103,7 @@ class Native:
             core.missing()
             or call.refusal(request.variant)
             or core.refusal_on(request.framework, request.device)
-            or core.refusal_of(request.dtype, request.framework)
+            or core.refusal_of(request.dtype)
         )
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
@@ -112,11 +112,12 @@ class Native:
     def load(self, request: Request) -> Callable[..., Any]:
         """`lnrnn.engines.native.sequence` on the tensors of one framework.
 
-        Where TensorFlow traces for XLA or for a file, it is the portable definition.
+        Where TensorFlow traces for XLA or for a file, it is the portable engine's, but in half
+        precision, where that one rounds more.
         """
         from lnrnn.engines import native
 
-        if request.framework == "tensorflow":
+        if request.framework == "tensorflow" and request.dtype in ("float32", "float64"):
             from lnrnn.engines.native import tensorflow_op
 
             if tensorflow_op.by_definition():

@@ -257,7 +257,7 @@ def torch_modules(engine: str) -> Adapter:
 
 ENGINES = ("reference", "portable", "native")
 # the framework whose tensors an engine computes without the layers of a front end
-OPERATORS = {"torch-op": "torch", "jax": "jax"}
+OPERATORS = {"torch-op": "torch", "jax": "jax", "tensorflow": "tensorflow"}
 FRONTENDS = ("keras", "torch", *OPERATORS)
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 
@@ -268,9 +268,9 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     Args:
         engine: `"reference"`, `"portable"` or `"native"`; None is the reference, or what a
             front end chooses itself.
-        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; `"torch-op"`
-            and `"jax"` run the engine (native if not named) on those frameworks' tensors, None
-            on those of Keras's backend or of the first framework that is installed.
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; `"torch-op"`,
+            `"jax"` and `"tensorflow"` run the engine (native if not named) on those frameworks'
+            tensors, None on those of Keras's backend or of the first that is installed.
 
     Raises:
         ValueError: a front end with the reference, or no framework is installed.
@@ -419,15 +419,23 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
     import tensorflow as tf
 
     def constant(value: Any) -> Any:
-        return _constant(value, dtype, tf.constant)
+        return _constant(value, _wide(dtype), narrow)
 
-    tensors = {n: tf.constant(a) for n, a in arrays.items()}
+    def narrow(value: Any) -> Any:
+        tensor = tf.constant(value)
+        return tensor if tensor.dtype == tf.bool else tf.cast(tensor, dtype)
+
+    def array(tensor: Any) -> Array:
+        tensor = tf.convert_to_tensor(tensor)
+        return tf.cast(tensor, _wide(tensor.dtype.name)).numpy()
+
+    tensors = {n: narrow(a) if n in _NARROW else tf.constant(a) for n, a in arrays.items()}
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         outputs = function(tensors, constant)
         loss = _weighted(outputs, weights, constant, tf.reduce_sum)
     gradients = tape.gradient(loss, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return [o.numpy() for o in outputs], {n: np.asarray(g) for n, g in gradients.items()}
+    return [array(o) for o in outputs], {n: array(g) for n, g in gradients.items()}
 
 
 # what is of half precision where weights are not

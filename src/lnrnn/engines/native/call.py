@@ -224,7 +224,8 @@ def _check(cell: Cell, flag: Any, single: Any, *given: tuple[tuple[int, ...], An
     a = Inputs(*given)
     check_ranks(a.x[0], a.kernel[0])
     (steps, batch, inputs), dtype = a.x
-    wide_dtype = single if str(dtype).rpartition(".")[2] in HALVES else dtype
+    name = getattr(dtype, "name", str(dtype).rpartition(".")[2])
+    wide_dtype = single if name in HALVES else dtype
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
     sequence, state = (steps, batch, units), (batch, units)

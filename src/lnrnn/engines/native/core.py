@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lnrnn.engines.native.call import HALVES, Cell
+from lnrnn.engines.native.call import Cell
 
 # in the order of `Precision` in `csrc/core/call.h`
 _PRECISIONS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -54,12 +54,11 @@ def refusal_on(framework: str, device: str) -> str | None:
     return None
 
 
-def refusal_of(dtype: str, framework: str) -> str | None:
-    """Why the core does not compute in a dtype on a framework's tensors, or None."""
-    known = [n for n in _PRECISIONS if framework != "tensorflow" or n not in HALVES]
-    if dtype in known:
+def refusal_of(dtype: str) -> str | None:
+    """Why the core does not compute in a dtype, or None."""
+    if dtype in _PRECISIONS:
         return None
-    return f"on {framework} it computes in {', '.join(known)}, not {dtype}"
+    return f"it computes in {', '.join(_PRECISIONS)}, not {dtype}"
 
 
 def folder() -> Path:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# A tape that records what has a gradient of its own, and the questions whether one records at all,
-# whether a graph is for XLA and whether for a file, have no public names.
+# A tape that records what has a gradient of its own, a trace for XLA, and the questions whether a
+# tape records at all, whether a graph is for XLA and whether for a file, have no public names.
 from tensorflow.python.eager import record
+from tensorflow.python.ops.control_flow_ops import XLAControlFlowContext
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
 from tensorflow.python.saved_model.save_context import in_save_context
@@ -35,6 +36,7 @@ Arrays = Sequence[Any]
 _MOST_SAVED = 1 << 30
 _ZERO = tf.UnconnectedGradients.ZERO
 _BATCH_FIRST = [1, 0, 2]
+_HALVES = (tf.bfloat16, tf.float16)
 
 
 class How(NamedTuple):
@@ -53,6 +55,11 @@ class How(NamedTuple):
     @property
     def back(self) -> bool:
         return self.found[0] not in call.OUTPUTS
+
+    def dtypes(self, arrays: Arrays) -> list[Any]:
+        """Those of the results."""
+        x, kernel = (arrays[self.given.index(n)].dtype for n in ("x", "kernel"))
+        return [x if n in call.LIKE_X else kernel for n in self.found]
 
     def inputs(self, arrays: Arrays) -> Inputs:
         by_name = dict(zip(self.given, arrays, strict=True))
@@ -73,6 +80,18 @@ def by_definition() -> bool:
 def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
+    dtype = given["x"].dtype
+    if dtype not in _HALVES:
+        return _recur(variant, numbers, given)
+    given = {
+        n: tf.cast(a, tf.float32) if a.dtype in _HALVES and n != "x" else a
+        for n, a in given.items()
+    }
+    h, *final = _recur(variant, numbers, given)
+    return h, *(tf.cast(s, dtype) for s in final)
+
+
+def _recur(variant: Variant, numbers: Numbers, given: dict[str, Any]) -> tuple[Any, ...]:
     a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
     words = call.encode(variant)
     cell = call.cell_of(words)
@@ -150,10 +169,27 @@ def _define(how: How, arrays: Arrays) -> list[Any]:
     values = definition.recurrence(ops, how.words, how.numbers, a)
     found: dict[str, Any] = dict(zip(("h", "h_last", "c_last"), values, strict=False))
     # what is kept is for the operator only, which computes it where it is not there
-    nothing = tf.raw_ops.PlaceholderWithDefault(
-        input=tf.zeros((0, 0, 0), a.x.dtype), shape=[None] * 3
-    )
-    return [found.get(n, nothing) for n in how.found]
+    nothing = {
+        n: tf.raw_ops.PlaceholderWithDefault(input=tf.zeros((0, 0, 0), dtype), shape=[None] * 3)
+        for n, dtype in zip(how.found, how.dtypes(arrays), strict=True)
+        if n in call.KEPT
+    }
+    return [found[n] if n in found else nothing[n] for n in how.found]
+
+
+def _define_back(how: How, arrays: Arrays) -> list[Any]:
+    forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
+    by_name = dict(zip(how.given, arrays, strict=True))
+    coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
+    total = _weighed(forward, arrays[: len(forward.given)], coming)
+    asked = [by_name[n[1:]] for n in how.found]
+    # XLA may compile a function that was traced without it, and needs its loop so
+    context = XLAControlFlowContext()
+    context.Enter()
+    try:
+        return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
+    finally:
+        context.Exit()
 
 
 def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
@@ -161,7 +197,10 @@ def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
     a = forward.inputs(arrays)
     values = definition.recurrence(ops, forward.words, forward.numbers, a)
     by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
-    return tf.add_n([tf.reduce_sum(by_name[n] * d) for n, d in coming.items()])
+    single = a.kernel.dtype
+    return tf.add_n(
+        [tf.reduce_sum(tf.cast(by_name[n], single) * tf.cast(d, single)) for n, d in coming.items()]
+    )
 
 
 @cache
@@ -185,12 +224,11 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     with record.stop_recording():
         if tf.executing_eagerly():
             return _operator(how, arrays)
-        types = [arrays[how.given.index("x")].dtype] * len(how.found)
         meaning, _ = _functions(how, tuple((tuple(a.shape), a.dtype) for a in arrays), _threads())
         graph: Any = tf.compat.v1.get_default_graph()
         made = {"PartitionedCall": lambda op, *incoming: gradient(op.outputs, *incoming)}
         with graph._override_gradient_function(made):
-            found = tf.raw_ops.PartitionedCall(args=arrays, Tout=types, f=meaning)
+            found = tf.raw_ops.PartitionedCall(args=arrays, Tout=how.dtypes(arrays), f=meaning)
     for one, its in zip(found, meaning.outputs, strict=True):
         one.set_shape(its.shape)
     return found
@@ -206,14 +244,7 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
 
     def meaning(*arrays: Any) -> list[Any]:
-        if not how.back:
-            return _define(how, arrays)
-        forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
-        by_name = dict(zip(how.given, arrays, strict=True))
-        coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
-        total = _weighed(forward, arrays[: len(forward.given)], coming)
-        asked = [by_name[n[1:]] for n in how.found]
-        return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
+        return _define_back(how, arrays) if how.back else _define(how, arrays)
 
     def function(body: Callable[..., Any], device: str) -> Any:
         attributes = dict(api_implements=name, api_preferred_device=device)
@@ -227,11 +258,7 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
 def _operator(how: How, arrays: Arrays) -> list[Any]:
     operators = tensorflow_library.operators()
     run = operators.lnrnn_recurrence_backward if how.back else operators.lnrnn_recurrence
-    return run(
-        arrays,
-        made=[arrays[how.given.index("x")].dtype] * len(how.found),
-        **_attributes(how, _threads()),
-    )
+    return run(arrays, made=how.dtypes(arrays), **_attributes(how, _threads()))
 
 
 @cache
