@@ -47,7 +47,7 @@ constexpr int panel_width = Dot<E>::width;
 constexpr int64_t chunk_depth = 256;
 constexpr int block_rows = LNRNN_ROWS;  // of a block that is one panel wide
 
-inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
+constexpr int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
 template <class E>
 inline int64_t panels(int64_t N) {
@@ -364,11 +364,15 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operan
 // Columns of A that `outer` turns at once: they stay in the second-level cache.
 constexpr int64_t most_columns = 384 / block_rows * block_rows;
 
+// A block's rows, rounded up to vectors.
+template <class E>
+constexpr int64_t whole_block = up(block_rows, lanes<SumOf<E>>) * lanes<SumOf<E>>;
+
 // Elements of the memory that `outer` needs for stacks of K rows.
 template <class E>
 inline int64_t outer_memory(int64_t K) {
     K = up(K, tile) * tile;
-    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>);
+    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>) + whole_block<E>;
 }
 
 // `columns` numbers from column `first` on of element k of a stack, for all its columns.
@@ -424,6 +428,7 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
                   typename Operands<R>::E* memory, int64_t first, int64_t last) {
     using E = typename Operands<R>::E;
     constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1;
+    constexpr int64_t whole_vectors = whole_block<E>;
     if (first == last) return;
     if constexpr (by_tiles<R>) {
         outer_of_tiles<R>(K, M, N, a, b, add, c, ldc, memory, first, last);
@@ -439,7 +444,11 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
             for (int64_t i = 0; i < height; i += block_rows) {
                 E* to = turned + i * depth;
                 const int64_t columns = height - i < block_rows ? height - i : block_rows;
-                if (columns == block_rows)
+                if (M - i0 - i >= whole_vectors)
+                    // in whole vectors: what is too much, the next element or block takes
+                    for (int64_t k = 0; k < depth; ++k)
+                        copy_element(a, K, k0 + k, i0 + i, whole_vectors, to + k * block_rows);
+                else if (columns == block_rows)
                     for (int64_t k = 0; k < depth; ++k)
                         copy_element(a, K, k0 + k, i0 + i, block_rows, to + k * block_rows);
                 else
