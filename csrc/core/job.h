@@ -85,6 +85,7 @@ struct SumsLayout {
 // What an instruction set provides for one precision; sizes are in bytes.
 template <class T, class S>
 struct Kernel {
+    int64_t few_rows;  // of a worker: products of as many are bound by reading the matrix
     int64_t (*panels)(int64_t columns);
     int64_t (*packed_size)(int64_t K, int64_t N);
     void (*pack)(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,

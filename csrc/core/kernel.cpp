@@ -63,6 +63,7 @@ void function(Activation kind, bool exponential, int64_t n, const T* in, T* out)
 
 template <class P>
 constexpr Kernel<typename P::T, typename P::S> table = {
+    by_tiles<typename P::R> ? tile : 4,
     panels<typename Operands<typename P::R>::E>,
     packed_size<typename P::R>,
     pack<typename P::R, typename P::T>,

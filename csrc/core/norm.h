@@ -305,8 +305,8 @@ template <class T, int N>
 struct BackSums {
     Vec<T> plain[max_gates][N], along[max_gates][N];
 
-    BackSums(const Site<T>& site, const NormBack<T>* row, int64_t H, int from, int to, int64_t first,
-             int64_t last) {
+    [[gnu::always_inline]] BackSums(const Site<T>& site, const NormBack<T>* row, int64_t H, int from,
+                                    int to, int64_t first, int64_t last) {
         for (int g = from; g < to; ++g) {
             Vec<T> s[N] = {}, a[N] = {};
             const T *v[N], *dy[N];
@@ -364,7 +364,7 @@ struct Taken {
 
 // The gradients of v of one row, for the units [first, last).
 template <class T>
-inline void apply_back(const Site<T>& site, const NormBack<T>& row, const Taken<T>& taken, int64_t H,
+[[gnu::always_inline]] inline void apply_back(const Site<T>& site, const NormBack<T>& row, const Taken<T>& taken, int64_t H,
                        int from, int to, int64_t first, int64_t last) {
     for (int g = from; g < to; ++g) {
         const T mean = row.st->mean[g], scale = row.st->scale[g];
@@ -387,19 +387,24 @@ inline void in_pairs(int n, F f) {
     if (i < n) f.template operator()<1>(i);
 }
 
-// The derivatives of whole rows.
+// The derivatives of N whole rows.
+template <class T, int N>
+inline void back_whole_of(const Spec& spec, const Site<T>& site, const NormBack<T>* row, int64_t H,
+                          int from, int to) {
+    const BackSums<T, N> sums(site, row, H, from, to, 0, H);
+    Taken<T> taken[N];
+    site.each_group(from, to, [&](const Group& group) {
+        for (int i = 0; i < N; ++i) taken[i].put(spec, group, sums.of(group, i), *row[i].st);
+    });
+    for (int i = 0; i < N; ++i) apply_back(site, row[i], taken[i], H, from, to, 0, H);
+}
+
 template <class T, class R>
 inline void back_whole(const Spec& spec, int64_t H, int n, const R& it) {
     in_pairs(n, [&]<int N>(int start) {
         NormBack<T> row[N];
         for (int i = 0; i < N; ++i) row[i] = it.row(start + i);
-        const BackSums<T, N> sums(it.site, row, H, it.from, it.to, 0, H);
-        Taken<T> taken[N];
-        it.each_group([&](const Group& group) {
-            for (int i = 0; i < N; ++i) taken[i].put(spec, group, sums.of(group, i), *row[i].st);
-        });
-        for (int i = 0; i < N; ++i)
-            apply_back(it.site, row[i], taken[i], H, it.from, it.to, 0, H);
+        back_whole_of<T, N>(spec, it.site, row, H, it.from, it.to);
     });
 }
 

@@ -1,6 +1,8 @@
 #include "run.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <thread>
@@ -17,6 +19,8 @@ namespace {
 
 // Products smaller than this (multiplications of a call) are not worth a second thread.
 constexpr double worth_a_thread = 2e5;
+// Bytes of a packed matrix that a core has near enough, whatever it is divided into.
+constexpr int64_t cached_matrix = 3 << 19;
 // Bytes of the sums of dW and dU that blocks of rows have beside the results.
 constexpr double most_sums = 1 << 28;
 
@@ -43,10 +47,10 @@ struct Plan {
     int blocks = 1, team = 1, parts = 1;
 
     template <class T, class S>
-    Plan(const Job<T, S>& job, int threads) {
+    Plan(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
         const double weights = double(job.n.I + job.n.H) * job.wide();
         if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
-        if (divides_units(job, threads)) {
+        if (divides_units(kernel, job, threads)) {
             team = parts = threads;
             return;
         }
@@ -61,11 +65,19 @@ struct Plan {
     int workers() const { return blocks * team; }
 
 private:
+    // Few rows are multiplied faster than a large matrix comes from beyond a core's own cache: where
+    // each worker needs its part alone, that stays there.
     template <class T, class S>
-    static bool divides_units(const Job<T, S>& job, int threads) {
-        const char* forced = getenv("LNRNN_UNITS");
-        if (forced) return *forced == '1';
-        return false;
+    static bool divides_units(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
+        if (const char* asked = named_division()) return std::strcmp(asked, "units") == 0;
+        return job.n.B <= int64_t(threads) * kernel.few_rows &&
+               kernel.packed_size(job.n.H, job.wide()) > cached_matrix;
+    }
+
+    // for tests: "units" or "rows" whatever the sizes
+    static const char* named_division() {
+        static const char* const name = std::getenv("LNRNN_SPLIT");
+        return name && *name ? name : nullptr;
     }
 };
 
@@ -232,7 +244,7 @@ void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(job.out.c, all * sizeof(T));
     for (S* projected : {job.out.xw, job.out.hu})
         large_pages(projected, job.spec.gates * all * sizeof(S));
-    const Plan plan(job, pool.threads());
+    const Plan plan(kernel, job, pool.threads());
     const Packing<T, S> packing(kernel, job, plan, pool, false);
     Workplace<T, S>(kernel, job, plan, false).run(job, pool, kernel.forward);
 }
@@ -256,7 +268,7 @@ void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(S));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
     large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));
-    const Plan plan(job, pool.threads());
+    const Plan plan(kernel, job, pool.threads());
     const Packing<T, S> packing(kernel, job, plan, pool, true);
     const Workplace<T, S> place(kernel, job, plan, true);
     place.run(job, pool, kernel.backward);

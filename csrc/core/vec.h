@@ -98,14 +98,14 @@ inline T sum(Vec<T> v) {
 
 // Call f(j, part) for the vectors that start at j = first, first + L, first + 2 L ... below last.
 template <class T, class F>
-inline void each(int64_t first, int64_t last, F f) {
+[[gnu::always_inline]] inline void each(int64_t first, int64_t last, F f) {
     int64_t j = first;
     for (; j + lanes<T> <= last; j += lanes<T>) f(j, All{});
     if (j < last) f(j, Part{int(last - j)});
 }
 
 template <class T, class F>
-inline void each(int64_t n, F f) {
+[[gnu::always_inline]] inline void each(int64_t n, F f) {
     each<T>(0, n, f);
 }
 
