@@ -55,10 +55,12 @@ test-core:
 	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
 	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
+	LNRNN_SPLIT=units build/asan/stress 30
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
+	LNRNN_SPLIT=units build/tsan/stress 30
+	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:
@@ -77,7 +79,9 @@ test-neon: .venv-zig/ready
 	  cmake -S . -B build/neon -DLNRNN_TESTS=ON -DCMAKE_EXE_LINKER_FLAGS=-static \
 	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
 	cmake --build build/neon
-	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles && qemu-aarch64-static build/neon/stress 50
+	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
+	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
+	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
 
 .venv-zig/ready:
 	$(PYTHON) -m venv $(@D)

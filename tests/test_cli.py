@@ -65,6 +65,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return err
 
 
+def test_train_in_half_precision(text: Path, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        arguments = ("train", "--text", text, "--out", tmp_path / dtype, "--steps", 5, *SMALL)
+        assert lnrnn(*arguments, "--dtype", dtype) == 0
+    wide, narrow = (metrics(tmp_path / d)[-1] for d in ("float32", "bfloat16"))
+    assert json.loads((tmp_path / "bfloat16" / "run.json").read_text())["settings"]["dtype"] == (
+        "bfloat16"
+    )
+    # the products are rounded, and no more than that
+    assert wide != narrow and abs(float(wide[3]) - float(narrow[3])) < 0.02
+
+
 def test_train_writes_a_whole_run(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
         "LayerNormSimpleRNN.keras",

@@ -15,6 +15,7 @@ struct Context {
     const Spec& spec;
     T epsilon, clip;  // clip: bound on the derivatives that return at every step, 0 for none
     int64_t H;
+    Share<T>& share;
     Site<T> x, h, sum, c;
     // gains (or ones) at x and h, what is added to the sum of both parts, and to h alone where r
     // multiplies it: (G H) each, so that the loops over columns need not ask what is there
@@ -60,20 +61,31 @@ struct Row {
     }
 };
 
-// The rows that are computed together.
+// The rows that are computed together, stage by stage.
 template <class T>
 struct Rows {
-    Row<T>* at[together];
+    Row<T>** at;
     int n = 0;
 
     Row<T>** begin() { return at; }
     Row<T>** end() { return at + n; }
 };
 
-// Each of n numbers within [-limit, limit].
+// Call f(j, part) for the units of this worker.
+template <class T, class F>
+inline void each_unit(const Context<T>& k, F f) {
+    each<T>(k.share.first, k.share.last, f);
+}
+
 template <class T>
-inline void bound(T* d, int64_t n, T limit) {
-    each<T>(n, [&](int64_t j, auto part) {
+inline void clear(const Context<T>& k, T* row) {
+    each_unit(k, [&](int64_t j, auto part) { store(row + j, Vec<T>{}, part); });
+}
+
+// The numbers [first, last) of d within [-limit, limit].
+template <class T>
+inline void bound(T* d, int64_t first, int64_t last, T limit) {
+    each<T>(first, last, [&](int64_t j, auto part) {
         Vec<T> v = load(d + j, part);
         v = v > limit ? splat<T>(limit) : v;
         store(d + j, v < -limit ? splat<T>(-limit) : v, part);
@@ -117,46 +129,63 @@ inline void with_parts(const Context<T>& k, F f) {
     else f.template operator()<Parts::plain>();
 }
 
+// What statistics of a site are of, in the gates [from, to) of rows.
+template <class T, class F>
+inline auto measured(const Site<T>& site, const Rows<T>& rows, int from, int to, F row,
+                     Statistics<T> Row<T>::* at) {
+    auto of_row = [&rows, row](int i) -> const T* { return row(*rows.at[i]); };
+    auto where = [&rows, at](int i) -> Statistics<T>& { return rows.at[i]->*at; };
+    return Measured<T, decltype(of_row), decltype(where)>{site, from, to, of_row, where};
+}
+
 // From Row::raw, the norm of the sum of the gates [from, to), to Row::p.
 template <class T>
 inline void sum_norm(const Context<T>& k, Rows<T>& rows, int from, int to) {
-    statistics<T>(k.spec, k.epsilon, k.sum, from, to, rows.n,
-                  [&](int i) { return rows.at[i]->raw; },
-                  [&](int i) -> Statistics<T>& { return rows.at[i]->at_sum; });
+    statistics<T>(k.spec, k.epsilon, k.share, rows.n,
+                  measured(k.sum, rows, from, to, [](const Row<T>& w) { return w.raw; },
+                           &Row<T>::at_sum));
     for (Row<T>* w : rows)
         for (int g = from; g < to; ++g)
-            each<T>(k.H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 const int64_t i = g * k.H + j;
                 store(w->p + i, affine(k.sum, w->at_sum, load(w->raw + i, part), g, i, part), part);
             });
 }
 
-// Statistics of h U of the gates [from, to), and where their sum is normed that too; x W's are
-// there already.
+// Statistics of h U of the gates [from, to), with the first of x W, and where their sum is normed
+// that too.
 template <class T>
 inline void prepare(const Context<T>& k, Rows<T>& rows, int from, int to) {
-    statistics<T>(k.spec, k.epsilon, k.h, from, to, rows.n, [&](int i) { return rows.at[i]->s; },
-                  [&](int i) -> Statistics<T>& { return rows.at[i]->at_h; });
+    statistics<T>(k.spec, k.epsilon, k.share, rows.n,
+                  measured(k.x, rows, 0, from == 0 ? k.gates() : 0,
+                           [](const Row<T>& w) { return w.x; }, &Row<T>::at_x),
+                  measured(k.h, rows, from, to, [](const Row<T>& w) { return w.s; },
+                           &Row<T>::at_h));
     if (!k.sum.gain) return;
     while (to > from && k.spec.apart(to - 1)) --to;
     for (Row<T>* w : rows)
         for (int g = from; g < to; ++g)
-            each<T>(k.H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 store(w->raw + g * k.H + j, preactivation<Parts::normed>(k, *w, g, j, part), part);
             });
     sum_norm(k, rows, from, to);
 }
 
+// What the derivative of a site is of, in the gates [from, to) of rows: `row` makes a NormBack.
+template <class T, class F>
+inline Returned<T, F> returned(const Site<T>& site, int from, int to, F row) {
+    return {site, from, to, row};
+}
+
 template <class T>
 inline void sum_norm_back(const Context<T>& k, Rows<T>& rows, int from, int to) {
     if (!k.sum.gain || from == to) return;
-    NormBack<T> back[together];
-    for (int i = 0; i < rows.n; ++i) {
-        Row<T>& w = *rows.at[i];
-        back[i] = {&w.at_sum, w.raw, {}, w.d};
-        for (int g = from; g < to; ++g) back[i].dy[g] = w.d + g * k.H;
-    }
-    norm_back<T>(k.spec, k.sum, rows.n, back, k.H, from, to);
+    norm_back<T>(k.spec, k.H, k.share, rows.n, returned(k.sum, from, to, [&](int i) {
+                     Row<T>& w = *rows.at[i];
+                     NormBack<T> back{&w.at_sum, w.raw, {}, w.d};
+                     for (int g = from; g < to; ++g) back.dy[g] = w.d + g * k.H;
+                     return back;
+                 }));
 }
 
 template <bool standard>
@@ -205,7 +234,7 @@ struct Simple {
         prepare(k, rows, 0, 1);
         with_parts(k, [&]<Parts parts>() {
             for (Row<T>* w : rows)
-                each<T>(k.H, [&](int64_t j, auto part) {
+                each_unit(k, [&](int64_t j, auto part) {
                     const Vec<T> v = preactivation<parts>(k, *w, 0, j, part);
                     store(w->p + j, F::template phi<T>(k.spec, v), part);
                 });
@@ -213,17 +242,17 @@ struct Simple {
     }
 
     static void emit(const Context<T>& k, const Row<T>& w, T* h, T*) {
-        memcpy(h, w.p, k.H * sizeof(T));
+        each_unit(k, [&](int64_t j, auto part) { store(h + j, load(w.p + j, part), part); });
     }
 
     // dh is overwritten by the part that goes straight to the old h
     static void back(const Context<T>& k, Rows<T>& rows) {
         for (Row<T>* w : rows) {
-            each<T>(k.H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 const Vec<T> y = load(w->p + j, part);
                 store(w->d + j, load(w->dh + j, part) * F::template phi_slope<T>(k.spec, y), part);
             });
-            memset(w->dh, 0, k.H * sizeof(T));
+            clear(k, w->dh);
         }
         sum_norm_back(k, rows, 0, 1);
     }
@@ -248,20 +277,21 @@ struct Lstm {
         const CellNorm mode = k.spec.cell_norm;
         if (mode == CellNorm::after_tanh)
             for (Row<T>* w : rows)
-                each<T>(k.H, [&](int64_t j, auto part) {
+                each_unit(k, [&](int64_t j, auto part) {
                     store(w->shown + j, F::template psi<T>(k.spec, load(w->cell + j, part)), part);
                 });
         if (mode != CellNorm::none)
-            statistics<T>(k.spec, k.epsilon, k.c, 0, 1, rows.n,
-                          [&](int i) { return normed(k.spec, *rows.at[i]); },
-                          [&](int i) -> Statistics<T>& { return rows.at[i]->at_c; });
+            statistics<T>(k.spec, k.epsilon, k.share, rows.n,
+                          measured(k.c, rows, 0, 1,
+                                   [&](const Row<T>& w) { return normed(k.spec, w); },
+                                   &Row<T>::at_c));
     }
 
     static void emit(const Context<T>& k, const Row<T>& w, T* h, T* c) {
         const CellNorm mode = k.spec.cell_norm;
         const bool carried = mode == CellNorm::carry || mode == CellNorm::carry_only;
         const T* o = w.p + (k.spec.gates - 1) * k.H;
-        each<T>(k.H, [&](int64_t j, auto part) {
+        each_unit(k, [&](int64_t j, auto part) {
             const Vec<T> cell = load(w.cell + j, part);
             store(c + j, carried ? affine(k.c, w.at_c, cell, 0, j, part) : cell, part);
             Vec<T> y = shown(k, w, j, part);
@@ -273,14 +303,12 @@ struct Lstm {
     static void back(const Context<T>& k, Rows<T>& rows) {
         for (Row<T>* w : rows) back_output(k, *w);
         if (k.spec.cell_norm != CellNorm::none) {
-            NormBack<T> back[together];
-            for (int i = 0; i < rows.n; ++i) {
-                Row<T>& w = *rows.at[i];
-                back[i] = {&w.at_c, normed(k.spec, w), {w.dy}, w.dy};
-            }
-            norm_back<T>(k.spec, k.c, rows.n, back, k.H, 0, 1);
+            norm_back<T>(k.spec, k.H, k.share, rows.n, returned(k.c, 0, 1, [&](int i) {
+                             Row<T>& w = *rows.at[i];
+                             return NormBack<T>{&w.at_c, normed(k.spec, w), {w.dy}, w.dy};
+                         }));
             if (k.clip > 0)
-                for (Row<T>* w : rows) bound(w->dy, k.H, k.clip);
+                for (Row<T>* w : rows) bound(w->dy, k.share.first, k.share.last, k.clip);
         }
         for (Row<T>* w : rows) {
             if (k.spec.coupled())
@@ -313,7 +341,7 @@ private:
         constexpr int at_f = coupled ? 0 : 1;
         const int64_t H = k.H;
         T *i = w.p, *f = w.p + at_f * H, *g = f + H, *o = g + H;
-        each<T>(H, [&](int64_t j, auto part) {
+        each_unit(k, [&](int64_t j, auto part) {
             const Vec<T> forget = F::template sigma<T>(
                 k.spec, preactivation<parts>(k, w, at_f, j, part));
             Vec<T> input = T(1) - forget;
@@ -337,7 +365,7 @@ private:
     static void back_output(const Context<T>& k, Row<T>& w) {
         const int64_t oo = (k.spec.gates - 1) * k.H;
         const CellNorm mode = k.spec.cell_norm;
-        each<T>(k.H, [&](int64_t j, auto part) {
+        each_unit(k, [&](int64_t j, auto part) {
             const Vec<T> d = load(w.dh + j, part), carried = load(w.dc + j, part);
             const Vec<T> o = load(w.p + oo + j, part), y = shown(k, w, j, part);
             Vec<T> seen = y, through = d * o, beside = carried;
@@ -356,14 +384,14 @@ private:
             store(w.dy + j, through, part);
             store(w.direct + j, beside, part);
         });
-        memset(w.dh, 0, k.H * sizeof(T));
+        clear(k, w.dh);
     }
 
     template <bool coupled>
     static void back_gates(const Context<T>& k, Row<T>& w) {
         const int64_t H = k.H, of = coupled ? 0 : H, og = of + H;
         const CellNorm mode = k.spec.cell_norm;
-        each<T>(H, [&](int64_t j, auto part) {
+        each_unit(k, [&](int64_t j, auto part) {
             Vec<T> du = load(w.direct + j, part);
             if (mode == CellNorm::after_tanh)
                 du += load(w.dy + j, part) *
@@ -404,7 +432,7 @@ struct Gru {
         with_parts(k, [&]<Parts parts>() {
             for (Row<T>* w : rows)
                 for (int g = 0; g < 2; ++g)
-                    each<T>(k.H, [&](int64_t j, auto part) {
+                    each_unit(k, [&](int64_t j, auto part) {
                         const Vec<T> v = preactivation<parts>(k, *w, g, j, part);
                         store(w->p + g * k.H + j, F::template sigma<T>(k.spec, v), part);
                     });
@@ -417,7 +445,7 @@ struct Gru {
         const int64_t at_n = 2 * k.H;
         with_parts(k, [&]<Parts parts>() {
             for (Row<T>* w : rows)
-                each<T>(k.H, [&](int64_t j, auto part) {
+                each_unit(k, [&](int64_t j, auto part) {
                     constexpr Parts own = parts == Parts::plain ? Parts::plain : Parts::normed;
                     const int64_t i = at_n + j;
                     Vec<T> v;
@@ -443,7 +471,7 @@ struct Gru {
         if (reset != Reset::inside || !k.sum.gain) return;
         sum_norm(k, rows, 2, 3);
         for (Row<T>* w : rows)
-            each<T>(k.H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 T* n = w->p + at_n + j;
                 store(n, F::template phi<T>(k.spec, load(n, part)), part);
             });
@@ -451,7 +479,7 @@ struct Gru {
 
     static void emit(const Context<T>& k, const Row<T>& w, T* h, T*) {
         const T *z = w.p + k.H, *n = w.p + 2 * k.H;
-        each<T>(k.H, [&](int64_t j, auto part) {
+        each_unit(k, [&](int64_t j, auto part) {
             const Vec<T> old = load(w.from.h + j, part), share = load(z + j, part);
             const Vec<T> used = load(n + j, part) * factor<T>(w.from.candidate, j, part);
             store(h + j, k.spec.keep ? used + share * (old - used) : old + share * (used - old),
@@ -466,7 +494,7 @@ struct Gru {
         for (Row<T>* w : rows) {
             T* dn = w->d + 2 * H;
             T* dpart = whole ? dn : w->dhn;
-            each<T>(H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 const Vec<T> r = load(w->p + j, part), d = load(dn + j, part);
                 store(w->d + j,
                       d * load(w->hn + j, part) * F::template sigma_slope<T>(k.spec, r), part);
@@ -481,7 +509,7 @@ struct Gru {
         const int64_t H = k.H;
         for (Row<T>* w : rows) {
             const T *z = w->p + H, *n = w->p + 2 * H;
-            each<T>(H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 const Vec<T> d = load(w->dh + j, part), share = load(z + j, part);
                 const Vec<T> value = load(n + j, part);
                 const Vec<T> mask = factor<T>(w->from.candidate, j, part);
@@ -506,7 +534,7 @@ struct Gru {
         for (Row<T>* w : rows) {
             const int64_t at = w->index * k.H;
             const O* entered = h + w->index * pitch;
-            each<T>(k.H, [&](int64_t j, auto part) {
+            each_unit(k, [&](int64_t j, auto part) {
                 const Vec<T> r = load(w->p + j, part), d = load(dq + at + j, part);
                 store(w->d + j,
                       d * load(entered + j, part) * F::template sigma_slope<T>(k.spec, r), part);

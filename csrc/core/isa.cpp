@@ -7,6 +7,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(LNRNN_HAS_neon_bf16) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(LNRNN_HAS_neon_bf16) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace lnrnn {
 
@@ -22,13 +27,14 @@ DECLARE(amx)
 DECLARE(avx512_bf16)
 DECLARE(avx512)
 DECLARE(avx2)
+DECLARE(neon_bf16)
 DECLARE(baseline)
 DECLARE(amx_emulated)
 #undef DECLARE
 
 namespace {
 
-#if defined(LNRNN_HAS_avx512) || defined(LNRNN_HAS_avx2)
+#if defined(LNRNN_HAS_avx512) || defined(LNRNN_HAS_avx2) || defined(LNRNN_HAS_neon_bf16)
 constexpr const char* lacking = "this processor does not have it";
 #endif
 
@@ -67,6 +73,21 @@ const char* without_avx2() {
     return has ? nullptr : lacking;
 }
 #endif
+#ifdef LNRNN_HAS_neon_bf16
+const char* without_neon_bf16() {
+#if defined(__linux__)
+    constexpr unsigned long bf16 = 1 << 14;
+    return getauxval(AT_HWCAP2) & bf16 ? nullptr : lacking;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    const int asked = sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0);
+    return asked == 0 && has ? nullptr : lacking;
+#else
+    return "the core asks for the dot products of bfloat16 on Linux and macOS only";
+#endif
+}
+#endif
 #ifdef LNRNN_HAS_baseline
 const char* nothing() { return nullptr; }
 #endif
@@ -81,8 +102,7 @@ const char* nothing() { return nullptr; }
 
 const Isa table[] = {
 #ifdef LNRNN_HAS_amx
-    // only where it is named, as it has run emulated and on no processor that has it
-    {"amx", without_amx, PRODUCTS(amx, avx512), Choice::named},
+    {"amx", without_amx, PRODUCTS(amx, avx512), Choice::best},
 #endif
 #ifdef LNRNN_HAS_avx512_bf16
     {"avx512_bf16", without_avx512_bf16, PRODUCTS(avx512_bf16, avx512), Choice::best},
@@ -92,6 +112,9 @@ const Isa table[] = {
 #endif
 #ifdef LNRNN_HAS_avx2
     {"avx2", without_avx2, WHOLE(avx2), Choice::best},
+#endif
+#ifdef LNRNN_HAS_neon_bf16
+    {"neon_bf16", without_neon_bf16, PRODUCTS(neon_bf16, baseline), Choice::best},
 #endif
 #ifdef LNRNN_HAS_baseline
     {LNRNN_BASELINE, nothing, WHOLE(baseline), Choice::best},

@@ -5,9 +5,9 @@
 
 namespace lnrnn {
 
-// Who takes an instruction set: any call where it is the best one usable, only one for which
-// LNRNN_ISA names it, or of these only tests, so that it is not listed.
-enum class Choice { best, named, tested };
+// Who takes an instruction set: any call where it is the best one usable, or only tests, for which
+// LNRNN_ISA names it, so that it is not listed.
+enum class Choice { best, tested };
 
 struct Isa {
     const char* name;

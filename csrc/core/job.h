@@ -29,6 +29,7 @@ private:
 };
 
 // The packed matrices of a call.  Of two products the first is that of r and z, else of all gates.
+// Where workers divide the units, those with a column for each gate and unit are packed gate by gate.
 struct Packed {
     const void *kernel, *kernel_back;      // W: (I, G H), and its transpose
     const void *first, *second;            // U: (H, columns)
@@ -52,13 +53,14 @@ struct Job {
     int64_t early_gates() const { return spec.two_products() ? 2 : spec.gates; }
 };
 
-// One of the `size` workers that compute rows [first, last) of the batch together: they share the
-// columns of the products, and each does all the rest.  `memory` is its own, `shared` the team's, and
-// so are the gradients of W and U of these rows.
+// One of the `size` workers that compute rows [first, last) of the batch together.  With one part they
+// share the columns of the products, and each does all the rest; with more, each does all that is of
+// its units, the parts [parts rank / size, parts (rank + 1) / size).  `memory` is its own, `shared` the
+// team's, and so are the gradients of W and U of these rows.
 template <class T>
 struct Worker {
     int64_t first, last;
-    int rank, size;
+    int rank, size, parts;
     Meeting* team;
     char *memory, *shared;
     T *dkernel, *drecurrent;
@@ -67,7 +69,8 @@ struct Worker {
     bool leads() const { return rank == 0; }
 };
 
-// Offsets of the sums over rows at the start of a worker's memory, in elements.
+// Offsets of the sums over rows, in elements: at the start of a worker's memory, or of the team's where
+// it divides the units.
 struct SumsLayout {
     int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_x, bias_h,
         size;
@@ -82,12 +85,13 @@ struct SumsLayout {
 // What an instruction set provides for one precision; sizes are in bytes.
 template <class T, class S>
 struct Kernel {
+    int64_t few_rows;  // of a worker: products of as many are bound by reading the matrix
     int64_t (*panels)(int64_t columns);
     int64_t (*packed_size)(int64_t K, int64_t N);
     void (*pack)(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
                  int64_t last, void* packed);
-    int64_t (*memory)(const Job<T, S>&, int64_t rows);
-    int64_t (*shared)(const Job<T, S>&, int64_t rows);
+    int64_t (*memory)(const Job<T, S>&, int64_t rows, int parts);
+    int64_t (*shared)(const Job<T, S>&, int64_t rows, int parts);
     void (*forward)(const Job<T, S>&, const Worker<T>&);
     void (*backward)(const Job<T, S>&, const Worker<T>&);
     void (*function)(Activation, bool exponential, int64_t n, const T* in, T* out);

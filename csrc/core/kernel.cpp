@@ -39,19 +39,18 @@ void backward(const JobOf<P>& job, const WorkerOf<P>& me) {
 
 // what is asked for the sizes of its memory only
 template <class P>
-Sequence<P, Simple<typename P::T, true>> asked(const JobOf<P>& job, int64_t rows) {
-    const WorkerOf<P> asking{0, rows, 0, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
+Sequence<P, Simple<typename P::T, true>> asked(const JobOf<P>& job, const WorkerOf<P>& asking) {
     return {job, asking};
 }
 
 template <class P>
-int64_t memory(const JobOf<P>& job, int64_t rows) {
-    return asked<P>(job, rows).memory();
+int64_t memory(const JobOf<P>& job, int64_t rows, int parts) {
+    return asked<P>(job, {0, rows, 0, 1, parts}).memory();
 }
 
 template <class P>
-int64_t shared(const JobOf<P>& job, int64_t rows) {
-    return asked<P>(job, rows).shared();
+int64_t shared(const JobOf<P>& job, int64_t rows, int parts) {
+    return asked<P>(job, {0, rows, 0, 1, parts}).shared();
 }
 
 template <class T>
@@ -64,6 +63,7 @@ void function(Activation kind, bool exponential, int64_t n, const T* in, T* out)
 
 template <class P>
 constexpr Kernel<typename P::T, typename P::S> table = {
+    by_tiles<typename P::R> ? tile : 4,
     panels<typename Operands<typename P::R>::E>,
     packed_size<typename P::R>,
     pack<typename P::R, typename P::T>,

@@ -24,7 +24,11 @@ template <>
 struct Dot<Pair> {
     using Sum = float;
     using Vector = Int<float>;
-    static constexpr int width = 32;
+#ifdef LNRNN_TILES
+    static constexpr int width = 2 * tile;
+#else
+    static constexpr int width = 2 * lanes<float>;
+#endif
 
     static Vector read(const Pair* p) {
         Vector v;
@@ -33,9 +37,12 @@ struct Dot<Pair> {
     }
     static void add([[maybe_unused]] Vec<float>& sum, [[maybe_unused]] Pair x,
                     [[maybe_unused]] Vector v) {
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__)
         sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x.bits),
                                            (__m512bh)v);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+        sum = (Vec<float>)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)vdupq_n_u32(x.bits),
+                                      (bfloat16x8_t)v);
 #endif
     }
 };
@@ -47,7 +54,7 @@ constexpr int panel_width = Dot<E>::width;
 constexpr int64_t chunk_depth = 256;
 constexpr int block_rows = LNRNN_ROWS;  // of a block that is one panel wide
 
-inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
+constexpr int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
 template <class E>
 inline int64_t panels(int64_t N) {
@@ -364,11 +371,15 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operan
 // Columns of A that `outer` turns at once: they stay in the second-level cache.
 constexpr int64_t most_columns = 384 / block_rows * block_rows;
 
+// A block's rows, rounded up to vectors.
+template <class E>
+constexpr int64_t whole_block = up(block_rows, lanes<SumOf<E>>) * lanes<SumOf<E>>;
+
 // Elements of the memory that `outer` needs for stacks of K rows.
 template <class E>
 inline int64_t outer_memory(int64_t K) {
     K = up(K, tile) * tile;
-    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>);
+    return (K < chunk_depth ? K : chunk_depth) * (most_columns + panel_width<E>) + whole_block<E>;
 }
 
 // `columns` numbers from column `first` on of element k of a stack, for all its columns.
@@ -381,12 +392,31 @@ inline void copy_element(const Stack<const O>& a, int64_t K, int64_t k, int64_t 
         memcpy(to, a.at(k) + first, columns * sizeof(E));
 }
 
+// `columns` columns from `first` on of the pairs k, k + 1 ... of rows, K rows in all, as many as a vector
+// has lanes: as rows, `pitch` apart.
+inline void turn_pairs(const Stack<const bfloat16>& a, int64_t K, int64_t k, int64_t first,
+                       int64_t columns, Pair* to, int64_t pitch) {
+    constexpr int L = lanes<float>;
+    Word square[L];
+    auto read = [&](auto part) {
+        for (int64_t l = 0; l < L; ++l) {
+            const int64_t row = 2 * (k + l);
+            square[l] = row < K ? upper(a.at(row) + first, part) >> 16 : Word{};
+            if (row + 1 < K) square[l] |= upper(a.at(row + 1) + first, part);
+        }
+    };
+    if (columns == L) read(All{});
+    else read(Part{int(columns)});
+    transpose(square);
+    for (int64_t i = 0; i < columns; ++i) memcpy(to + i * pitch, &square[i], sizeof square[i]);
+}
+
 // `outer` by tiles, whose left operand is the transpose of A.
 template <class R, class T>
 inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16> a,
                            Stack<const bfloat16> b, bool add, T* c, int64_t ldc, Pair* memory,
                            int64_t first, int64_t last) {
-    constexpr int W = panel_width<Pair>;
+    constexpr int W = panel_width<Pair>, L = lanes<float>;
     typename Operands<R>::Tiles x(tile);
     const int64_t D = up(K, 2 * tile) * tile;
     for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
@@ -395,16 +425,12 @@ inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16
             const int64_t given = K - 2 * k0 < 2 * depth ? K - 2 * k0 : 2 * depth;
             const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
             Pair *panel = memory, *left = memory + depth * W;
-            bfloat16* turned = reinterpret_cast<bfloat16*>(left);
+            const bfloat16* turned = reinterpret_cast<const bfloat16*>(left);
             if (given < 2 * depth) memset(left, 0, height * depth * sizeof(Pair));
-            for (int64_t i = 0; i < height; i += tile) {
-                const int64_t columns = height - i < tile ? height - i : tile;
-                for (int64_t k = 0; k < given; ++k) {
-                    const bfloat16* from = a.at(2 * k0 + k) + i0 + i;
-                    for (int64_t j = 0; j < columns; ++j)
-                        turned[(i + j) * 2 * depth + k] = from[j];
-                }
-            }
+            for (int64_t k = 0; 2 * k < given; k += L)
+                for (int64_t i = 0; i < height; i += L)
+                    turn_pairs(a, 2 * k0 + given, k0 + k, i0 + i,
+                               height - i < L ? height - i : L, left + i * depth + k, depth);
             for (int64_t p = first; p < last; ++p) {
                 const int64_t columns = N - p * W < W ? N - p * W : W;
                 if (columns < W || given < 2 * depth) memset(panel, 0, depth * W * sizeof(Pair));
@@ -424,6 +450,7 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
                   typename Operands<R>::E* memory, int64_t first, int64_t last) {
     using E = typename Operands<R>::E;
     constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1;
+    constexpr int64_t whole_vectors = whole_block<E>;
     if (first == last) return;
     if constexpr (by_tiles<R>) {
         outer_of_tiles<R>(K, M, N, a, b, add, c, ldc, memory, first, last);
@@ -439,7 +466,11 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
             for (int64_t i = 0; i < height; i += block_rows) {
                 E* to = turned + i * depth;
                 const int64_t columns = height - i < block_rows ? height - i : block_rows;
-                if (columns == block_rows)
+                if (M - i0 - i >= whole_vectors)
+                    // in whole vectors: what is too much, the next element or block takes
+                    for (int64_t k = 0; k < depth; ++k)
+                        copy_element(a, K, k0 + k, i0 + i, whole_vectors, to + k * block_rows);
+                else if (columns == block_rows)
                     for (int64_t k = 0; k < depth; ++k)
                         copy_element(a, K, k0 + k, i0 + i, block_rows, to + k * block_rows);
                 else

@@ -1,6 +1,8 @@
 #include "run.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <thread>
@@ -17,6 +19,8 @@ namespace {
 
 // Products smaller than this (multiplications of a call) are not worth a second thread.
 constexpr double worth_a_thread = 2e5;
+// Bytes of a packed matrix that a core has near enough, whatever it is divided into.
+constexpr int64_t cached_matrix = 3 << 19;
 // Bytes of the sums of dW and dU that blocks of rows have beside the results.
 constexpr double most_sums = 1 << 28;
 
@@ -37,14 +41,19 @@ Buffer<T> allocate(int64_t n) {
     return Buffer<T>(at);
 }
 
-// How the rows are divided: into `blocks`, each for a team of workers.
+// How the work is divided: the rows into `blocks`, each for a team of workers, who share the columns of
+// products; or the units into `parts`, one for each worker of the one team.
 struct Plan {
-    int blocks = 1, team = 1;
+    int blocks = 1, team = 1, parts = 1;
 
     template <class T, class S>
-    Plan(const Job<T, S>& job, int threads) {
+    Plan(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
         const double weights = double(job.n.I + job.n.H) * job.wide();
         if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
+        if (divides_units(kernel, job, threads)) {
+            team = parts = threads;
+            return;
+        }
         // fewer rows than threads would each stream the whole matrix; a team streams it once
         if (job.n.B > threads) blocks = threads;
         while (blocks > 1 &&
@@ -54,6 +63,22 @@ struct Plan {
     }
 
     int workers() const { return blocks * team; }
+
+private:
+    // Few rows are multiplied faster than a large matrix comes from beyond a core's own cache: where
+    // each worker needs its part alone, that stays there.
+    template <class T, class S>
+    static bool divides_units(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
+        if (const char* asked = named_division()) return std::strcmp(asked, "units") == 0;
+        return job.n.B <= int64_t(threads) * kernel.few_rows &&
+               kernel.packed_size(job.n.H, job.wide()) > cached_matrix;
+    }
+
+    // for tests: "units" or "rows" whatever the sizes
+    static const char* named_division() {
+        static const char* const name = std::getenv("LNRNN_SPLIT");
+        return name && *name ? name : nullptr;
+    }
 };
 
 // A matrix of the weights, as it is given: element (k, n) is `down` k + `across` n from its first.
@@ -65,6 +90,12 @@ struct Matrix {
     Matrix(const T* at, bool turned, int64_t rows, int64_t wide, int64_t first, int64_t columns)
         : K(rows), N(columns), down(turned ? 1 : wide), across(turned ? rows : 1) {
         this->at = at + first * across;
+    }
+
+    Matrix columns(int64_t first, int64_t count) const {
+        Matrix other = *this;
+        other.at += first * across, other.N = count;
+        return other;
     }
 
     Matrix transposed() const {
@@ -79,36 +110,47 @@ struct Matrix {
 template <class T, class S>
 class Packing {
 public:
-    Packing(const Kernel<T, S>& kernel, Job<T, S>& job, Pool& pool, bool back) {
+    Packing(const Kernel<T, S>& kernel, Job<T, S>& job, const Plan& plan, Pool& pool, bool back) {
         const int64_t I = job.n.I, H = job.n.H, wide = job.wide(), early = job.early_gates() * H;
         const bool two = job.spec.two_products(), turned = job.recurrent_turned;
         const Matrix<T> W(job.weights.kernel, job.kernel_turned, I, wide, 0, wide);
         const Matrix<T> first(job.weights.recurrent, turned, H, wide, 0, early);
         const Matrix<T> second(job.weights.recurrent, turned, H, wide, 2 * H, H);
-        add(!back || !job.out.xw, W, kernel, job.packed.kernel);
-        add(!back || two || !job.out.hu, first, kernel, job.packed.first);
-        add(two, second, kernel, job.packed.second);
-        add(back && job.grad.dx, W.transposed(), kernel, job.packed.kernel_back);
-        add(back, first.transposed(), kernel, job.packed.first_back);
-        add(back && two, second.transposed(), kernel, job.packed.second_back);
+        auto add = [&](bool needed, const Matrix<T>& m, int64_t pieces, const void*& packed) {
+            if (needed) add_matrix(kernel, m, pieces, packed);
+        };
+        // whose columns are units of gates
+        const bool by_gates = plan.parts > 1;
+        const int64_t all = by_gates ? job.spec.gates : 1, early_pieces = by_gates ? early / H : 1;
+        add(!back || !job.out.xw, W, all, job.packed.kernel);
+        add(!back || two || !job.out.hu, first, early_pieces, job.packed.first);
+        add(two, second, 1, job.packed.second);
+        add(back && job.grad.dx, W.transposed(), 1, job.packed.kernel_back);
+        add(back, first.transposed(), 1, job.packed.first_back);
+        add(back && two, second.transposed(), 1, job.packed.second_back);
         pool.run(elements_ < 1 << 16 ? 1 : pool.threads(), [&](int rank, int size) {
-            for (const auto& [m, packed] : parts_) {
+            for (const auto& [m, packed] : pieces_) {
                 const int64_t panels = kernel.panels(m.N);
                 kernel.pack(m.at, m.K, m.N, m.down, m.across, panels * rank / size,
-                            panels * (rank + 1) / size, packed.get());
+                            panels * (rank + 1) / size, packed);
             }
         });
     }
 
 private:
-    void add(bool needed, const Matrix<T>& m, const Kernel<T, S>& kernel, const void*& packed) {
-        if (!needed) return;
-        parts_.emplace_back(m, allocate<char>(kernel.packed_size(m.K, m.N)));
-        packed = parts_.back().second.get();
+    // pieces of as many columns, one behind the other
+    void add_matrix(const Kernel<T, S>& kernel, const Matrix<T>& m, int64_t pieces,
+                    const void*& packed) {
+        const int64_t columns = m.N / pieces, size = kernel.packed_size(m.K, columns);
+        memory_.push_back(allocate<char>(size * pieces));
+        packed = memory_.back().get();
+        for (int64_t i = 0; i < pieces; ++i)
+            pieces_.emplace_back(m.columns(i * columns, columns), memory_.back().get() + i * size);
         elements_ += m.K * m.N;
     }
 
-    std::vector<std::pair<Matrix<T>, Buffer<char>>> parts_;
+    std::vector<Buffer<char>> memory_;
+    std::vector<std::pair<Matrix<T>, char*>> pieces_;
     int64_t elements_ = 0;
 };
 
@@ -123,7 +165,8 @@ struct Workplace {
     Workplace(const Kernel<T, S>& kernel, const Job<T, S>& job, const Plan& plan, bool back)
         : plan(plan) {
         const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
-        own_size = kernel.memory(job, rows), shared_size = kernel.shared(job, rows);
+        own_size = kernel.memory(job, rows, plan.parts);
+        shared_size = kernel.shared(job, rows, plan.parts);
         matrices_size = back ? (job.n.I + job.n.H) * job.wide() : 0;
         own = allocate<char>(own_size * plan.workers());
         shared = allocate<char>(shared_size * plan.blocks);
@@ -138,9 +181,10 @@ struct Workplace {
         return block ? dkernel(job, block) + job.n.I * job.wide() : job.grad.recurrent;
     }
 
-    // the sums over rows of a block, which its first worker has
+    // the sums over rows of a block, which its first worker has, or all have together
     const T* sums(int block) const {
-        return reinterpret_cast<const T*>(own.get() + block * plan.team * own_size);
+        const char* at = plan.parts > 1 ? shared.get() : own.get() + block * plan.team * own_size;
+        return reinterpret_cast<const T*>(at);
     }
 
     void run(const Job<T, S>& job, Pool& pool,
@@ -151,7 +195,7 @@ struct Workplace {
             const int team = std::max(1, size / plan.blocks), member = rank % team;
             for (int i = rank / team; i < plan.blocks; i += size / team)
                 work(job, {job.n.B * i / plan.blocks, job.n.B * (i + 1) / plan.blocks, member, team,
-                           &meetings[i], own.get() + (i * plan.team + member) * own_size,
+                           plan.parts, &meetings[i], own.get() + (i * plan.team + member) * own_size,
                            shared.get() + i * shared_size, dkernel(job, i), drecurrent(job, i)});
         });
     }
@@ -200,8 +244,9 @@ void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(job.out.c, all * sizeof(T));
     for (S* projected : {job.out.xw, job.out.hu})
         large_pages(projected, job.spec.gates * all * sizeof(S));
-    const Packing<T, S> packing(kernel, job, pool, false);
-    Workplace<T, S>(kernel, job, Plan(job, pool.threads()), false).run(job, pool, kernel.forward);
+    const Plan plan(kernel, job, pool.threads());
+    const Packing<T, S> packing(kernel, job, plan, pool, false);
+    Workplace<T, S>(kernel, job, plan, false).run(job, pool, kernel.forward);
 }
 
 template <class T, class S>
@@ -223,8 +268,9 @@ void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(S));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
     large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));
-    const Packing<T, S> packing(kernel, job, pool, true);
-    const Workplace<T, S> place(kernel, job, Plan(job, pool.threads()), true);
+    const Plan plan(kernel, job, pool.threads());
+    const Packing<T, S> packing(kernel, job, plan, pool, true);
+    const Workplace<T, S> place(kernel, job, plan, true);
     place.run(job, pool, kernel.backward);
     add_up(job, place, pool);
 }

@@ -38,10 +38,11 @@ inline const T* noise_at(const Noise<T>& noise, int64_t t, int64_t b, int64_t H)
 
 // new = old + take (new - old)
 template <class T>
-inline void zone_out(const Noise<T>& take, int64_t t, int64_t b, int64_t H, const T* old, T* now) {
+inline void zone_out(const Context<T>& k, const Noise<T>& take, int64_t t, int64_t b, const T* old,
+                     T* now) {
     if (!take.at && take.value == T(1)) return;
-    const T* mask = noise_at(take, t, b, H);
-    each<T>(H, [&](int64_t j, auto part) {
+    const T* mask = noise_at(take, t, b, k.H);
+    each_unit(k, [&](int64_t j, auto part) {
         const Vec<T> share = mask ? load(mask + j, part) : splat<T>(take.value);
         const Vec<T> o = load(old + j, part);
         store(now + j, o + share * (load(now + j, part) - o), part);
@@ -50,9 +51,10 @@ inline void zone_out(const Noise<T>& take, int64_t t, int64_t b, int64_t H, cons
 
 // d = take d, and the rest of d, which goes straight to the old state
 template <class T>
-inline void zone_out_back(const Noise<T>& take, int64_t t, int64_t b, int64_t H, T* d, T* rest) {
-    const T* mask = noise_at(take, t, b, H);
-    each<T>(H, [&](int64_t j, auto part) {
+inline void zone_out_back(const Context<T>& k, const Noise<T>& take, int64_t t, int64_t b, T* d,
+                          T* rest) {
+    const T* mask = noise_at(take, t, b, k.H);
+    each_unit(k, [&](int64_t j, auto part) {
         const Vec<T> share = mask ? load(mask + j, part) : splat<T>(take.value);
         const Vec<T> whole = load(d + j, part);
         store(d + j, share * whole, part);
@@ -62,6 +64,8 @@ inline void zone_out_back(const Noise<T>& take, int64_t t, int64_t b, int64_t H,
 
 // The rows of a few steps are projected, and their gradients summed, in one product.
 constexpr int64_t chunk_rows = 256;
+// Rows that workers who divide the units take through the stages of a step in one go.
+constexpr int64_t most_rows_between_meetings = 16;
 
 template <class P, class C>
 class Sequence {
@@ -91,41 +95,55 @@ public:
           pitch_h_(Operands<R>::padding(H_)),
           late_(Operands<R>::padding(early_ * H_)),
           pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
-          k_{job.spec, T(job.epsilon), T(job.clip), H_, {}, {}, {}, {}, nullptr, nullptr, nullptr,
-             nullptr} {
+          by_units_(me.parts > 1),
+          share_(by_units_ ? Share<T>(H_, me.parts, me.parts * me.rank / me.size,
+                                      me.parts * (me.rank + 1) / me.size, panels<E>(H_),
+                                      panel_width<E>)
+                           : Share<T>(H_)),
+          first_(share_.first),
+          last_(share_.last),
+          k_{job.spec, T(job.epsilon), T(job.clip), H_, share_, {}, {}, {}, {}, nullptr, nullptr,
+             nullptr, nullptr} {
         const SumsLayout at(wide_, H_);
-        Memory own{me.memory};
-        sums_ = own.take<T>(at.size);
+        Memory own{me.memory}, shared{me.shared};
+        // of what is of all units each worker has a copy, or its part of one
+        Memory& common = by_units_ ? shared : own;
+        sums_ = common.take<T>(at.size);
         zeros_ = own.take<T>(H_);
         k_.gain_x = own.take<T>(wide_);
         k_.gain_h = own.take<T>(wide_);
         k_.shift = own.take<T>(wide_);
         k_.shift_h = own.take<T>(wide_);
         row_list_ = own.take<Row<T>>(kept_rows());
-        row_memory_ = own.take<T>(Row<T>::size(gates_, H_) * kept_rows());
+        row_pointers_ = own.take<Row<T>*>(kept_rows());
+        row_memory_ = common.take<T>(Row<T>::size(gates_, H_) * kept_rows());
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
         const int64_t most = std::min(job.n.T * rows_, std::max(chunk_rows, rows_));
         constexpr int64_t spare = spare_rows<R>;
-        entering_ = own.take<O>((most + spare) * pitch_h_);
-        gated_ = own.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
-        h_ring_ = own.take<T>(2 * rows_ * H_);
-        c_ring_ = own.take<T>(2 * rows_ * H_);
-        dh_ = own.take<T>(rows_ * H_);
-        dc_ = own.take<T>(rows_ * H_);
-        through_gate_ = own.take<T>(two_ ? rows_ * H_ : 0);
+        const int64_t entering = std::max(most, by_units_ ? 2 * rows_ : 0);
+        entering_ = common.take<O>((entering + spare) * pitch_h_);
+        gated_ = common.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
+        h_ring_ = common.take<T>(2 * rows_ * H_);
+        c_ring_ = common.take<T>(2 * rows_ * H_);
+        dh_ = common.take<T>(rows_ * H_);
+        dc_ = common.take<T>(rows_ * H_);
+        through_gate_ = common.take<T>(two_ ? rows_ * H_ : 0);
         const int64_t gradients = rounds ? rows_ : most;
-        dhu_ = own.take<T>(gradients * wide_);
-        dxw_ = apart_ ? own.take<T>(gradients * wide_) : dhu_;
+        dhu_ = common.take<T>(gradients * wide_);
+        dxw_ = apart_ ? common.take<T>(gradients * wide_) : dhu_;
         if constexpr (rounds) {
-            dhu_operands_ = own.take<O>((most + spare) * pitch_d_);
-            dxw_operands_ = apart_ ? own.take<O>((most + spare) * pitch_d_) : dhu_operands_;
+            dhu_operands_ = common.take<O>((most + spare) * pitch_d_);
+            dxw_operands_ = apart_ ? common.take<O>((most + spare) * pitch_d_) : dhu_operands_;
         }
-        dx_ = own.take<T>(narrow ? most * I_ : 0);
-        wide_x_ = own.take<T>(narrow ? kept_rows() * wide_ : 0);
-        wide_hu_ = own.take<T>(narrow ? kept_rows() * wide_ : 0);
+        dx_ = common.take<T>(narrow ? most * I_ : 0);
+        wide_x_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
+        wide_hu_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
         outer_memory_ = own.take<E>(outer_memory<E>(most));
         memory_ = own.used;
-        Memory shared{me.shared};
+        share_.team = me.team, share_.size = me.size;
+        // statistics at two sites in each gate, one line of the cache for each part and more
+        share_.slots = up(2 * max_gates * kept_rows(), 8) * 8;
+        share_.board = shared.take<Partial<T>>(by_units_ ? 2 * share_.parts * share_.slots : 0);
         xw_ = shared.take<T>(job.out.xw && !narrow ? 0 : most * wide_);
         hu_ring_ = shared.take<T>(2 * rows_ * wide_);
         dq_ring_ = shared.take<T>(4 * rows_ * H_);
@@ -133,14 +151,16 @@ public:
         shared_ = shared.used;
         if (!me.memory) return;  // asked for the sizes only
 
-        memset(sums_, 0, at.size * sizeof(T));
         memset(zeros_, 0, H_ * sizeof(T));
-        // what rows are padded with, and the r h of masked rows
-        if (pitch_h_ > H_) memset(entering_, 0, most * pitch_h_ * sizeof(O));
-        if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
-        if (pitch_d_ > wide_) {
-            memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
-            if (apart_) memset(dxw_operands_, 0, most * pitch_d_ * sizeof(O));
+        if (writes_common()) {
+            memset(sums_, 0, at.size * sizeof(T));
+            // what rows are padded with, and the r h of masked rows
+            if (pitch_h_ > H_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
+            if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
+            if (pitch_d_ > wide_) {
+                memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
+                if (apart_) memset(dxw_operands_, 0, most * pitch_d_ * sizeof(O));
+            }
         }
         for (int64_t r = 0; r < kept_rows(); ++r)
             row_list_[r] = Row<T>(row_memory_ + r * Row<T>::size(gates_, H_), gates_, H_);
@@ -162,25 +182,28 @@ public:
             k_.shift[i] = job.spec.apart(int(i / H_)) ? x : x + h;
             k_.shift_h[i] = h;
         }
+        if (by_units_) me_.team->meet(me_.size);
     }
 
     int64_t memory() const { return memory_; }
     int64_t shared() const { return shared_; }
 
     void forward() {
-        T* all_h = me_.leads() ? computed(job_.out.h) : nullptr;
-        T* all_c = me_.leads() ? job_.out.c : nullptr;
+        T* all_h = writes_results() ? computed(job_.out.h) : nullptr;
+        T* all_c = writes_results() ? job_.out.c : nullptr;
         for (int64_t t = 0; t < job_.n.T; ++t) {
             if (t % chunk_ == 0) project_inputs(t);
             const T* h = before(job_.in.h0, all_h, h_ring_, t);
             const T* c = C::has_c ? before(job_.in.c0, all_c, c_ring_, t) : nullptr;
             T *new_h = now(all_h, h_ring_, t), *new_c = now(all_c, c_ring_, t);
-            const O* entered = alters() ? enter(h, t, entering_) : as_operands(h);
+            // others may still read those of the step before
+            O* entering = entering_ + (by_units_ ? (t & 1) * rows_ * pitch_h_ : 0);
+            const O* entered = alters() ? enter(h, t, entering) : as_operands(h);
             project(entered, t, gated_);
             for (int64_t r = 0; r < rows_; ++r) {
                 if (!masked(t, r)) continue;
-                memcpy(new_h + r * H_, h + r * H_, H_ * sizeof(T));
-                if (C::has_c) memcpy(new_c + r * H_, c + r * H_, H_ * sizeof(T));
+                copy_units(h + r * H_, new_h + r * H_);
+                if (C::has_c) copy_units(c + r * H_, new_c + r * H_);
             }
             each_rows(t, [&](Rows<T>& rows) {
                 place(rows, t, h, c);
@@ -189,18 +212,18 @@ public:
                     const int64_t r = w->index;
                     T *row_h = new_h + r * H_, *row_c = new_c + r * H_;
                     C::emit(k_, *w, row_h, row_c);
-                    zone_out(job_.in.take_h, t, me_.first + r, H_, w->from.h, row_h);
-                    if (C::has_c) zone_out(job_.in.take_c, t, me_.first + r, H_, w->from.c, row_c);
+                    zone_out(k_, job_.in.take_h, t, me_.first + r, w->from.h, row_h);
+                    if (C::has_c) zone_out(k_, job_.in.take_c, t, me_.first + r, w->from.c, row_c);
                 }
             });
-            if (narrow && me_.leads())
+            if (narrow && writes_results())
                 for (int64_t r = 0; r < rows_; ++r)
-                    copy(H_, new_h + r * H_, job_.out.h + at(t, r) * H_);
+                    copy_units(new_h + r * H_, job_.out.h + at(t, r) * H_);
         }
-        if (!me_.leads()) return;
-        const int64_t last = job_.n.T - 1, bytes = rows_ * H_ * sizeof(T);
-        memcpy(job_.out.h_last + me_.first * H_, now(all_h, h_ring_, last), bytes);
-        if (C::has_c) memcpy(job_.out.c_last + me_.first * H_, now(all_c, c_ring_, last), bytes);
+        if (!writes_results()) return;
+        const int64_t last = job_.n.T - 1;
+        copy_rows(now(all_h, h_ring_, last), job_.out.h_last + me_.first * H_);
+        if (C::has_c) copy_rows(now(all_c, c_ring_, last), job_.out.c_last + me_.first * H_);
     }
 
     void backward() {
@@ -229,25 +252,32 @@ public:
                 if (two_) back_gated(t, entered, dhu, dq + rows_ * H_);
             if constexpr (rounds) {
                 for (int64_t r = 0; r < rows_; ++r) {
-                    to_operands(early_ * H_, dhu + r * wide_, operands_of_dhu(t) + r * pitch_d_);
+                    to_operands(0, early_, dhu + r * wide_, operands_of_dhu(t) + r * pitch_d_);
                     if (apart_)
-                        to_operands(wide_, dxw_row(t, r), dxw_operands_ + (in_chunk + r) * pitch_d_);
+                        to_operands(0, gates_, dxw_row(t, r),
+                                    dxw_operands_ + (in_chunk + r) * pitch_d_);
                 }
             }
-            multiply(H_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
+            multiply(1, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
                      rows_of(dq, H_));
             for (int64_t r = 0; r < rows_; ++r)
                 if (!masked(t, r)) back_to_state(t, r, dq + r * H_);
             if (t % chunk_ == 0) back_to_inputs(t);
         }
-        if (!me_.leads()) return;
-        const int64_t bytes = rows_ * H_ * sizeof(T);
-        memcpy(job_.grad.dh0 + me_.first * H_, dh_, bytes);
-        if (C::has_c) memcpy(job_.grad.dc0 + me_.first * H_, dc_, bytes);
+        if (!writes_results()) return;
+        copy_rows(dh_, job_.grad.dh0 + me_.first * H_);
+        if (C::has_c) copy_rows(dc_, job_.grad.dc0 + me_.first * H_);
     }
 
 private:
-    int64_t kept_rows() const { return two_ ? rows_ : together; }
+    // rows that go through the stages of a step at the same time, and those that are remembered
+    int64_t rows_together() const {
+        return by_units_ ? std::min(rows_, most_rows_between_meetings) : int64_t(together);
+    }
+    int64_t kept_rows() const { return two_ ? rows_ : rows_together(); }
+    // whether this worker is the one that writes what is alike for all, or its part of results
+    bool writes_common() const { return me_.leads() || !by_units_; }
+    bool writes_results() const { return me_.leads() || by_units_; }
     int64_t at(int64_t t, int64_t r) const { return t * job_.n.B + me_.first + r; }
     bool masked(int64_t t, int64_t r) const { return job_.in.mask && !job_.in.mask[at(t, r)]; }
     bool fresh(int64_t t, int64_t r) const { return job_.in.reset && job_.in.reset[at(t, r)]; }
@@ -259,13 +289,34 @@ private:
         each<T>(n, [&](int64_t j, auto part) { store(to + j, load(from + j, part), part); });
     }
 
-    // n numbers as operands of a product
-    static void to_operands(int64_t n, const T* from, O* to) {
-        each<T>(n, [&](int64_t j, auto part) {
+    // call f(i, part) for the columns of own units in the gates [from, to)
+    template <class F>
+    void each_column(int from, int to, F f) const {
+        if (!by_units_)
+            each<T>(from * H_, to * H_, f);
+        else
+            for (int g = from; g < to; ++g) each<T>(g * H_ + first_, g * H_ + last_, f);
+    }
+
+    // own units of a row, or of all rows
+    template <class A, class B>
+    void copy_units(const A* from, B* to) const {
+        each<T>(first_, last_, [&](int64_t j, auto part) {
+            store(to + j, load(from + j, part), part);
+        });
+    }
+    void copy_rows(const T* from, T* to) const {
+        for (int64_t r = 0; r < rows_; ++r) copy_units(from + r * H_, to + r * H_);
+    }
+
+    // own columns of the gates [from, to) as operands of a product
+    void to_operands(int from, int to, const T* row, O* operands) const {
+        each_column(from, to, [&](int64_t i, auto part) {
+            O* o = operands + i - from * H_;
             if constexpr (rounds)
-                store_operand<R>(to + j, load(from + j, part), part);
+                store_operand<R>(o, load(row + i, part), part);
             else
-                store(to + j, load(from + j, part), part);
+                store(o, load(row + i, part), part);
         });
     }
 
@@ -290,14 +341,14 @@ private:
     // call f for the rows of step t that no mask leaves out, a few at a time
     template <class F>
     void each_rows(int64_t t, F f) const {
-        Rows<T> rows;
+        Rows<T> rows{row_pointers_};
         for (int64_t r = 0; r < rows_; ++r) {
             if (!masked(t, r)) {
                 Row<T>& w = row_list_[two_ ? r : rows.n];
                 w.index = r;
                 rows.at[rows.n++] = &w;
             }
-            if (rows.n == together || (r + 1 == rows_ && rows.n > 0)) {
+            if (rows.n == rows_together() || (r + 1 == rows_ && rows.n > 0)) {
                 f(rows);
                 rows.n = 0;
             }
@@ -314,17 +365,23 @@ private:
             if constexpr (narrow) {
                 const int64_t slot = w - row_list_;
                 if (reads_kept_ && job_.out.xw)
-                    w->x = widened(job_.out.xw + at(t, r) * wide_, wide_x_ + slot * wide_);
+                    w->x = widened(job_.out.xw + at(t, r) * wide_, job_.weights.bias_x,
+                                   wide_x_ + slot * wide_);
                 if (reads_kept_ && job_.out.hu)
-                    w->s = widened(job_.out.hu + at(t, r) * wide_, wide_hu_ + slot * wide_);
+                    w->s = widened(job_.out.hu + at(t, r) * wide_, job_.weights.bias_h,
+                                   wide_hu_ + slot * wide_);
             }
             w->from = origin(h, c, t, r);
             w->dh = dh_ + r * H_, w->dc = dc_ + r * H_;
         }
     }
 
-    const T* widened(const S* from, T* to) const {
-        copy(wide_, from, to);
+    // what was kept is without its bias, which rounding would take from
+    const T* widened(const S* from, const T* bias, T* to) const {
+        each_column(0, gates_, [&](int64_t i, auto part) {
+            const Vec<T> v = load(from + i, part);
+            store(to + i, bias ? v + load(bias + i, part) : v, part);
+        });
         return to;
     }
 
@@ -332,7 +389,8 @@ private:
     const T* kept_h(int64_t t) const {
         if constexpr (narrow) {
             if (t == 0) return job_.in.h0 + me_.first * H_;
-            copy(rows_ * H_, job_.out.h + at(t - 1, 0) * H_, h_ring_);
+            for (int64_t r = 0; r < rows_; ++r)
+                copy_units(job_.out.h + at(t - 1, r) * H_, h_ring_ + r * H_);
             return h_ring_;
         } else {
             return before(job_.in.h0, job_.out.h, nullptr, t);
@@ -367,7 +425,7 @@ private:
             const T* from = fresh(t, r) ? zeros_ : h + r * H_;
             const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
             O* row = to + r * pitch_h_;
-            each<T>(H_, [&](int64_t j, auto part) {
+            each_unit(k_, [&](int64_t j, auto part) {
                 // h enters as it is put out
                 const Vec<T> v = rounded<R>(load(from + j, part)) * factor<T>(mask, j, part);
                 if constexpr (rounds) store_operand<R>(row + j, v, part);
@@ -397,23 +455,56 @@ private:
         return {base + t * step + me_.first * row, rows_, step, row};
     }
 
-    // C (rows, N) = bias + A (rows, K) P for the team: each worker its panels, then all meet
-    void multiply(int64_t N, int64_t K, Stack<const O> a, const void* packed, const T* bias,
-                  Stack<T> c, S* kept = nullptr) const {
+    // call f(gate, gates, first, last) for this worker's panels of a product with a column for each
+    // unit of `gates` gates: all gates at once, or its units of one after the other
+    template <class F>
+    void each_product(int gates, F f) const {
         int64_t first, last;
-        my_panels(N, first, last);
-        product<R>(rows_, N, K, a, packed, bias, c, first, last);
-        keep(rows_, N, c, {kept, rows_, 0, wide_}, first, last);
-        me_.team->meet(me_.size);
+        if (by_units_) {
+            const int64_t n = panels<E>(H_);
+            first = n * share_.from / share_.parts, last = n * share_.to / share_.parts;
+            for (int g = 0; g < gates; ++g) f(g, 1, first, last);
+        } else {
+            my_panels(gates * H_, first, last);
+            f(0, gates, first, last);
+        }
     }
 
-    // copy the panels [first, last) of sums to where they are kept in a narrow form
-    static void keep(int64_t M, int64_t N, Stack<T> from, Stack<S> to, int64_t first, int64_t last) {
+    // C (M, gates H) = bias + A (M, K) P: this worker's part, and what is kept of it
+    void multiply_own(int64_t M, int gates, int64_t K, Stack<const O> a, const void* packed,
+                      const T* bias, Stack<T> c, Stack<S> kept) const {
+        each_product(gates, [&](int gate, int count, int64_t first, int64_t last) {
+            const int64_t at = gate * H_, N = count * H_;
+            const void* p = static_cast<const char*>(packed) + gate * packed_size<R>(K, H_);
+            const T* start = bias ? bias + at : nullptr;
+            product<R>(M, N, K, a, p, narrow ? nullptr : start, c.from(at), first, last);
+            keep(M, N, c.from(at), kept.base ? kept.from(at) : kept, start, first, last);
+        });
+    }
+
+    // the same for the rows of a step, where all meet: before it if A is of all, else behind it
+    void multiply(int gates, int64_t K, Stack<const O> a, const void* packed, const T* bias,
+                  Stack<T> c, S* kept = nullptr) const {
+        if (by_units_) me_.team->meet(me_.size);
+        multiply_own(rows_, gates, K, a, packed, bias, c, {kept, rows_, 0, wide_});
+        if (!by_units_) me_.team->meet(me_.size);
+    }
+
+    // of narrow kinds: copy the panels [first, last) of sums to where they are kept, and add the bias
+    static void keep(int64_t M, int64_t N, Stack<T> sums, Stack<S> to, const T* bias, int64_t first,
+                     int64_t last) {
         if constexpr (narrow) {
-            const int64_t at = first * panel_width<E>;
-            const int64_t n = std::min(last * panel_width<E>, N) - at;
-            if (!to.base || n <= 0) return;
-            for (int64_t m = 0; m < M; ++m) copy(n, from.at(m) + at, to.at(m) + at);
+            const int64_t at = first * panel_width<E>, end = std::min(last * panel_width<E>, N);
+            if (!to.base && !bias) return;
+            for (int64_t m = 0; m < M; ++m) {
+                T* row = sums.at(m);
+                S* kept = to.base ? to.at(m) : nullptr;
+                each<T>(at, end, [&](int64_t j, auto part) {
+                    const Vec<T> v = load(row + j, part);
+                    if (kept) store(kept + j, v, part);
+                    if (bias) store(row + j, v + load(bias + j, part), part);
+                });
+            }
         }
     }
 
@@ -458,12 +549,9 @@ private:
         if (!in_place) me_.team->meet(me_.size);
         const int64_t rows = steps_from(t) * rows_, step = job_.n.B * wide_;
         const Stack<T> to = {inputs(t), rows_, in_place ? step : rows_ * wide_, wide_};
-        int64_t first, last;
-        my_panels(wide_, first, last);
-        product<R>(rows, wide_, I_, x_operands(t), job_.packed.kernel, job_.weights.bias_x, to,
-                   first, last);
-        if (job_.out.xw && !reads_kept_)
-            keep(rows, wide_, to, {job_.out.xw + at(t, 0) * wide_, rows_, step, wide_}, first, last);
+        S* kept = narrow && job_.out.xw && !reads_kept_ ? job_.out.xw + at(t, 0) * wide_ : nullptr;
+        multiply_own(rows, gates_, I_, x_operands(t), job_.packed.kernel, job_.weights.bias_x, to,
+                     {kept, rows_, step, wide_});
         me_.team->meet(me_.size);
     }
 
@@ -487,7 +575,7 @@ private:
                 const Stack<T> sums = dense(dx_, rows, I_);
                 product<R, T>(rows, I_, wide_, dxw, job_.packed.kernel_back, nullptr, sums, first,
                               last);
-                keep(rows, I_, sums, dx, first, last);
+                keep(rows, I_, sums, dx, nullptr, first, last);
             } else {
                 product<R, T>(rows, I_, wide_, dxw, job_.packed.kernel_back, nullptr, dx, first,
                               last);
@@ -502,6 +590,8 @@ private:
         if (two_)
             sum_outer(rows, H_, dense<const O>(gated_, rows, pitch_h_), 2, 3, late, turned, add,
                       me_.drecurrent);
+        // the operands of the next chunk take the place of these
+        if (by_units_) me_.team->meet(me_.size);
     }
 
     // the columns of the gates [from, to) of the gradient (M, G H) of a matrix: of `a` (rows, M) and
@@ -522,37 +612,29 @@ private:
         const T* bias = job_.weights.bias_h;
         T* hu = projected(t);
         S* kept = job_.out.hu && !reads_kept_ ? job_.out.hu + at(t, 0) * wide_ : nullptr;
-        multiply(early_ * H_, H_, rows_of(entered, pitch_h_), job_.packed.first, bias,
-                 rows_of(hu, wide_), kept);
+        multiply(early_, H_, rows_of(entered, pitch_h_), job_.packed.first, bias, rows_of(hu, wide_),
+                 kept);
         if constexpr (C::may_gate) {
             if (!two_) return;
             // the r h of a masked row stays what it was: a number, and not used
             each_rows(t, [&](Rows<T>& rows) {
                 place(rows, t, nullptr, nullptr);
-                start(rows);
                 prepare(k_, rows, 0, 2);
                 C::early(k_, rows);
                 for (const Row<T>* w : rows) {
                     const O* h = entered + w->index * pitch_h_;
                     O* to = gated + w->index * pitch_h_;
-                    each<T>(H_, [&](int64_t j, auto part) {
+                    each_unit(k_, [&](int64_t j, auto part) {
                         const Vec<T> v = load(w->p + j, part) * load(h + j, part);
                         if constexpr (rounds) store_operand<R>(to + j, v, part);
                         else store(to + j, v, part);
                     });
                 }
             });
-            multiply(H_, H_, rows_of<const O>(gated, pitch_h_), job_.packed.second,
+            multiply(1, H_, rows_of<const O>(gated, pitch_h_), job_.packed.second,
                      bias ? bias + 2 * H_ : nullptr, rows_of(hu + 2 * H_, wide_),
                      kept ? kept + 2 * H_ : nullptr);
         }
-    }
-
-    // statistics of x W
-    void start(Rows<T>& rows) const {
-        statistics<T>(job_.spec, k_.epsilon, k_.x, 0, gates_, rows.n,
-                      [&](int i) { return rows.at[i]->x; },
-                      [&](int i) -> Statistics<T>& { return rows.at[i]->at_x; });
     }
 
     // the forward values
@@ -564,7 +646,6 @@ private:
                 return;
             }
         }
-        start(rows);
         C::gates(k_, rows);
     }
 
@@ -576,18 +657,22 @@ private:
 
     void begin(T* d, const T* last) const {
         if (last)
-            memcpy(d, last + me_.first * H_, rows_ * H_ * sizeof(T));
+            copy_rows(last + me_.first * H_, d);
         else
-            memset(d, 0, rows_ * H_ * sizeof(T));
+            for (int64_t r = 0; r < rows_; ++r) clear(k_, d + r * H_);
+    }
+
+    void clear_columns(T* row) const {
+        each_column(0, gates_, [&](int64_t i, auto part) { store(row + i, Vec<T>{}, part); });
     }
 
     // the gradient of this step's outputs, and zeros where a mask leaves a row out
     void begin_back(int64_t t, T* ds) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            if (job_.grad.dh) add(dh_ + r * H_, job_.grad.dh + at(t, r) * H_, H_);
+            if (job_.grad.dh) add_units(dh_ + r * H_, job_.grad.dh + at(t, r) * H_);
             if (!masked(t, r)) continue;
-            memset(ds + r * wide_, 0, wide_ * sizeof(T));
-            if (apart_) memset(dxw_row(t, r), 0, wide_ * sizeof(T));
+            clear_columns(ds + r * wide_);
+            if (apart_) clear_columns(dxw_row(t, r));
         }
     }
 
@@ -598,24 +683,23 @@ private:
             const int64_t b = me_.first + w->index;
             // h U's gradient takes the place of the pre-activations' once that was used
             if (!two_) w->d = w->ds;
-            if (zone_h) zone_out_back(job_.in.take_h, t, b, H_, w->dh, w->rest_h);
-            if (zone_c) zone_out_back(job_.in.take_c, t, b, H_, w->dc, w->rest_c);
+            if (zone_h) zone_out_back(k_, job_.in.take_h, t, b, w->dh, w->rest_h);
+            if (zone_c) zone_out_back(k_, job_.in.take_c, t, b, w->dc, w->rest_c);
         }
         recompute(rows);
         if constexpr (C::may_gate) {
             if (two_) {
                 C::back_late(k_, rows);
-                projection_back(rows, 2, 3);
+                norms_back(t, rows, 0, 0, 2, 3);
             }
         }
         if (!two_) {
             C::back(k_, rows);
-            input_back(rows, t);
-            projection_back(rows, 0, gates_);
+            norms_back(t, rows, 0, gates_, 0, gates_);
         }
         for (Row<T>* w : rows) {
-            if (zone_h) add(w->dh, w->rest_h);
-            if (zone_c) add(w->dc, w->rest_c);
+            if (zone_h) add_units(w->dh, w->rest_h);
+            if (zone_c) add_units(w->dc, w->rest_c);
         }
     }
 
@@ -623,13 +707,12 @@ private:
     void back_gated(int64_t t, const O* entered, T* ds, T* dq) {
         if constexpr (rounds)
             for (int64_t r = 0; r < rows_; ++r)
-                to_operands(H_, ds + r * wide_ + 2 * H_, operands_of_dhu(t) + r * pitch_d_ + late_);
-        multiply(H_, H_, gradients_of(ds, t, 2), job_.packed.second_back, nullptr,
+                to_operands(2, 3, ds + r * wide_, operands_of_dhu(t) + r * pitch_d_ + late_);
+        multiply(1, H_, gradients_of(ds, t, 2), job_.packed.second_back, nullptr,
                  rows_of(dq, H_));
         each_rows(t, [&](Rows<T>& rows) {
             C::back_early(k_, rows, entered, pitch_h_, dq, through_gate_);
-            input_back(rows, t);
-            projection_back(rows, 0, 2);
+            norms_back(t, rows, 0, gates_, 0, 2);
         });
     }
 
@@ -637,12 +720,12 @@ private:
     void back_to_state(int64_t t, int64_t r, const T* dq) const {
         T *dh = dh_ + r * H_, *dc = dc_ + r * H_;
         if (fresh(t, r)) {
-            memset(dh, 0, H_ * sizeof(T));
-            memset(dc, 0, H_ * sizeof(T));
+            clear(k_, dh);
+            clear(k_, dc);
             return;
         }
         const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
-        each<T>(H_, [&](int64_t j, auto part) {
+        each_unit(k_, [&](int64_t j, auto part) {
             Vec<T> d = load(dq + j, part);
             if (two_) d += load(through_gate_ + r * H_ + j, part);
             store(dh + j, load(dh + j, part) + d * factor<T>(mask, j, part), part);
@@ -654,46 +737,47 @@ private:
         return dxw_ + ((rounds ? 0 : t % chunk_ * rows_) + r) * wide_;
     }
 
-    void input_back(Rows<T>& rows, int64_t t) const {
-        NormBack<T> back[together];
-        for (int i = 0; i < rows.n; ++i) {
+    // the gradients of x W in the gates [from_x, to_x), and of h U in [from, to): through their norms,
+    // into the biases, that of h U clipped
+    void norms_back(int64_t t, Rows<T>& rows, int from_x, int to_x, int from, int to) const {
+        auto of_x = [&](int i) {
             Row<T>& w = *rows.at[i];
-            back[i] = {&w.at_x, w.x, {}, dxw_row(t, w.index)};
-            for (int g = 0; g < gates_; ++g) back[i].dy[g] = w.d + g * H_;
-        }
-        norm_back<T>(job_.spec, k_.x, rows.n, back, H_, 0, gates_);
-        if (bias_x_sums_)
-            for (const Row<T>* w : rows) add(bias_x_sums_, dxw_row(t, w->index), wide_);
-    }
-
-    // the gradient of the gates [from, to) of h U: through its norm, into the bias, clipped
-    void projection_back(Rows<T>& rows, int from, int to) const {
-        NormBack<T> back[together];
-        for (int i = 0; i < rows.n; ++i) {
+            NormBack<T> back{&w.at_x, w.x, {}, dxw_row(t, w.index)};
+            for (int g = from_x; g < to_x; ++g) back.dy[g] = w.d + g * H_;
+            return back;
+        };
+        auto of_h = [&](int i) {
             Row<T>& w = *rows.at[i];
-            back[i] = {&w.at_h, w.s, {}, w.ds};
+            NormBack<T> back{&w.at_h, w.s, {}, w.ds};
             for (int g = from; g < to; ++g)
-                back[i].dy[g] = job_.spec.apart(g) ? w.dhn : w.d + g * H_;
-        }
-        norm_back<T>(job_.spec, k_.h, rows.n, back, H_, from, to);
-        const int64_t first = from * H_, count = (to - from) * H_;
-        for (Row<T>* w : rows) {
-            T* ds = w->ds + first;
-            if (bias_h_sums_) add(bias_h_sums_ + first, ds, count);
-            if (k_.clip > 0) bound(ds, count, k_.clip);
+                back.dy[g] = job_.spec.apart(g) ? w.dhn : w.d + g * H_;
+            return back;
+        };
+        norm_back<T>(job_.spec, H_, share_, rows.n, returned(k_.x, from_x, to_x, of_x),
+                     returned(k_.h, from, to, of_h));
+        for (const Row<T>* w : rows) {
+            if (bias_x_sums_) add_columns(from_x, to_x, bias_x_sums_, dxw_row(t, w->index));
+            if (bias_h_sums_) add_columns(from, to, bias_h_sums_, w->ds);
+            if (k_.clip > 0)
+                for (int g = from; g < to; ++g)
+                    bound(w->ds, g * H_ + first_, g * H_ + last_, k_.clip);
         }
     }
 
     static bool acts(const Noise<T>& take) { return take.at || take.value != T(1); }
 
     template <class A>
-    static void add(T* to, const A* what, int64_t n) {
-        each<T>(n, [&](int64_t j, auto part) {
+    void add_units(T* to, const A* what) const {
+        each_unit(k_, [&](int64_t j, auto part) {
             store(to + j, load(to + j, part) + load(what + j, part), part);
         });
     }
 
-    void add(T* to, const T* what) const { add(to, what, H_); }
+    void add_columns(int from, int to, T* sums, const T* row) const {
+        each_column(from, to, [&](int64_t i, auto part) {
+            store(sums + i, load(sums + i, part) + load(row + i, part), part);
+        });
+    }
 
     const Job<T, S>& job_;
     const Worker<T>& me_;
@@ -703,10 +787,14 @@ private:
     const int64_t pitch_x_;
     const bool x_is_operand_;  // x can be read where it lies, if it has the type of operands
     const int64_t pitch_h_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
+    const bool by_units_;
+    mutable Share<T> share_;
+    const int64_t first_, last_;  // units of this worker
     bool reads_kept_ = false;  // the projections are those of a forward pass that kept them
     Context<T> k_;
     int64_t memory_, shared_;
     Row<T>* row_list_;
+    Row<T>** row_pointers_;
     T *sums_, *bias_x_sums_ = nullptr, *bias_h_sums_ = nullptr, *zeros_, *row_memory_;
     T *h_ring_, *c_ring_, *xw_, *hu_ring_, *dq_ring_;
     T *dh_, *dc_, *through_gate_;

@@ -165,6 +165,25 @@ inline void tile_block(X& x, int64_t depth, const bfloat16* a, int64_t pitch, co
                 c(m)[j] = beside.at[m / tile][j / tile][m % tile][j % tile];
 }
 
+// Exchange rows and columns of a square of 32-bit numbers, a vector to a row: blocks of half the size
+// off the diagonal, then of a quarter, to single numbers.
+template <int half, size_t... lane>
+inline void exchange(Word* v, std::index_sequence<lane...>) {
+    constexpr int L = int(sizeof...(lane));
+    for (int i = 0; i < L; ++i) {
+        if (i & half) continue;
+        const Word a = v[i], b = v[i + half];
+        v[i] = __builtin_shufflevector(a, b, (lane & half ? lane - half + L : lane)...);
+        v[i + half] = __builtin_shufflevector(a, b, (lane & half ? lane + L : lane + half)...);
+    }
+}
+
+template <int half = lanes<float> / 2>
+inline void transpose(Word* v) {
+    exchange<half>(v, std::make_index_sequence<lanes<float>>{});
+    if constexpr (half > 1) transpose<half / 2>(v);
+}
+
 // All row blocks of M rows with one panel.
 template <class X, class I, class C>
 inline void tile_rows(X& x, int64_t M, int64_t depth, const bfloat16* a, int64_t pitch,

@@ -96,12 +96,17 @@ inline T sum(Vec<T> v) {
         return sum<T, by / 2>(v + rotated<T, by>(v, std::make_index_sequence<lanes<T>>{}));
 }
 
-// Call f(j, part) for the vectors that start at j = 0, L, 2 L ... of a row of n.
+// Call f(j, part) for the vectors that start at j = first, first + L, first + 2 L ... below last.
 template <class T, class F>
-inline void each(int64_t n, F f) {
-    int64_t j = 0;
-    for (; j + lanes<T> <= n; j += lanes<T>) f(j, All{});
-    if (j < n) f(j, Part{int(n - j)});
+[[gnu::always_inline]] inline void each(int64_t first, int64_t last, F f) {
+    int64_t j = first;
+    for (; j + lanes<T> <= last; j += lanes<T>) f(j, All{});
+    if (j < last) f(j, Part{int(last - j)});
+}
+
+template <class T, class F>
+[[gnu::always_inline]] inline void each(int64_t n, F f) {
+    each<T>(0, n, f);
 }
 
 // The sum of f(j, part) over a row of n, lane by lane; four sums under way hide the latency of
