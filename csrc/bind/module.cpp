@@ -175,8 +175,7 @@ private:
 class SharedStream {
 public:
     SharedStream(nb::bytes file, int64_t batch, int64_t form)
-        : stream_(isa(), Form(form), batch,
-                  Model(File(std::string(file.c_str(), file.size()))).layers()) {}
+        : stream_(isa(), Form(form), batch, model_of(file).layers()) {}
 
     void call(nb::handle x, nb::handle out) {
         const Memory from(x, "x", false), to(out, "out", true);
@@ -226,6 +225,14 @@ public:
     const Stream& stream() const { return stream_; }
 
 private:
+    static Model model_of(const nb::bytes& file) {
+        try {
+            return Model(File(std::string(file.c_str(), file.size())));
+        } catch (const FileError& error) {
+            throw std::invalid_argument(error.what());
+        }
+    }
+
     Stream stream_;
     std::mutex mutex_;
 };

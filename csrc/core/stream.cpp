@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t line = 64;
 // Rows of a block that pass through one layer before the next one.
-constexpr int64_t piece_rows = 64;
+constexpr int64_t piece_rows = 16;
 
 const Steps& steps_of(const Isa& isa, Form form) {
     switch (form) {
