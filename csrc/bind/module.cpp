@@ -124,6 +124,24 @@ void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintp
                                        reinterpret_cast<float*>(out));
 }
 
+// A number that two arrays share only by chance, made at the speed of reading them.
+uint64_t fingerprint(const std::vector<std::pair<uintptr_t, int64_t>>& arrays) {
+    constexpr int lanes = 32;
+    uint32_t sums[lanes];
+    for (int i = 0; i < lanes; ++i) sums[i] = 2654435761u * (i + 1);
+    for (const auto& [address, bytes] : arrays) {
+        const uint32_t* at = reinterpret_cast<const uint32_t*>(address);
+        const int64_t words = bytes / int64_t(sizeof *at);
+        int64_t k = 0;
+        for (; k + lanes <= words; k += lanes)
+            for (int i = 0; i < lanes; ++i) sums[i] = (sums[i] ^ at[k + i]) * 0x9e3779b1u;
+        for (int i = 0; k + i < words; ++i) sums[i] = (sums[i] ^ at[k + i]) * 0x9e3779b1u;
+    }
+    uint64_t all = 0;
+    for (uint32_t sum : sums) all = (all ^ sum) * 0x9e3779b97f4a7c15u, all ^= all >> 29;
+    return all;
+}
+
 // The memory of an array, for as long as this is there.
 class Memory {
 public:
@@ -192,6 +210,21 @@ public:
         passes[int(Framework::numpy)][0].fetch_add(stream_.layers(), std::memory_order_relaxed);
     }
 
+    // a step of one layer from states to states, given by their addresses as x and the new ones
+    void advance(uintptr_t x, const std::vector<uintptr_t>& from, const std::vector<uintptr_t>& to) {
+        float* const own[] = {stream_.h(0), stream_.c(0)};
+        if (stream_.layers() != 1 || from.size() != to.size() || from.size() != (own[1] ? 2 : 1))
+            throw std::invalid_argument("A step from states to states is that of one layer.");
+        const size_t bytes = stream_.batch() * stream_.units(0) * sizeof(float);
+        nb::gil_scoped_release unlocked;
+        const std::lock_guard<std::mutex> alone(mutex_);
+        for (size_t i = 0; i < from.size(); ++i)
+            std::memcpy(own[i], reinterpret_cast<const void*>(from[i]), bytes);
+        stream_.run(1, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(to[0]));
+        if (own[1]) std::memcpy(reinterpret_cast<void*>(to[1]), own[1], bytes);
+        count_pass(Framework::torch, false);
+    }
+
     void reset(const std::vector<int64_t>& rows) {
         nb::gil_scoped_release unlocked;
         const std::lock_guard<std::mutex> alone(mutex_);
@@ -245,6 +278,7 @@ NB_MODULE(_core, m) {
     m.def("run", run, "spec"_a, "back"_a, "precision"_a, "sizes"_a, "numbers"_a, "addresses"_a,
           "threads"_a, "host"_a, "framework"_a,
           "One pass; arrays in the order of `Array` in csrc/core/call.h.");
+    m.def("fingerprint", fingerprint, "arrays"_a, "Of arrays given by address and bytes.");
     m.def("function", function, "name"_a, "full"_a, "n"_a, "x"_a, "y"_a,
           "exp or an activation of n numbers.");
     m.def("runs", [](bool back) {
@@ -268,6 +302,7 @@ NB_MODULE(_core, m) {
     nb::class_<SharedStream>(m, "Stream", "A stream of the layers of a file's bytes.")
         .def(nb::init<nb::bytes, int64_t, int64_t>(), "file"_a, "batch"_a, "form"_a)
         .def("__call__", &SharedStream::call, "x"_a, "out"_a)
+        .def("advance", &SharedStream::advance, "x"_a, "before"_a, "after"_a)
         .def("reset", &SharedStream::reset, "rows"_a)
         .def("states", &SharedStream::states, "arrays"_a, "write"_a)
         .def_prop_ro("inputs", [](const SharedStream& it) { return it.stream().inputs(); })
