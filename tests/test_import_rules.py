@@ -193,7 +193,15 @@ RULES = (
         inside=("keras", "matplotlib"),
     ),
     # loaded by lnrnn.train.program when training begins, inside a function
-    rule("lnrnn.train.model", "keras", "numpy", _SETTINGS, inside=("lnrnn.keras",)),
+    rule(
+        "lnrnn.train.model",
+        "keras",
+        "numpy",
+        _SETTINGS,
+        "lnrnn.engines.select",
+        "lnrnn.stream",
+        inside=("lnrnn.keras",),
+    ),
     rule("lnrnn.train.loop", "numpy", "lnrnn.train"),
     rule("lnrnn.train.display", "rich", "lnrnn.train"),
 )
