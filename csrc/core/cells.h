@@ -545,4 +545,23 @@ struct Gru {
     }
 };
 
+// Call f with the type of the cell that a spec describes.
+template <class T, class F>
+inline auto with_cell(const Spec& spec, F f) {
+    const bool standard = spec.phi == Activation::tanh &&
+                          (spec.is(Cell::simple) || spec.sigma == Activation::sigmoid) &&
+                          (!spec.is(Cell::lstm) || spec.psi == Activation::tanh);
+    switch (spec.cell) {
+        case Cell::simple:
+            return standard ? f.template operator()<Simple<T, true>>()
+                            : f.template operator()<Simple<T, false>>();
+        case Cell::lstm:
+            return standard ? f.template operator()<Lstm<T, true>>()
+                            : f.template operator()<Lstm<T, false>>();
+        default:
+            return standard ? f.template operator()<Gru<T, true>>()
+                            : f.template operator()<Gru<T, false>>();
+    }
+}
+
 }  // namespace lnrnn::LNRNN_ISA

@@ -22,6 +22,9 @@ namespace lnrnn {
     extern const Kernel<float, bfloat16> kernel_brain;  \
     extern const Kernel<float, float16> kernel_half;    \
     extern const Kernel<float, float> kernel_rounding;  \
+    extern const Steps steps_float32;                   \
+    extern const Steps steps_bfloat16;                  \
+    extern const Steps steps_int8;                      \
     }
 DECLARE(amx)
 DECLARE(avx512_bf16)
@@ -30,6 +33,7 @@ DECLARE(avx2)
 DECLARE(neon_bf16)
 DECLARE(baseline)
 DECLARE(amx_emulated)
+DECLARE(avx512_vnni)
 #undef DECLARE
 
 namespace {
@@ -92,13 +96,23 @@ const char* without_neon_bf16() {
 const char* nothing() { return nullptr; }
 #endif
 
+#ifdef LNRNN_HAS_avx512_vnni
+#define INTEGERS_avx512 &avx512_vnni::steps_int8
+#else
+#define INTEGERS_avx512 nullptr
+#endif
+#define INTEGERS_avx2 nullptr
+#define INTEGERS_baseline nullptr
+#define STREAM(set) \
+    { &set::steps_float32, &set::steps_bfloat16, &set::steps_int8, INTEGERS_##set }
+
 #define WHOLE(set)                                                                  \
     &set::kernel_single, &set::kernel_full, &set::kernel_brain, &set::kernel_half, \
-        &set::kernel_rounding
+        &set::kernel_rounding, STREAM(set)
 // what `set` adds to `base` are products of bfloat16
 #define PRODUCTS(set, base)                                                           \
     &base::kernel_single, &base::kernel_full, &set::kernel_brain, &base::kernel_half, \
-        &set::kernel_rounding
+        &set::kernel_rounding, STREAM(base)
 
 const Isa table[] = {
 #ifdef LNRNN_HAS_amx
@@ -126,6 +140,14 @@ const Isa table[] = {
 constexpr int count_of_table = sizeof table / sizeof table[0];
 
 }  // namespace
+
+bool has_integers() {
+#ifdef LNRNN_HAS_avx512_vnni
+    return __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
 
 const Isa* compiled(int* count) {
     *count = count_of_table;

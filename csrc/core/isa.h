@@ -5,6 +5,17 @@
 
 namespace lnrnn {
 
+struct Steps;
+
+// How an instruction set computes the steps of streams, by the form of their matrices; `integers`
+// is null, or for int8 on processors that have an instruction for such products.
+struct StreamSteps {
+    const Steps *float32, *bfloat16, *int8, *integers;
+};
+
+// Whether this processor has that instruction.
+bool has_integers();
+
 // Who takes an instruction set: any call where it is the best one usable, or only tests, for which
 // LNRNN_ISA names it, so that it is not listed.
 enum class Choice { best, tested };
@@ -18,6 +29,7 @@ struct Isa {
     const Kernel<float, bfloat16>* brain;
     const Kernel<float, float16>* half;
     const Kernel<float, float>* rounding;  // float32 with operands of products rounded to bfloat16
+    StreamSteps stream;
     Choice choice;
 
     bool usable() const { return !refusal(); }

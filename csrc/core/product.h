@@ -79,6 +79,15 @@ inline Stack<T> dense(T* base, int64_t M, int64_t row) {
     return {base, M, 0, row};
 }
 
+// What stands for R where the operands are as they are, and the matrix is stored as numbers N: see
+// stored.h.
+template <class N>
+struct Stored {};
+template <class R>
+constexpr bool is_stored = false;
+template <class N>
+constexpr bool is_stored<Stored<N>> = true;
+
 // How operands of products lie that are rounded to R (which may be what they are): as numbers O in
 // rows of padding(n), of which n are used and the others zeros, and as elements E of the products.
 template <class R>
@@ -308,6 +317,7 @@ inline auto elements(const Stack<const O>& a, int64_t m) {
 
 // The panels [first, last) of C.
 template <class R, class T>
+    requires(!is_stored<R>)
 inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operands<R>::O> a,
                     const void* packed, const T* bias, Stack<T> c, int64_t first, int64_t last) {
     using E = typename Operands<R>::E;

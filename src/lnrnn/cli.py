@@ -264,6 +264,11 @@ def _parser() -> argparse.ArgumentParser:
         help="an option of that program",
     )
     convert.add_argument(
+        "--int8",
+        action="store_true",
+        help="matrices of a .tflite file as whole numbers of 8 bits, a quarter of the size",
+    )
+    convert.add_argument(
         "--check",
         nargs="?",
         const=sys.executable,

@@ -57,6 +57,30 @@ def test_lite_models_come_back(name, tmp_path):
     assert found.beside == ()
 
 
+@pytest.mark.parametrize("name", [n for n in FORMS if n.startswith("tflite")])
+def test_lite_models_of_8_bits(name, tmp_path):
+    """The hybrid kernel of TensorFlow Lite, step by step, beside its own of float32."""
+    import tensorflow as tf
+
+    imported, _ = read(save_npz(tmp_path / "original.npz", original_weights(name)), name)
+    ran = {}
+    for int8 in (False, True):
+        path = tmp_path / f"{int8}.tflite"
+        write(path, imported, name, int8=int8)
+        lite = tf.lite.Interpreter(model_content=path.read_bytes())
+        lite.allocate_tensors()
+        rng = np.random.default_rng(0)
+        outputs = []
+        for _ in range(20):
+            given = lite.get_input_details()[0]
+            lite.set_tensor(given["index"], rng.standard_normal(given["shape"]).astype("f4"))
+            lite.invoke()
+            outputs.append(lite.get_tensor(lite.get_output_details()[0]["index"]))
+        ran[int8] = np.stack(outputs)
+    error = np.abs(ran[True] - ran[False]).max() / np.abs(ran[False]).max()
+    assert 1e-4 < error < 0.1
+
+
 def test_gains_stored_minus_one_keep_their_last_bits():
     """1e-9 is lost in 1 + 1e-9 in float32, but not on the way back."""
     name = "lingvo_lnlstm_old"

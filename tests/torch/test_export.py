@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch_cases import INPUTS, KINDS, Kind, assert_same, flat, made, states_of
 
+from lnrnn.torch import export_step
+
 ANY = torch.export.Dim.DYNAMIC
 SEQUENCE = {0: ANY, 1: ANY}
 
@@ -139,6 +141,41 @@ def test_onnx_of_a_cell(tmp_path) -> None:
     write_onnx(cell, (torch.randn(3, INPUTS), hx), path, {"input": {0: ANY}, "hx": ({0: ANY},) * 2})
     x, h, c = torch.randn(7, INPUTS), torch.randn(7, 5), torch.randn(7, 5)
     assert_same(in_runtime(path, x, h, c), flat(cell(x, (h, c))), "float32")
+
+
+@pytest.mark.parametrize("of_cell", [False, True], ids=["layers", "cell"])
+def test_a_step_in_one_call(of_cell: bool, tmp_path) -> None:
+    kind = KINDS["lstm"]
+    module = kind.cell(INPUTS, 5) if of_cell else float_module(kind, num_layers=2)
+    path = tmp_path / "step.onnx"
+    module.train()
+    export_step(module, path)
+    assert module.training
+    session = onnxruntime.InferenceSession(path)
+    assert [i.name for i in session.get_inputs()] == ["x", "h", "c"]
+    assert [o.name for o in session.get_outputs()] == ["y", "h_next", "c_next"]
+    module.eval()
+    shape = (3, 5) if of_cell else (2, 3, 5)
+    states = [torch.randn(shape), torch.randn(shape)]
+    hx: Any = tuple(states)
+    for _ in range(100):
+        x = torch.randn(3, INPUTS)
+        with torch.no_grad():
+            if of_cell:
+                hx = module(x, hx)
+            y, hx = (hx[0], hx) if of_cell else module.step(x, hx)
+        given = dict(zip(("x", "h", "c"), (x, *states), strict=True))
+        found = session.run(None, {name: t.numpy() for name, t in given.items()})
+        found = [torch.as_tensor(np.asarray(array)) for array in found]
+        states = found[1:]
+        assert_same(found, [y, *hx], "float32")
+
+
+def test_steps_that_cannot_be_exported(tmp_path) -> None:
+    with pytest.raises(ValueError, match="got bidirectional=True"):
+        export_step(float_module(KINDS["gru"], bidirectional=True), tmp_path / "step.onnx")
+    with pytest.raises(ValueError, match="got Linear"):
+        export_step(nn.Linear(2, 2), tmp_path / "step.onnx")
 
 
 def test_onnx_of_lengths(tmp_path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import pytest
 import torch
 from torch_cases import (
@@ -17,6 +20,10 @@ from torch_cases import (
     made,
     states_of,
 )
+
+from lnrnn.engines import runs
+from lnrnn.testing import assert_close
+from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN
 
 
 @each_kind
@@ -67,3 +74,30 @@ def test_dropout_between_layers_acts_in_training_only(train: bool) -> None:
     module = made(KINDS["gru"], num_layers=2, dropout=0.5).train(train)
     x = draw(BATCH, INPUTS)
     assert torch.equal(module.step(x)[0], module.step(x)[0]) is not train
+
+
+@pytest.mark.parametrize("make", [LayerNormLSTM, LayerNormGRU, LayerNormRNN])
+def test_steps_without_gradients_are_native_where_weights_stand_still(make: Any) -> None:
+    torch.manual_seed(0)
+    module = make(5, 7, num_layers=2, zoneout=0.1).eval()
+    plain = make(5, 7, num_layers=2, zoneout=0.1, engine="portable").eval()
+
+    def compare(ran: list[str]) -> None:
+        plain.load_state_dict(module.state_dict())
+        ours, theirs = None, None
+        for x, engine in zip(torch.randn(len(ran), 3, 5), ran, strict=True):
+            before = runs()
+            with torch.no_grad():
+                y, ours = module.step(x, ours)
+            assert runs() - before == Counter({(engine, "torch"): 2})
+            with torch.no_grad():
+                expected, theirs = plain.step(x, theirs)
+            assert_close("y", y.numpy(), expected.numpy(), "float32")
+
+    compare(["portable", "native", "native"])
+    # a change that counts no version
+    module.weight_hh_l1.data[0, 0] += 1
+    module.weight_ih_l0.data.neg_()
+    compare(["portable", "native"])
+    y, _ = module.step(torch.randn(3, 5))
+    assert y.requires_grad

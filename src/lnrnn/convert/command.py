@@ -72,9 +72,12 @@ def convert(
     settings: Iterable[str] = (),
     form_settings: Iterable[str] = (),
     check: str | None = None,
+    int8: bool = False,
 ) -> int:
     """Read a file, write another; see `lnrnn convert --help`."""
     _check_target(to, form, form_settings := list(form_settings))
+    if int8 and to.suffix != ".tflite":
+        raise TargetError(f"--int8 goes with a .tflite file; got {to.name!r}.")
     checkpoint, sentences = read(source, dialect, select, parse(settings))
     for sentence in sentences:
         print(_shown(sentence))
@@ -86,7 +89,7 @@ def convert(
     if form is None:
         file.save(to, checkpoint)
     else:
-        export.write(to, checkpoint, form, parse(form_settings))
+        export.write(to, checkpoint, form, parse(form_settings), int8)
     print(f"wrote {to}")
     return 0
 

@@ -125,6 +125,7 @@ def write(
     checkpoint: Checkpoint,
     name: str,
     settings: Mapping[str, Any] | None = None,
+    int8: bool = False,
 ) -> None:
     """Write layers in the form of another program, in the file that the path's ending names.
 
@@ -134,6 +135,8 @@ def write(
         checkpoint: the layers; several get their paths as scopes, unless they came with others.
         name: of the form.
         settings: as of [originals][lnrnn.convert.originals].
+        int8: of a `.tflite` file: matrices and peepholes are whole numbers of 8 bits with one scale
+            for each, a quarter of the size; all else is float32.
 
     Raises:
         FileError: another ending, a form that computes another function, or a library that is
@@ -141,8 +144,10 @@ def write(
     """
     check_ending(path)
     if path.suffix == ".tflite":
-        _write_lite(path, checkpoint.single, name, settings)
+        _write_lite(path, checkpoint.single, name, settings, int8)
         return
+    if int8:
+        raise TargetError(f"Weights of 8 bits are those of a .tflite file; got {path.name!r}.")
     arrays: dict[str, Array] = {}
     layers: dict[str, str] = {}
     for at, weights in checkpoint.items():
@@ -173,7 +178,7 @@ def check_ending(path: Path) -> None:
 
 
 def _write_lite(
-    path: Path, weights: Weights, name: str, settings: Mapping[str, Any] | None
+    path: Path, weights: Weights, name: str, settings: Mapping[str, Any] | None, int8: bool
 ) -> None:
     if not name.startswith("tflite_"):
         raise FileError(f"A .tflite file holds a form of TensorFlow Lite; got {name!r}.")
@@ -188,7 +193,7 @@ def _write_lite(
             f"TensorFlow Lite has {changed}={getattr(base, changed)} fixed; got "
             f"{getattr(variant, changed)}: keep it, or write the weights into another file."
         )
-    data = lite_model.model(arrays, variant, weights.sizes, (1, 1))
+    data = lite_model.model(arrays, variant, weights.sizes, (1, 1), int8)
     with replacing(path) as file:
         file.write_bytes(data)
 

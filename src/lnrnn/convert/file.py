@@ -52,7 +52,18 @@ def save(path: str | os.PathLike[str], layers: Any, notes: Mapping[str, Any] | N
         >>> load("layer.safetensors").single.sizes
         Sizes(inputs=3, units=8, hidden=8)
     """
-    checkpoint = collect(layers)
+    safetensors.write(Path(path), *contents(collect(layers), notes or {}))
+
+
+def contents(
+    checkpoint: Checkpoint, notes: Mapping[str, Any]
+) -> tuple[dict[str, Array], dict[str, str]]:
+    """The tensors and the metadata of a file of layers, see `docs/file-format.md`.
+
+    Args:
+        checkpoint: the layers.
+        notes: beside those of the checkpoint.
+    """
     arrays: dict[str, Array] = {}
     described: dict[str, Any] = {}
     for at, weights in checkpoint.items():
@@ -67,13 +78,13 @@ def save(path: str | os.PathLike[str], layers: Any, notes: Mapping[str, Any] | N
         "version": VERSION,
         "requires": [],
         "layers": described,
-        "notes": {**checkpoint.notes, **(notes or {})},
+        "notes": {**checkpoint.notes, **notes},
     }
     try:
         text = json.dumps(description, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         raise FileError(f"Notes are JSON values; these are not: {error}.") from error
-    safetensors.write(Path(path), arrays, {"format": "np", KEY: text})
+    return arrays, {"format": "np", KEY: text}
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,13 @@ _ALIGNMENT = 8
 
 def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write float arrays and string metadata, whole or not at all."""
+    with replacing(path) as file, file.open("wb") as stream:
+        for piece in pieces(arrays, metadata):
+            stream.write(piece)
+
+
+def pieces(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The bytes of a file, part by part."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name, array in arrays.items():
@@ -44,10 +51,8 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
         start = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    with replacing(path) as file, file.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for array in arrays.values():
-            stream.write(_bytes(array))
+    yield struct.pack("<Q", len(text)) + text
+    yield from map(_bytes, arrays.values())
 
 
 def _bytes(array: Array) -> bytes:

@@ -305,7 +305,7 @@ def slots(source: Any) -> dict[str, Slot]:
 def _stack(source: Any, backwards: bool) -> Iterator[dict[str, Slot]]:
     """The layers of a stack in order, each by direction."""
     backwards = backwards or bool(getattr(source, "go_backwards", False))
-    if _is_layer(source):
+    if is_layer(source):
         yield from _own_stack(source, "reverse" if backwards else "forward")
     elif hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
         both = (_stack(one, False) for one in (source.forward_layer, source.backward_layer))
@@ -317,7 +317,7 @@ def _stack(source: Any, backwards: bool) -> Iterator[dict[str, Slot]]:
                 )
             yield {**ahead, **back}
     else:
-        for inner in _inside(source):
+        for inner in inside(source):
             yield from _stack(inner, backwards)
 
 
@@ -347,7 +347,7 @@ def _own_stack(layer: Any, direction: str) -> Iterator[dict[str, Slot]]:
         }
 
 
-def _inside(source: Any) -> Sequence[Any]:
+def inside(source: Any) -> Sequence[Any]:
     """What a container of layers holds, nothing where it is none."""
     if isinstance(source, (list, tuple)):
         return source
@@ -365,7 +365,7 @@ def _inside(source: Any) -> Sequence[Any]:
     return [source.layer] if hasattr(source, "layer") else []
 
 
-def _is_layer(source: Any) -> bool:
+def is_layer(source: Any) -> bool:
     return isinstance(getattr(source, "variant", None), Variant) and callable(
         getattr(source, "params", None)
     )

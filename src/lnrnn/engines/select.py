@@ -163,9 +163,19 @@ def choose(engine: str, request: Request) -> Engine:
     )
 
 
-def step(request: Request) -> Callable[..., Any]:
-    """The function of one step, which is always the portable engine's."""
+def step(request: Request, engine: str = "auto") -> Callable[..., Any]:
+    """The function of one step: the portable engine's.
+
+    On PyTorch's tensors it lets the native engine compute the steps that need no gradient, of
+    weights that stay the same from step to step, where `engine` does not name the portable one.
+    """
     choose("portable", request)
+    if request.framework == "torch" and engine in ("auto", "native"):
+        native = isinstance(Native().supports(request), Yes) and request.dtype == "float32"
+        if native:
+            from lnrnn.stream import torch_step
+
+            return torch_step.step
     from lnrnn.engines import portable
 
     return portable.on(request.framework).step

@@ -249,7 +249,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             noise["recurrent_mask"] = self.sequence_mask(states[0])
         leading: Any = ops.shape(inputs)
         noise |= self.noise(leading[:1], training)
-        new = select.step(self.request())(
+        new = select.step(self.request(), self.engine)(
             self.variant,
             self.tensors(training),
             inputs,

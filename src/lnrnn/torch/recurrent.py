@@ -362,7 +362,7 @@ class Recurrent(nn.Module):
             )
         request = self._request(dtype, device)
         if use == "step":
-            return select.step(request), dtype
+            return select.step(request, self.engine), dtype
         engine = select.choose("portable" if use == "export" else self.engine, request)
         return engine.load(request), getattr(torch, engine.weights_dtype(request))
 

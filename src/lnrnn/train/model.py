@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from lnrnn.engines.select import Yes
+from lnrnn.stream import Stream
 from lnrnn.train.settings import POLICIES, Settings, UserError
 
 CLIP_NORM = 1.0  # bound on the norm of all gradients together
@@ -121,6 +123,21 @@ def single_step(model: Any) -> Any:
     return keras.Model([character, *before], [hidden, *after])
 
 
+def parts(model: Any) -> tuple[np.ndarray, list[Any], np.ndarray, np.ndarray]:
+    """What a model of `build` is made of, apart from dropout.
+
+    Returns:
+        The embedding (V, H) of characters, the recurrent layers, and kernel (H, V) and bias (V)
+        of the logits.
+    """
+    embedding = next(a for a in model.layers if isinstance(a, keras.layers.Embedding))
+    layers = [a for a in model.layers if isinstance(a, keras.layers.RNN)]
+    head = model.layers[-1]
+    arrays = (embedding.embeddings, head.kernel, head.bias)
+    table, kernel, bias = (keras.ops.convert_to_numpy(a).astype(np.float32) for a in arrays)
+    return table, layers, kernel, bias
+
+
 def generate(
     model: Any, vocabulary: str, prompt: str, length: int, temperature: float, seed: int
 ) -> Iterator[str]:
@@ -147,20 +164,47 @@ def generate(
             f"The prompt has the character {unknown[0]!r}, which the training text has not: "
             "leave it out."
         )
-    step = single_step(model)
-    states = [np.zeros((1, *shape.shape[1:]), np.float32) for shape in step.inputs[1:]]
+    advance = _by_stream(model) if _streams(model) else _by_model(model)
     draw = np.random.default_rng(seed)
     *read, number = (vocabulary.index(c) for c in prompt or vocabulary[0])
     for earlier in read:
-        _, *states = step.predict_on_batch([np.array([[earlier]], np.int32), *states])
+        advance(earlier)
     for _ in range(length):
-        logits, *states = step.predict_on_batch([np.array([[number]], np.int32), *states])
-        scores = logits[0, 0].astype(np.float64)
+        scores = advance(number).astype(np.float64)
         if temperature:
             # the largest of logits / temperature + Gumbel noise is a draw from the softmax
             scores = scores / temperature + draw.gumbel(size=scores.shape)
         number = int(scores.argmax())
         yield vocabulary[number]
+
+
+def _streams(model: Any) -> bool:
+    """Whether the native engine is the choice of every recurrent layer."""
+    return all(
+        hasattr(layer, "engine_report")
+        and layer.cell.engine in ("auto", "native")
+        and isinstance(layer.engine_report()["native"], Yes)
+        for layer in parts(model)[1]
+    )
+
+
+def _by_stream(model: Any) -> Callable[[int], np.ndarray]:
+    """From a character to the logits (V) of the next one, in NumPy and the native engine."""
+    embedding, layers, kernel, bias = parts(model)
+    stream = Stream(layers)
+    return lambda number: (stream(embedding[number : number + 1]) @ kernel)[0] + bias
+
+
+def _by_model(model: Any) -> Callable[[int], np.ndarray]:
+    """The same by Keras."""
+    step = single_step(model)
+    states = [np.zeros((1, *shape.shape[1:]), np.float32) for shape in step.inputs[1:]]
+
+    def advance(number: int) -> np.ndarray:
+        logits, *states[:] = step.predict_on_batch([np.array([[number]], np.int32), *states])
+        return logits[0, 0]
+
+    return advance
 
 
 def _variables(model: Any) -> list[Any]:

@@ -114,6 +114,26 @@ def sample(
         UserError: a damaged or foreign folder, an unknown model, or a character of the
             prompt that the text of the run has not.
     """
+    trained, vocabulary = restored(folder, model)
+
+    from lnrnn.train.model import generate
+
+    text = generate(trained, vocabulary, prompt, length, temperature, seed)
+    first = next(text)  # an error comes before anything is written
+    yield prompt + first
+    yield from text
+
+
+def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
+    """A trained model of a run, and its characters.
+
+    Args:
+        folder: of the run.
+        model: its name; None for the layer-normalised one.
+
+    Raises:
+        UserError: a damaged or foreign folder, or an unknown model.
+    """
     saved = checkpoint.read(folder)
     name = model or next(iter(saved.progress))
     if name not in saved.progress:
@@ -122,14 +142,11 @@ def sample(
         )
     load_keras(saved.settings.backend)
 
-    from lnrnn.train.model import build, generate, set_state
+    from lnrnn.train.model import build, set_state
 
     trained = build(name, saved.settings, len(saved.vocabulary))
     set_state(trained, saved.arrays[name])
-    text = generate(trained, saved.vocabulary, prompt, length, temperature, seed)
-    first = next(text)  # an error comes before anything is written
-    yield prompt + first
-    yield from text
+    return trained, saved.vocabulary
 
 
 def _train(run: Run) -> int:

@@ -17,11 +17,16 @@ Array = np.ndarray
 
 _ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 4}
 _SEQUENCE_LSTM = 44
+_INT8 = 9  # of the types of tensors
 _OPTIONS_OF_SEQUENCE_LSTM = 71
 
 
 def model(
-    weights: Mapping[str, Array], variant: Variant, sizes: Sizes, shape: tuple[int, int]
+    weights: Mapping[str, Array],
+    variant: Variant,
+    sizes: Sizes,
+    shape: tuple[int, int],
+    int8: bool = False,
 ) -> bytes:
     """The bytes of a model with one operator.
 
@@ -30,6 +35,8 @@ def model(
         variant: of the layer.
         sizes: I, H and R.
         shape: steps and batch of its input, (T, B, I) time-major.
+        int8: matrices and peepholes are whole numbers of 8 bits with one scale for each, which
+            the operator's hybrid kernel multiplies; norms, biases and states are float32.
 
     Raises:
         FileError: flatbuffers is not installed, or a variant that the operator has not.
@@ -55,6 +62,13 @@ def model(
     tensors = []
     for name, value in given.items():
         at = 0
+        quantised: dict[int, tuple[str, Any]] = {}
+        if int8 and isinstance(value, np.ndarray) and name.endswith("_weights"):
+            value, scale = _rounded(value)
+            scales = builder.CreateNumpyVector(np.array([scale], "<f4"))
+            zeros = builder.CreateNumpyVector(np.zeros(1, "<i8"))
+            about = _table(builder, {2: ("offset", scales), 3: ("offset", zeros)})
+            quantised = {1: ("byte", _INT8), 4: ("offset", about)}
         if isinstance(value, np.ndarray):
             at = len(buffers)
             buffers.append(_table(builder, {0: ("offset", _bytes(builder, value.tobytes()))}))
@@ -63,6 +77,7 @@ def model(
         label = builder.CreateString(name)
         variable = {5: ("bool", True)} if name in states else {}
         fields = {0: ("offset", shape_at), 2: ("uint", at), 3: ("offset", label), **variable}
+        fields |= quantised
         tensors.append(_table(builder, fields))
 
     clips = {
@@ -102,6 +117,12 @@ def model(
     }
     builder.Finish(_table(builder, {0: ("uint", 3), **root}), MAGIC)
     return bytes(builder.Output())
+
+
+def _rounded(value: Array) -> tuple[Array, float]:
+    """A matrix as whole numbers from -127 to 127, and their scale."""
+    scale = float(np.abs(value).max(initial=0.0)) / 127 or 1.0
+    return np.rint(value / scale).astype(np.int8), scale
 
 
 _PUT = {

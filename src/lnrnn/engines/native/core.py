@@ -125,6 +125,22 @@ def run(
     )  # fmt: skip
 
 
+def stream(file: bytes, batch: int, form: int) -> Any:
+    """A stack of layers that advances step by step.
+
+    Args:
+        file: the bytes of a file of layers.
+        batch: rows.
+        form: of the matrices, as `Form` in `csrc/core/stream.h`.
+    """
+    return _core.Stream(file, batch, form)
+
+
+def fingerprint(arrays: Sequence[tuple[int, int]]) -> int:
+    """A number that tells weights apart: of arrays given by address and length in bytes."""
+    return _core.fingerprint(arrays)
+
+
 def runs(back: bool) -> dict[str, int]:
     """How often the core ran in this process, forward or backward, by the framework."""
     counts = [0] * len(FRAMEWORKS) if missing() else _core.runs(back)

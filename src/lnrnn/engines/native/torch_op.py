@@ -72,6 +72,11 @@ def _words(variant: Variant) -> tuple[int, ...]:
     return encode(variant)
 
 
+def is_plain(tensors: list[Tensor]) -> bool:
+    """Whether these are tensors of a call that nothing traces or transforms, on the CPU."""
+    return _eager(tensors) and not _by_definition(tensors)
+
+
 def _eager(tensors: list[Tensor]) -> bool:
     """Whether this call needs no operator, whose dispatch costs more than a short sequence."""
     return (
@@ -359,6 +364,11 @@ _recurrence.register_autograd(_gradients, setup_context=_setup)
 _backward.register_autograd(_second, setup_context=_setup_second)
 torch.library.register_autocast(_recurrence, "cpu", torch.float32)
 torch.library.register_autocast(_backward, "cpu", torch.float32)
+
+
+def is_dense(t: Any) -> bool:
+    """Whether a tensor fills a stretch of memory, as it is or as the transpose of what does."""
+    return t.is_contiguous() or (t.dim() > 1 and _is_turned(t))
 
 
 def _is_turned(t: Any) -> bool:

@@ -1,0 +1,156 @@
+#include "stream.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "memory.h"
+
+namespace lnrnn {
+
+namespace {
+
+constexpr size_t line = 64;
+// Rows of a block that pass through one layer before the next one.
+constexpr int64_t piece_rows = 16;
+
+const Steps& steps_of(const Isa& isa, Form form) {
+    switch (form) {
+        case Form::bfloat16: return *isa.stream.bfloat16;
+        case Form::int8:
+            return isa.stream.integers && has_integers() ? *isa.stream.integers : *isa.stream.int8;
+        default: return *isa.stream.float32;
+    }
+}
+
+}  // namespace
+
+struct Stream::Part {
+    StreamJob job;
+    Meeting team;
+    Worker<float> worker;
+    Runner runner;
+    float *h, *c;
+
+    bool has_c() const { return job.spec.is(Cell::lstm); }
+};
+
+Stream::Stream(const Isa& isa, Form form, int64_t batch, const std::vector<StreamLayer>& layers)
+    : batch_(batch), piece_(std::max<int64_t>(piece_rows / std::max<int64_t>(batch, 1), 1)) {
+    if (layers.empty()) throw std::invalid_argument("A stream has one layer or more; got none.");
+    if (batch < 1 || batch > 1 << 20)
+        throw std::invalid_argument("The batch of a stream is 1 to 1048576 rows; got " +
+                                    std::to_string(batch) + ".");
+    for (size_t i = 1; i < layers.size(); ++i)
+        if (layers[i].inputs != layers[i - 1].units)
+            throw std::invalid_argument(
+                "Each layer of a stream takes what the one before it gives; layer " +
+                std::to_string(i) + " takes " + std::to_string(layers[i].inputs) +
+                " inputs and layer " + std::to_string(i - 1) + " gives " +
+                std::to_string(layers[i - 1].units) + ": give one stack, in its order.");
+    try {
+        const Steps& steps = steps_of(isa, form);
+        int64_t widest = 0;
+        for (const StreamLayer& layer : layers) {
+            parts_.push_back(std::make_unique<Part>());
+            Part& part = *parts_.back();
+            const int64_t I = layer.inputs, H = layer.units, wide = layer.spec.gates * H;
+            if (&layer != &layers.back()) widest = std::max(widest, H);
+            auto copied = [&](const float* from, int64_t n) -> const float* {
+                if (!from) return nullptr;
+                void* to = take(n * sizeof(float));
+                std::memcpy(to, from, n * sizeof(float));
+                return static_cast<float*>(to);
+            };
+            auto packed = [&](const float* from, int64_t K, int64_t N) {
+                void* to = take(steps.packed_size(K, N));
+                steps.pack(from, K, N, wide, 1, 0, steps.panels(N), to);
+                return to;
+            };
+            StreamJob& job = part.job;
+            const Weights<float>& w = layer.weights;
+            job = {};
+            job.spec = layer.spec, job.epsilon = layer.epsilon;
+            job.n = {piece_, batch, I, H};
+            job.weights = {nullptr, nullptr,
+                           copied(w.bias_x, wide), copied(w.bias_h, wide),
+                           copied(w.gain_x, wide), copied(w.shift_x, wide),
+                           copied(w.gain_h, wide), copied(w.shift_h, wide),
+                           copied(w.gain_sum, wide), copied(w.shift_sum, wide),
+                           copied(w.gain_c, H), copied(w.shift_c, H)};
+            const int64_t early = job.early_gates() * H;
+            job.packed.kernel = packed(w.kernel, I, wide);
+            job.packed.first = packed(w.recurrent, H, early);
+            if (layer.spec.two_products()) job.packed.second = packed(w.recurrent + 2 * H, H, H);
+            job.in.take_h = {nullptr, 0, float(layer.take_h)};
+            job.in.take_c = {nullptr, 0, float(layer.take_c)};
+            job.in.recurrent = job.in.candidate = {nullptr, 0, 1.0f};
+            part.h = static_cast<float*>(take(batch * H * sizeof(float)));
+            part.c = part.has_c() ? static_cast<float*>(take(batch * H * sizeof(float))) : nullptr;
+            job.in.h0 = job.out.h_last = part.h;
+            job.in.c0 = job.out.c_last = part.c;
+            part.worker = {0, batch, 0, 1, &part.team, nullptr, nullptr, nullptr, nullptr};
+            part.worker.memory = static_cast<char*>(take(steps.memory(job, batch)));
+            part.worker.shared = static_cast<char*>(take(steps.shared(job, batch)));
+            part.runner = steps.prepare(job, part.worker, take(steps.runner_size));
+        }
+        for (float*& between : between_)
+            between = static_cast<float*>(take(piece_ * batch * widest * sizeof(float)));
+    } catch (...) {
+        for (void* at : owned_) ::operator delete(at, std::align_val_t{line});
+        throw;
+    }
+}
+
+Stream::~Stream() {
+    for (void* at : owned_) ::operator delete(at, std::align_val_t{line});
+}
+
+// zeros, which belong to the stream
+void* Stream::take(int64_t bytes) {
+    bytes = std::max<int64_t>(bytes, 1);
+    owned_.push_back(nullptr);
+    void* at = ::operator new(size_t(bytes), std::align_val_t{line});
+    owned_.back() = at;
+    large_pages(at, size_t(bytes));
+    std::memset(at, 0, size_t(bytes));
+    bytes_ += bytes;
+    return at;
+}
+
+int64_t Stream::inputs() const { return parts_.front()->job.n.I; }
+int64_t Stream::outputs() const { return parts_.back()->job.n.H; }
+int64_t Stream::layers() const { return int64_t(parts_.size()); }
+int64_t Stream::units(int64_t layer) const { return parts_[layer]->job.n.H; }
+bool Stream::has_c(int64_t layer) const { return parts_[layer]->has_c(); }
+float* Stream::h(int64_t layer) { return parts_[layer]->h; }
+float* Stream::c(int64_t layer) { return parts_[layer]->c; }
+
+void Stream::run(int64_t steps, const float* x, float* y) {
+    const int64_t I = inputs(), H = outputs();
+    for (int64_t t = 0; t < steps; t += piece_) {
+        const int64_t now = std::min(piece_, steps - t);
+        const float* from = x + t * batch_ * I;
+        for (size_t i = 0; i < parts_.size(); ++i) {
+            Part& part = *parts_[i];
+            float* to = i + 1 < parts_.size() ? between_[i % 2] : y + t * batch_ * H;
+            part.job.n.T = now;
+            part.job.in.x = from;
+            part.job.out.h = to;
+            part.runner.run(part.runner.at);
+            from = to;
+        }
+    }
+}
+
+void Stream::reset(int64_t row) {
+    for (const auto& part : parts_) {
+        const int64_t H = part->job.n.H;
+        std::memset(part->h + row * H, 0, H * sizeof(float));
+        if (part->c) std::memset(part->c + row * H, 0, H * sizeof(float));
+    }
+}
+
+}  // namespace lnrnn
