@@ -91,7 +91,7 @@ Stream::Stream(const Isa& isa, Form form, int64_t batch, const std::vector<Strea
             part.c = part.has_c() ? static_cast<float*>(take(batch * H * sizeof(float))) : nullptr;
             job.in.h0 = job.out.h_last = part.h;
             job.in.c0 = job.out.c_last = part.c;
-            part.worker = {0, batch, 0, 1, &part.team, nullptr, nullptr, nullptr, nullptr};
+            part.worker = {0, batch, 0, 1, 1, &part.team, nullptr, nullptr, nullptr, nullptr};
             part.worker.memory = static_cast<char*>(take(steps.memory(job, batch)));
             part.worker.shared = static_cast<char*>(take(steps.shared(job, batch)));
             part.runner = steps.prepare(job, part.worker, take(steps.runner_size));
