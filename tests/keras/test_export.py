@@ -126,10 +126,15 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
             gradients = tape.gradient(loss, [x, *self.weights])
             return {"loss": loss, **{f"gradient_{i}": g for i, g in enumerate(gradients)}}
 
-    def test_saved_training_step(tmp_path):
+    @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+    def test_saved_training_step(policy, tmp_path):
         """Functions that ran here before they were saved, called where nothing of ours is."""
-        layers = [KINDS["gru"].layer(UNITS, return_sequences=True), KINDS["lstm"].layer(3)]
-        model = keras.Sequential([keras.Input((None, INPUTS)), *layers, keras.layers.Dense(1)])
+        layers = [
+            KINDS["gru"].layer(UNITS, return_sequences=True, dtype=policy),
+            KINDS["lstm"].layer(3, dtype=policy),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+        model = keras.Sequential([keras.Input((None, INPUTS)), *layers])
         mixed(layers[0])
         program: Any = _Program(model)
         x, y = sequences(2, 5), draw(2, 1)
@@ -157,7 +162,8 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
         found = np.load(tmp_path / "found.npz")
         assert set(found) == set(expected)
         for name, value in expected.items():
-            assert_close(name, found[name], value, "float32", gradient="gradient" in name)
+            dtype = layers[0].compute_dtype
+            assert_close(name, found[name], value, dtype, gradient="gradient" in name)
 
     def test_what_converters_are_given():
         """LiteRT and ONNX convert frozen functions: operators of TensorFlow's own only."""

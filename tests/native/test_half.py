@@ -454,9 +454,8 @@ def test_tensorflow_tensors(dtype, graph):
         y, final = run(HASTE, weights, x, given_states, masked_output="hold", **given)
         assert {v.dtype.name for v in (y, *final)} == {dtype}
         values = zip(weigh, (y, *final), strict=True)
-        return sum(
-            tf.reduce_sum(tf.constant(w, tf.float32) * tf.cast(v, "float32")) for w, v in values
-        ), y
+        weighed = [tf.constant(w, tf.float32) * tf.cast(v, "float32") for w, v in values]
+        return tf.add_n([tf.reduce_sum(v) for v in weighed]), y
 
     def gradients():
         with tf.GradientTape() as tape:
