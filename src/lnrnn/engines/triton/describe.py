@@ -1,0 +1,211 @@
+"""A cell as the kernels see it: one value, known when they are compiled.
+
+Letters: T time, B batch, I inputs, H units, G gates.  Gates stand in the order i f g o, f g o
+(coupled), r z n, z n, or n.  Rows of gates are private buffers (G, pitch) whose last columns are
+zero, so that odd sizes load as others do; `block` is the power of two that a tile covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lnrnn.variant import Variant
+
+CELLS = ("simple", "lstm", "gru", "ligru")
+_MULTIPLE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What a kernel is compiled for, apart from its tiles.
+
+    Args:
+        kind: `"simple"`, `"lstm"` or `"gru"`; a Li-GRU is a GRU of two gates.
+        gates: G.
+        groups: of each gate the group of its norm inside the recurrence, or -1; gates of a group
+            share their statistics, and a group that must wait for r comes last.
+        summed: of each gate whether that norm is of x W + h U, or of h U alone.
+        sizes: how many numbers each group normalises.
+        norms: how many groups there are.
+        early_norms: how many of them need no r.
+        of_x: of each gate the group of its norm of x W, or -1.
+        x_norms: how many of these groups there are.
+        centred: whether the norm is a layer norm; U comes centred then, so that groups have a
+            mean of zero.
+        ddof: squared deviations are divided by n - ddof.
+        at_root: whether epsilon is added to the deviation and not to the variance.
+        epsilon: of the norms.
+        cell_norm: as in the variant.
+        hidden_norm: as in the variant.
+        reset: as in the variant; `"none"` without r.
+        keep: whether z multiplies the old h.
+        coupled: whether i is 1 - f.
+        cell_clip: bound on c, or on the new h of a gru; 0 is none.
+        cell_clip_at: as in the variant.
+        hidden_clip: bound on the incoming h; 0 is none.
+        phi: activation of the candidate.
+        sigma: activation of the gates.
+        psi: activation of the cell.
+        bias_h: whether h U has a bias.
+        limit: bound on the derivatives that return at each step; 0 is none.
+        take_h: share of the new h that zoneout lets through, where it is one number.
+        take_c: the same of c.
+        moving_h: whether the factors on h differ from step to step.
+        moving_n: the same of the factors on the candidate.
+        units: H.
+        pitch: columns of a gate in private buffers.
+        block: columns of a tile.
+        exact: whether products are of float32 numbers that were rounded, for the interpreter,
+            whose product of bfloat16 is wrong.
+    """
+
+    kind: str
+    gates: int
+    groups: tuple[int, ...]
+    summed: tuple[bool, ...]
+    sizes: tuple[int, ...]
+    norms: int
+    early_norms: int
+    of_x: tuple[int, ...]
+    x_norms: int
+    centred: bool
+    ddof: int
+    at_root: bool
+    epsilon: float
+    cell_norm: str
+    hidden_norm: bool
+    reset: str
+    keep: bool
+    coupled: bool
+    cell_clip: float
+    cell_clip_at: str
+    hidden_clip: float
+    phi: str
+    sigma: str
+    psi: str
+    bias_h: bool
+    limit: float
+    take_h: float
+    take_c: float
+    moving_h: bool
+    moving_n: bool
+    units: int
+    pitch: int
+    block: int
+    exact: bool
+
+    @property
+    def early(self) -> int:
+        """How many gates the first product of a step serves: all but n where r comes before."""
+        return self.gates - 1 if self.reset == "before" else self.gates
+
+    @property
+    def gated(self) -> bool:
+        """Whether what r multiplies is kept: h U of n, or its pre-activation."""
+        return self.reset in ("after", "inside", "whole")
+
+    @property
+    def apart(self) -> bool:
+        """Whether r multiplies h U of n alone."""
+        return self.reset in ("after", "inside")
+
+    @property
+    def norms_c(self) -> bool:
+        """Whether the norm of the cell is of c, and not of psi(c)."""
+        return self.cell_norm in ("output", "carry", "carry_only")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the gradient of h U is that of the pre-activations."""
+        return self.norms == 0 and not self.gated and self.limit == 0
+
+    @property
+    def statistics(self) -> int:
+        """Numbers a row and step: one a group, mean and scale of the cell's and hidden norm."""
+        return self.norms + 2 * (self.cell_norm != "none") + 2 * self.hidden_norm
+
+
+def refusal(variant: Variant) -> str | None:
+    """Why the kernels do not compute a variant, or None."""
+    if variant.cell not in CELLS:
+        return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
+    if variant.norms_at("pre"):
+        return "it has no norm of the concatenated input (site 'pre')"
+    for option in ("peephole", "projection"):
+        if getattr(variant, option) not in (False, "none"):
+            return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def describe(
+    variant: Variant,
+    units: int,
+    bias_h: bool = False,
+    limit: float = 0.0,
+    take_h: float = 1.0,
+    take_c: float = 1.0,
+    moving_h: bool = False,
+    moving_n: bool = False,
+    exact: bool = False,
+) -> Cell:
+    """The one description of a variant with these options.
+
+    Args:
+        variant: the cell.
+        units: H.
+        bias_h: whether h U has a bias.
+        limit: bound on the derivatives that return at each step; 0 is none.
+        take_h: zoneout, the share of the new h, where it is one number.
+        take_c: the same of c.
+        moving_h: whether the factors on h differ from step to step.
+        moving_n: the same of the factors on the candidate.
+        exact: whether products are of float32 numbers that were rounded.
+    """
+    gates, gru = variant.gates, variant.cell in ("gru", "ligru")
+    reset = variant.reset if variant.cell == "gru" else "none"
+    inside = [*variant.norms_at("h"), *variant.norms_at("sum")]
+    late = reset in ("before", "inside")
+    inside.sort(key=lambda n: late and "n" in n.gates)
+    of_x = variant.norms_at("x")
+
+    def group_of(gate: str, norms: list | tuple) -> int:
+        return next((k for k, n in enumerate(norms) if gate in n.gates), -1)
+
+    return Cell(
+        kind="gru" if gru else variant.cell,
+        gates=len(gates),
+        groups=tuple(group_of(g, inside) for g in gates),
+        summed=tuple(g in variant.gates_at("sum") for g in gates),
+        sizes=tuple(units * len(n.gates) for n in inside),
+        norms=len(inside),
+        early_norms=len([n for n in inside if not (late and "n" in n.gates)]),
+        of_x=tuple(group_of(g, of_x) for g in gates),
+        x_norms=len(of_x),
+        centred=variant.norm == "layer",
+        ddof=variant.ddof,
+        at_root=variant.epsilon_at == "deviation",
+        epsilon=variant.epsilon,
+        cell_norm=variant.cell_norm,
+        hidden_norm=variant.hidden_norm,
+        reset=reset,
+        keep=variant.update == "keep",
+        coupled=variant.coupled,
+        cell_clip=variant.cell_clip or 0.0,
+        cell_clip_at=variant.cell_clip_at,
+        hidden_clip=variant.hidden_clip or 0.0,
+        phi=variant.activation,
+        sigma=variant.recurrent_activation,
+        psi=variant.output_activation,
+        bias_h=bias_h,
+        limit=limit,
+        take_h=take_h,
+        take_c=take_c,
+        moving_h=moving_h,
+        moving_n=moving_n,
+        units=units,
+        pitch=-(-units // _MULTIPLE) * _MULTIPLE,
+        block=max(_MULTIPLE, 1 << (units - 1).bit_length()),
+        exact=exact,
+    )
