@@ -30,6 +30,7 @@ class Cell:
         norms: how many groups there are.
         early_norms: how many of them need no r.
         of_x: of each gate the group of its norm of x W, or -1.
+        x_sizes: how many numbers each of these groups normalises.
         x_norms: how many of these groups there are.
         centred: whether the norm is a layer norm; U comes centred then, so that groups have a
             mean of zero.
@@ -68,6 +69,7 @@ class Cell:
     norms: int
     early_norms: int
     of_x: tuple[int, ...]
+    x_sizes: tuple[int, ...]
     x_norms: int
     centred: bool
     ddof: int
@@ -114,6 +116,23 @@ class Cell:
     def norms_c(self) -> bool:
         """Whether the norm of the cell is of c, and not of psi(c)."""
         return self.cell_norm in ("output", "carry", "carry_only")
+
+    @property
+    def centred_ahead(self) -> tuple[bool, ...]:
+        """Of each group whether U, and the input part of a sum, come centred over it.
+
+        They do not where r multiplies h U within the group, which moves its mean.
+        """
+        groups = range(self.norms)
+        return tuple(
+            self.centred and not (self.reset == "inside" and self.groups[-1] == k) for k in groups
+        )
+
+    @property
+    def same(self) -> bool:
+        """Whether the gradients of x W and of h U are the same."""
+        alike = not self.x_norms and not self.apart and self.limit == 0
+        return alike and all(s or k < 0 for s, k in zip(self.summed, self.groups, strict=True))
 
     @property
     def plain(self) -> bool:
@@ -182,6 +201,7 @@ def describe(
         norms=len(inside),
         early_norms=len([n for n in inside if not (late and "n" in n.gates)]),
         of_x=tuple(group_of(g, of_x) for g in gates),
+        x_sizes=tuple(units * len(n.gates) for n in of_x),
         x_norms=len(of_x),
         centred=variant.norm == "layer",
         ddof=variant.ddof,

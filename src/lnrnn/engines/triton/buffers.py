@@ -1,0 +1,186 @@
+"""The arrays of the kernels, and the parts of a pass that are the framework's own products.
+
+Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zeros to a multiple of
+16.  "like x" is the dtype of x, all else is float32.
+
+| name | shape | what it is |
+|---|---|---|
+| P | (T, B, G, K) like x | the input part of each gate; a saving kernel leaves the gates there |
+| U | (K, G, K) | centred over each group of a layer norm, as its bias is |
+| VECTORS | (3 G + 4, K) | of each gate the bias of h U, gain and shift of its recurrent norm; gain and shift of the cell's norm and of the hidden norm |
+| H_LAST, C_LAST | (B, K) | the initial states, then the last ones |
+| MASK, RESET | (T, B) | bytes, or None |
+| TAKE_H, TAKE_C | (T, B, K) | zoneout, or None |
+| FACTOR_H, FACTOR_N | (B, K) or (T, B, K) | dropout of h before its product, of the candidate, or None |
+| H_ALL | (T + 1, B, K) like x | the states h, the initial one first |
+| C_ALL | (T + 1, B, K) | the states c of an lstm |
+| N | (T, B, G, K) like x | the normed values u of the recurrent norms |
+| A | (T, B, K) like x | what r multiplies |
+| S | (T, statistics, B) | 1 / s of each group; mean and 1 / s of the cell's and hidden norm |
+| D | (T, B, G, K) like x | gradients of the pre-activations |
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lnrnn.engines.native.call import Inputs, Numbers
+from lnrnn.engines.triton.describe import Cell, describe
+from lnrnn.variant import Variant
+
+
+class Sizes(NamedTuple):
+    """Of a call: T, B and I."""
+
+    steps: int
+    batch: int
+    inputs: int
+
+
+class Kept(NamedTuple):
+    """What a forward pass keeps for its backward pass; empty tensors where a cell has none."""
+
+    h_all: Tensor
+    c_all: Tensor
+    gates: Tensor
+    normed: Tensor
+    gated: Tensor
+    statistics: Tensor
+    projected: Tensor
+    of_inputs: Tensor
+
+
+def cell_of(variant: Variant, numbers: Numbers, a: Inputs, exact: bool) -> Cell:
+    """What the kernels are compiled for."""
+    factors = (a.recurrent_mask, a.candidate_mask)
+    moving_h, moving_n = (f is not None and f.ndim == 3 for f in factors)
+    return describe(
+        variant,
+        a.recurrent.shape[0],
+        a.bias_h is not None,
+        numbers.clip,
+        1.0 if a.take_h is not None else numbers.take_h,
+        1.0 if a.take_c is not None else numbers.take_c,
+        moving_h,
+        moving_n,
+        exact,
+    )
+
+
+def filled(c: Cell, t: Tensor) -> Tensor:
+    """(..., H) to a dense (..., K)."""
+    return t.contiguous() if c.pitch == c.units else pad(t, (0, c.pitch - c.units))
+
+
+def cut(c: Cell, t: Tensor) -> Tensor:
+    """(..., K) to (..., H)."""
+    return t if c.pitch == c.units else t[..., : c.units]
+
+
+def by_gate(c: Cell, t: Tensor) -> Tensor:
+    """(..., G H) to a dense (..., G, K)."""
+    return filled(c, t.unflatten(-1, (c.gates, c.units)))
+
+
+def joined(c: Cell, t: Tensor) -> Tensor:
+    """(..., G, K) to (..., G H)."""
+    return cut(c, t).flatten(-2)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b in float32."""
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def centred(c: Cell, t: Tensor) -> Tensor:
+    """(..., G, H) without its mean over each group that is centred ahead."""
+    if not any(c.centred_ahead):
+        return t
+    t = t.clone()
+    for k, ahead in enumerate(c.centred_ahead):
+        of = [g for g in range(c.gates) if c.groups[g] == k]
+        if ahead:
+            t[..., of, :] -= t[..., of, :].mean((-2, -1), keepdim=True)
+    return t
+
+
+def recurrent(c: Cell, a: Inputs) -> Tensor:
+    """U (K, G, K)."""
+    u = filled(c, centred(c, a.recurrent.unflatten(-1, (c.gates, c.units))))
+    return u if c.pitch == c.units else pad(u, (0, 0, 0, 0, 0, c.pitch - c.units))
+
+
+def recurrent_back(c: Cell, a: Inputs) -> Tensor:
+    """U transposed, gate by gate (G, K, K), for the derivative.
+
+    Centred it needs no mean of gradients subtracted, but limits act on those with it.
+    """
+    u = a.recurrent.unflatten(-1, (c.gates, c.units))
+    u = u if c.limit > 0 else centred(c, u)
+    u = u.permute(1, 2, 0)
+    extra = c.pitch - c.units
+    return pad(u, (0, extra, 0, extra)) if extra else u.contiguous()
+
+
+def vectors(c: Cell, a: Inputs) -> Tensor:
+    """VECTORS (3 G + 4, K)."""
+    found = a.recurrent.new_zeros((3 * c.gates + 4, c.pitch))
+    bias, gain, shift = (
+        cut(c, found[i * c.gates : (i + 1) * c.gates]).view(c.gates, c.units) for i in range(3)
+    )
+    if a.bias_h is not None:
+        bias.copy_(centred(c, a.bias_h.view(c.gates, c.units)))
+    for g in range(c.gates):
+        of = slice(g * c.units, (g + 1) * c.units)
+        gains, shifts = (a.gain_sum, a.shift_sum) if c.summed[g] else (a.gain_h, a.shift_h)
+        if c.groups[g] >= 0:
+            gain[g] = 1.0 if gains is None else gains[of]
+            if shifts is not None:
+                shift[g] = shifts[of]
+    for i, vector in enumerate((a.gain_c, a.shift_c)):
+        if vector is not None:
+            found[3 * c.gates + i, : c.units] = vector
+    return found
+
+
+def affine_of_inputs(c: Cell, a: Inputs) -> Tensor:
+    """Gains and shifts of the input part (2 G, K), with shifts of h U that are simply added."""
+    found = a.recurrent.new_zeros((2 * c.gates, c.pitch))
+    gain, shift = (cut(c, found[i * c.gates : (i + 1) * c.gates]) for i in range(2))
+    if a.gain_x is not None:
+        gain.copy_(a.gain_x.view(c.gates, c.units))
+    else:
+        gain.fill_(1.0)
+    if a.shift_x is not None:
+        shift += a.shift_x.view(c.gates, c.units)
+    if a.shift_h is not None:
+        added = a.shift_h.view(c.gates, c.units)
+        for g in range(c.gates):
+            if not (c.reset == "after" and g == c.gates - 1) and not c.summed[g]:
+                shift[g] += added[g]
+    return found
+
+
+def entered(c: Cell, a: Inputs, h_all: Tensor) -> Tensor:
+    """The h of every step as it entered its product, (T, B, K) like x."""
+    h = h_all[:-1]
+    if a.reset is not None:
+        h = torch.where(a.reset[..., None], 0.0, h)
+    if c.hidden_clip:
+        h = h.clamp(-c.hidden_clip, c.hidden_clip)
+    if a.recurrent_mask is not None:
+        h = (h * filled(c, a.recurrent_mask)).to(h_all.dtype)
+    return h
+
+
+def none_like(t: Tensor) -> Any:
+    """An empty tensor in place of one that a cell has not."""
+    return t.new_empty(0)

@@ -1,0 +1,51 @@
+"""Which kernel computes a cell, and with which tiles: one static table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from lnrnn.engines.triton.describe import Cell
+
+
+class Tile(NamedTuple):
+    """Rows of a program, and its warps."""
+
+    rows: int
+    warps: int
+
+
+# by columns of a tile: warps of the tile kernel, where U fits on chip
+_HALF = {16: 2, 32: 4, 64: 8, 128: 16}
+_SINGLE = {16: 2, 32: 4, 64: 8}
+_ELEMENTS = 1024  # of a tile of the parallel kernels
+_PROGRAMS = 512
+
+
+def fits_tile(c: Cell, dtype: torch.dtype) -> bool:
+    """Whether the tile kernel computes this cell in this dtype."""
+    return c.block in (_SINGLE if dtype == torch.float32 else _HALF)
+
+
+def tile(c: Cell, dtype: torch.dtype, back: bool = False) -> Tile:
+    """Of the tile kernel."""
+    warps = _SINGLE if dtype == torch.float32 else _HALF
+    return Tile(16, warps.get(c.block, 16))
+
+
+def parallel(c: Cell) -> Tile:
+    """Of the kernels that have no recurrence."""
+    return Tile(max(1, _ELEMENTS // c.block), 4 if c.block <= 1024 else 8)
+
+
+def rows_of_program(rows: int, at_once: int) -> int:
+    """How many times a program of a sum over rows takes its tile."""
+    return max(1, -(-rows // (at_once * _PROGRAMS)))
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Of float32 products: TF32 where PyTorch's own recurrent networks may use it."""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
