@@ -110,7 +110,7 @@ class Native:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.native.sequence` on the tensors of one framework.
+        """`lnrnn.engines.fused.sequence` on the tensors of one framework.
 
         Where TensorFlow traces for XLA or for a file, it is the portable definition.
         """
@@ -137,9 +137,7 @@ class Triton:
         """Yes on a CUDA device, for variants that the kernels compute."""
         from lnrnn.engines.triton import refuse
 
-        reason = refuse.refusal(
-            request.variant, request.framework, request.dtype, request.device
-        )
+        reason = refuse.refusal(request.variant, request.framework, request.dtype, request.device)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
         return Yes() if reason is None else No(reason)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lnrnn import reference
 from lnrnn.engines import runs, select
+from lnrnn.engines.fused import call as fused
 from lnrnn.engines.native import call
 from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
@@ -436,7 +437,7 @@ _NARROW = ("x", "h0", "c0")
 
 def _wide(dtype: str) -> str:
     """The dtype of NumPy's arrays for tensors of a dtype."""
-    return "float32" if dtype in call.HALVES else dtype
+    return "float32" if dtype in fused.HALVES else dtype
 
 
 _AUTODIFF = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}

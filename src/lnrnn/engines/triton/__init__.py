@@ -1,6 +1,6 @@
 """The Triton engine: the recurrence in fused kernels, forward and backward, on a GPU.
 
-`on("torch")` binds [sequence][lnrnn.engines.native.sequence.sequence] to one framework.
+`on("torch")` binds [sequence][lnrnn.engines.fused.sequence.sequence] to one framework.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from types import SimpleNamespace
 
-from lnrnn.engines.native.sequence import sequence
+from lnrnn.engines.fused.sequence import sequence
 
 _bound: dict[str, SimpleNamespace] = {}
 

@@ -85,9 +85,7 @@ def forward(
         H_ALL += step
         tl.store(H_ALL + at, h, m)
         if SAVE:
-            save(
-                C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, known
-            )
+            save(C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, known)
             if C.kind == "lstm":
                 C_ALL += step
                 tl.store(C_ALL + at, c, m)
@@ -198,9 +196,7 @@ def backward(
             direct += dn_h * gates[0]
             d = (dr, d[0], d[1])
         elif C.gated:
-            d, d_n = reset_back(
-                C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols
-            )
+            d, d_n = reset_back(C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols)
         store_gates(C, D + at_gates, d, m, G)
         s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols)
         for g in tl.static_range(E):
