@@ -97,7 +97,7 @@ def zoned_out_back(TAKE, at, m, number: tl.constexpr, d):
 @triton.jit
 def flag(AT, at, m):
     """A column (M, 1) of a mask of rows, in the rows of m."""
-    return (tl.load(AT + at, m, 0) != 0)[:, None]
+    return tl.load(AT + at, m, 0) != 0
 
 
 @triton.jit
