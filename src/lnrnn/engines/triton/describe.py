@@ -7,7 +7,7 @@ zero, so that odd sizes load as others do; `block` is the power of two that a ti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lnrnn.variant import Variant
@@ -59,6 +59,9 @@ class Cell:
         block: columns of a tile.
         exact: whether products are of float32 numbers that were rounded, for the interpreter,
             whose product of bfloat16 is wrong.
+        programs: how many programs share a row; `block` columns are each one's own then.
+        peers: the power of two that holds them.
+        polls: how often a program looks for what another sends before it gives up.
     """
 
     kind: str
@@ -96,6 +99,9 @@ class Cell:
     pitch: int
     block: int
     exact: bool
+    programs: int = 1
+    peers: int = 1
+    polls: int = 0
 
     @property
     def early(self) -> int:
@@ -229,3 +235,17 @@ def describe(
         block=max(_MULTIPLE, 1 << (units - 1).bit_length()),
         exact=exact,
     )
+
+
+@lru_cache(maxsize=1024)
+def divided(cell: Cell, own: int, polls: int) -> Cell:
+    """The cell of programs that share a row.
+
+    Args:
+        cell: the cell of whole rows.
+        own: columns of a program, a power of two.
+        polls: how often a program looks for what another sends before it gives up.
+    """
+    programs = -(-cell.units // own)
+    peers = 1 << (programs - 1).bit_length()
+    return replace(cell, block=own, programs=programs, peers=peers, polls=polls)

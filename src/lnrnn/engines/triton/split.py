@@ -1,0 +1,444 @@
+"""K3, the split kernel: programs share the columns of M rows, and loop over time together.
+
+Each program holds its columns of U, of all gates, on chip for the whole sequence.  At each step
+it gets h of all columns from its peers, the row sums of the norms, and computes its own units.
+On the way back it multiplies the gradients of its own gates by its part of U, sends each peer
+its columns of the product, and sums what all peers sent.  See
+[lnrnn.engines.triton.exchange][] for how they tell each other.
+
+Rows of a tile of gates are (unit, gate), gates filled up to a power of two, so that one product
+serves all gates of a program.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lnrnn.engines.triton.cell import within
+from lnrnn.engines.triton.exchange import (
+    announce,
+    await_announcements,
+    counted,
+    floats,
+    give_up,
+    late_words,
+    pairs,
+    store,
+    word,
+    word_of_pair,
+)
+from lnrnn.engines.triton.memory import (
+    factor,
+    load_gates,
+    product,
+    state_vectors,
+    store_gates,
+    vectors,
+)
+from lnrnn.engines.triton.step import (
+    close,
+    early,
+    enter,
+    late,
+    leave,
+    open_back,
+    projection_back,
+    reset_back,
+    save,
+)
+
+
+@triton.jit
+def gates_apart(C: tl.constexpr, s):
+    """A tile (M, block gates) as tiles (M, block), one a gate."""
+    M: tl.constexpr = s.shape[0]
+    if C.gates == 1:
+        return (s,)
+    elif C.gates == 2:
+        first, second = tl.split(tl.reshape(s, (M, C.block, 2)))
+        return (first, second)
+    else:
+        even, odd = tl.split(tl.reshape(s, (M, C.block, 2, 2)))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        if C.gates == 3:
+            return (first, second, third)
+        else:
+            return (first, second, third, fourth)
+
+
+@triton.jit
+def gates_joined(C: tl.constexpr, v):
+    """The inverse of `gates_apart`."""
+    M: tl.constexpr = v[0].shape[0]
+    if C.gates == 1:
+        return v[0]
+    elif C.gates == 2:
+        return tl.reshape(tl.join(v[0], v[1]), (M, 2 * C.block))
+    else:
+        if C.gates == 3:
+            fourth = 0.0 * v[0]
+        else:
+            fourth = v[3]
+        both = tl.join(tl.join(v[0], v[2]), tl.join(v[1], fourth))
+        return tl.reshape(both, (M, 4 * C.block))
+
+
+@triton.jit
+def words_of_h(C: tl.constexpr, PAIRS: tl.constexpr):
+    """Words of all columns of a row."""
+    if PAIRS:
+        return C.programs * C.block // 2
+    else:
+        return C.programs * C.block
+
+
+@triton.jit
+def send_h(C: tl.constexpr, HS, h, link, DT: tl.constexpr, PAIRS: tl.constexpr):
+    """The own columns of h (M, block), rounded, to all programs."""
+    M: tl.constexpr = h.shape[0]
+    width = words_of_h(C, PAIRS)
+    at = HS + (link[3] % 2) * (M * width) + tl.arange(0, M)[:, None] * width
+    if PAIRS:
+        half: tl.constexpr = C.block // 2
+        store(at + (link[2] * half + tl.arange(0, half))[None, :], word_of_pair(h, link[3], DT))
+    else:
+        store(at + (link[2] * C.block + tl.arange(0, C.block))[None, :], word(h, link[3]))
+    announce(C, link)
+
+
+@triton.jit
+def load_chunks(at, M: tl.constexpr, width, W: tl.constexpr, CHUNKS: tl.constexpr):
+    """Words (M, W) of each chunk, and zeros beyond the last column."""
+    words = ()
+    row = tl.arange(0, M)[:, None] * width
+    for n in tl.static_range(CHUNKS):
+        col = n * W + tl.arange(0, W)[None, :]
+        words = words + (tl.load(at + row + col, col < width, 0, volatile=True),)
+    return words
+
+
+@triton.jit
+def late_chunks(words, width, step, M: tl.constexpr, W: tl.constexpr, CHUNKS: tl.constexpr):
+    """1 where a word of a chunk does not bear the step's number, else 0."""
+    missing = 0
+    for n in tl.static_range(CHUNKS):
+        wanted = tl.broadcast_to((n * W + tl.arange(0, W) < width)[None, :], (M, W))
+        missing = tl.maximum(missing, late_words(words[n], wanted, step))
+    return missing
+
+
+@triton.jit
+def receive_h(
+    C: tl.constexpr, HS, link, M: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
+    DT: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """All columns of h, (M, CHUNK) each."""
+    W: tl.constexpr = CHUNK // 2 if PAIRS else CHUNK
+    width = words_of_h(C, PAIRS)
+    at = HS + (link[3] % 2) * (M * width)
+    await_announcements(C, link)
+    words = load_chunks(at, M, width, W, CHUNKS)
+    polls = 0
+    while (late_chunks(words, width, link[3], M, W, CHUNKS) != 0) & (polls < C.polls):
+        words = load_chunks(at, M, width, W, CHUNKS)
+        polls = counted(C, polls, link)
+    give_up(C, polls, link)
+    h = ()
+    for n in tl.static_range(CHUNKS):
+        if PAIRS:
+            h = h + (pairs(words[n], DT),)
+        else:
+            h = h + (floats(words[n]),)
+    return h
+
+
+@triton.jit
+def send_parts(C: tl.constexpr, DQ, part, first, link):
+    """Columns [first, first + N) of what this program adds to the product, to their owners."""
+    M: tl.constexpr = part.shape[0]
+    col = first + tl.arange(0, part.shape[1])
+    owner = col // C.block
+    tile: tl.constexpr = M * C.block
+    at = DQ + (link[3] % 2) * (C.programs * C.programs * tile)
+    at += (owner * C.programs + link[2]) * tile + col % C.block
+    to = at[None, :] + (tl.arange(0, M) * C.block)[:, None]
+    store(to, word(part, link[3]), tl.broadcast_to((owner < C.programs)[None, :], part.shape))
+
+
+@triton.jit
+def load_parts(at, tile: tl.constexpr, SOURCES: tl.constexpr, programs: tl.constexpr):
+    """Words (SOURCES, tile) of a few programs at a time."""
+    words = ()
+    for n in tl.static_range((programs + SOURCES - 1) // SOURCES):
+        source = n * SOURCES + tl.arange(0, SOURCES)[:, None]
+        where = at + source * tile + tl.arange(0, tile)[None, :]
+        words = words + (tl.load(where, source < programs, 0, volatile=True),)
+    return words
+
+
+@triton.jit
+def late_parts(words, step, tile: tl.constexpr, SOURCES: tl.constexpr, programs: tl.constexpr):
+    missing = 0
+    for n in tl.static_range((programs + SOURCES - 1) // SOURCES):
+        source = n * SOURCES + tl.arange(0, SOURCES)[:, None]
+        wanted = tl.broadcast_to(source < programs, (SOURCES, tile))
+        missing = tl.maximum(missing, late_words(words[n], wanted, step))
+    return missing
+
+
+@triton.jit
+def receive_parts(C: tl.constexpr, DQ, link, M: tl.constexpr, SOURCES: tl.constexpr):
+    """The sum (M, block) of what all programs send to this one."""
+    tile: tl.constexpr = M * C.block
+    at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile)
+    await_announcements(C, link)
+    words = load_parts(at, tile, SOURCES, C.programs)
+    polls = 0
+    while (late_parts(words, link[3], tile, SOURCES, C.programs) != 0) & (polls < C.polls):
+        words = load_parts(at, tile, SOURCES, C.programs)
+        polls = counted(C, polls, link)
+    give_up(C, polls, link)
+    dq = tl.zeros((tile,), tl.float32)
+    for n in tl.static_range((C.programs + SOURCES - 1) // SOURCES):
+        dq += tl.sum(floats(words[n]), 0)
+    return tl.reshape(dq, (M, C.block))
+
+
+@triton.jit(do_not_specialize=["T", "B", "first"])
+def forward(
+    P, U, VECTORS, H_LAST, C_LAST, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
+    H_ALL, C_ALL, N, A, S, HS, WORDS, ANNOUNCED, LOST, T, B, first,
+    C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    SAVE: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """All steps of M rows, the columns of one program, whose number is `first` more than its
+    place in the grid."""
+    G: tl.constexpr = C.gates
+    GP: tl.constexpr = 4 if C.gates == 3 else C.gates
+    q = tl.program_id(0) + first
+    tile = tl.program_id(1)
+    rows = tile * M + tl.arange(0, M)
+    cols = q * C.block + tl.arange(0, C.block)
+    row = rows.to(tl.int64)[:, None]
+    known = (rows < B)[:, None]
+    leads = known & (q == 0)
+    m = known & (cols < C.pitch)[None, :]
+    at = row * C.pitch + cols[None, :]
+    at_gates = row * (G * C.pitch) + cols[None, :]
+    step = B.to(tl.int64) * C.pitch
+    HS += tile.to(tl.int64) * (2 * M * words_of_h(C, PAIRS))
+    WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
+    ANNOUNCED += tile * (2 * C.peers)
+
+    # columns (unit, gate) of U
+    place = tl.arange(0, GP * C.block)
+    unit = q * C.block + place // GP
+    of_gate = (unit < C.pitch) & (place % GP < G)
+    u_tiles = ()
+    for n in tl.static_range(CHUNKS):
+        k = n * CHUNK + tl.arange(0, CHUNK)
+        at_u = U + k[:, None] * (G * C.pitch) + ((place % GP) * C.pitch + unit)[None, :]
+        of_u = (k < C.pitch)[:, None] & of_gate[None, :]
+        u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
+    bias, gain, shift = vectors(C, VECTORS, cols)
+    state = state_vectors(C, VECTORS, cols)
+
+    h = tl.load(H_LAST + at, m, 0.0)
+    c = 0.0 * h
+    if C.kind == "lstm":
+        c = tl.load(C_LAST + at, m, 0.0)
+    h_from, c_from, entering = enter(C, h, c, RESET, row, known)
+    link = (WORDS, ANNOUNCED, q, tl.full((), 1, tl.int32), LOST)
+    send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
+    for t in range(T):
+        t = tl.full((), t, tl.int32)
+        link = (WORDS, ANNOUNCED, q, t + 1, LOST)
+        p = load_gates(C, P + at_gates, m, 0, G)
+        on_n = factor(FACTOR_N, at, m)
+        wide = receive_h(C, HS, link, M, CHUNK, CHUNKS, DT, PAIRS)
+        s = product(C, wide[0], u_tiles[0], DT, PRECISION)
+        for n in tl.static_range(1, CHUNKS):
+            s += product(C, wide[n], u_tiles[n], DT, PRECISION)
+        parts = gates_apart(C, s)
+        of_h = ()
+        for g in tl.static_range(G):
+            of_h = of_h + (parts[g] + bias[g],)
+        gates, u, kept, gated = early(C, of_h, p, gain, shift, link)
+        if C.reset == "inside":
+            gates, u, kept = late(C, gates[0] * gated, gates, u, kept, p, gain, shift, cols, link)
+        h, c, of_states = close(
+            C, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
+            at, m, row, known, cols, link,
+        )  # fmt: skip
+        if RESET is not None:
+            RESET += B
+        if C.moving_h:
+            FACTOR_H += step
+        more = t + 1 < T
+        h_from, c_from, entering = enter(C, h, c, RESET, row, known & more)
+        if more:
+            link = (WORDS, ANNOUNCED, q, t + 2, LOST)
+            send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
+        H_ALL += step
+        tl.store(H_ALL + at, h, m)
+        if SAVE:
+            save(
+                C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads
+            )
+            if C.kind == "lstm":
+                C_ALL += step
+                tl.store(C_ALL + at, c, m)
+            if C.norms > 0:
+                N += G * step
+            if C.gated:
+                A += step
+            S += C.statistics * B.to(tl.int64)
+        P += G * step
+        if MASK is not None:
+            MASK += B
+        if TAKE_H is not None:
+            TAKE_H += step
+        if TAKE_C is not None:
+            TAKE_C += step
+        if C.moving_n:
+            FACTOR_N += step
+    tl.store(H_LAST + at, h, m)
+    if C.kind == "lstm":
+        tl.store(C_LAST + at, c, m)
+
+
+@triton.jit(do_not_specialize=["T", "B", "first"])
+def backward(
+    GATES, UT, VECTORS, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
+    H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, DQ, WORDS, ANNOUNCED, LOST, T, B, first,
+    C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SOURCES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The derivative: D, gradients of the initial states in DH and DC, and SUMS."""
+    G: tl.constexpr = C.gates
+    GP: tl.constexpr = 4 if C.gates == 3 else C.gates
+    q = tl.program_id(0) + first
+    tile = tl.program_id(1)
+    rows = tile * M + tl.arange(0, M)
+    cols = q * C.block + tl.arange(0, C.block)
+    row = rows.to(tl.int64)[:, None]
+    known = (rows < B)[:, None]
+    m = known & (cols < C.pitch)[None, :]
+    at = row * C.pitch + cols[None, :]
+    at_gates = row * (G * C.pitch) + cols[None, :]
+    step = B.to(tl.int64) * C.pitch
+    DQ += tile.to(tl.int64) * (2 * C.programs * C.programs * M * C.block)
+    WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
+    ANNOUNCED += tile * (2 * C.peers)
+    last = (T - 1).to(tl.int64)
+    GATES += last * G * step
+    H_ALL += last * step
+    D += last * G * step
+    S += last * C.statistics * B
+    if C.kind == "lstm":
+        C_ALL += last * step
+    if C.norms > 0:
+        N += last * G * step
+    if C.gated:
+        A += last * step
+    if DH_ALL is not None:
+        DH_ALL += last * step
+    if MASK is not None:
+        MASK += last * B
+    if RESET is not None:
+        RESET += last * B
+    if TAKE_H is not None:
+        TAKE_H += last * step
+    if TAKE_C is not None:
+        TAKE_C += last * step
+    if C.moving_h:
+        FACTOR_H += last * step
+    if C.moving_n:
+        FACTOR_N += last * step
+
+    # rows (unit, gate) of the transpose of U
+    place = tl.arange(0, GP * C.block)
+    unit = q * C.block + place // GP
+    of_gate = (unit < C.pitch) & (place % GP < G)
+    u_tiles = ()
+    for n in tl.static_range(CHUNKS):
+        k = n * CHUNK + tl.arange(0, CHUNK)
+        at_u = UT + (((place % GP) * C.pitch + unit) * C.pitch)[:, None] + k[None, :]
+        of_u = (k < C.pitch)[None, :] & of_gate[:, None]
+        u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
+    _, gain, _ = vectors(C, VECTORS, cols)
+    state = state_vectors(C, VECTORS, cols)
+
+    dh = tl.load(DH + at, m, 0.0)
+    dc = 0.0 * dh
+    if C.kind == "lstm":
+        dc = tl.load(DC + at, m, 0.0)
+    gain_c, shift_c, gain_h, shift_h = 0.0 * dh, 0.0 * dh, 0.0 * dh, 0.0 * dh
+    for back in range(T):
+        back = tl.full((), back, tl.int32)
+        link = (WORDS, ANNOUNCED, q, back + 1, LOST)
+        if DH_ALL is not None:
+            dh += tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
+        gates, d, entering, direct, dc, held, sums = open_back(
+            C, dh, dc, H_ALL, C_ALL, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
+            at, at_gates, m, row, known, cols, link,
+        )  # fmt: skip
+        d_n = 0.0 * dh
+        if C.gated:
+            d, d_n = reset_back(
+                C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols, link
+            )
+        s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols, link)
+        joined = gates_joined(C, s)
+        for n in tl.static_range(CHUNKS):
+            part = product(C, joined, u_tiles[n], DT, PRECISION)
+            send_parts(C, DQ, part, n * CHUNK, link)
+        announce(C, link)
+        store_gates(C, D + at_gates, d, m, G)
+        if C.cell_norm != "none":
+            gain_c += sums[0]
+            shift_c += sums[1]
+        if C.hidden_norm:
+            gain_h += sums[2]
+            shift_h += sums[3]
+        dq = receive_parts(C, DQ, link, M, SOURCES)
+        dh = leave(C, dq, direct, held, H_ALL, FACTOR_H, RESET, at, m, row, known)
+        GATES -= G * step
+        H_ALL -= step
+        D -= G * step
+        S -= C.statistics * B.to(tl.int64)
+        if C.kind == "lstm":
+            C_ALL -= step
+        if C.norms > 0:
+            N -= G * step
+        if C.gated:
+            A -= step
+        if DH_ALL is not None:
+            DH_ALL -= step
+        if MASK is not None:
+            MASK -= B
+        if RESET is not None:
+            RESET -= B
+        if TAKE_H is not None:
+            TAKE_H -= step
+        if TAKE_C is not None:
+            TAKE_C -= step
+        if C.moving_h:
+            FACTOR_H -= step
+        if C.moving_n:
+            FACTOR_N -= step
+    tl.store(DH + at, dh, m)
+    if C.kind == "lstm":
+        tl.store(DC + at, dc, m)
+    # sums over the rows: gain and shift of the cell's norm, then of the hidden one
+    at_sums = SUMS + tile.to(tl.int64) * (4 * C.pitch) + cols
+    wide = cols < C.pitch
+    if C.cell_norm != "none":
+        tl.store(at_sums, tl.sum(within(C, gain_c, cols), 0), wide)
+        tl.store(at_sums + C.pitch, tl.sum(within(C, shift_c, cols), 0), wide)
+    if C.hidden_norm:
+        tl.store(at_sums + 2 * C.pitch, tl.sum(within(C, gain_h, cols), 0), wide)
+        tl.store(at_sums + 3 * C.pitch, tl.sum(within(C, shift_h, cols), 0), wide)
