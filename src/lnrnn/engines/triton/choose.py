@@ -16,6 +16,19 @@ class Tile(NamedTuple):
     warps: int
 
 
+class Split(NamedTuple):
+    """Of the split kernel: rows and columns of a program, its warps, and what is taken at once.
+
+    `chunk` is columns of a product, `sources` programs whose parts are loaded together.
+    """
+
+    rows: int
+    own: int
+    warps: int
+    chunk: int
+    sources: int
+
+
 # by columns of a tile: warps of the tile kernel, where U fits on chip
 _HALF = {16: 2, 32: 4, 64: 8, 128: 16}
 _SINGLE = {16: 2, 32: 4, 64: 8}
@@ -49,3 +62,8 @@ def precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32:
         return "ieee"
     return "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
+
+
+def splits(c: Cell, dtype: torch.dtype, back: bool = False) -> Split:
+    """Of the split kernel."""
+    return Split(16, 16, 4, 128 if dtype == torch.float32 else 256, 8)

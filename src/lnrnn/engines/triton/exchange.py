@@ -111,15 +111,22 @@ def give_up(C: tl.constexpr, polls, link):
 
 
 @triton.jit
-def receive(C: tl.constexpr, at, wanted, link):
-    """The floats of a tile of words."""
-    words = tl.load(at, volatile=True)
+def load(at, m=None):
+    if m is None:
+        return tl.load(at, volatile=True)
+    else:
+        return tl.load(at, m, 0, volatile=True)
+
+
+@triton.jit
+def settled(C: tl.constexpr, words, at, m, link):
+    """A tile of words as loaded once, again until all within m bear the step's number."""
     polls = 0
-    while (late_words(words, wanted, link[3]) != 0) & (polls < C.polls):
-        words = tl.load(at, volatile=True)
+    while (late_words(words, m, link[3]) != 0) & (polls < C.polls):
+        words = load(at, m)
         polls = counted(C, polls, link)
     give_up(C, polls, link)
-    return floats(words)
+    return words
 
 
 @triton.jit
@@ -136,8 +143,8 @@ def hear(C: tl.constexpr, link, channel: tl.constexpr, M: tl.constexpr):
     at = link[0] + (link[3] % 2) * (_CHANNELS * C.peers * M) + channel * (C.peers * M)
     peer = tl.arange(0, C.peers)[:, None]
     wanted = tl.broadcast_to(peer < C.programs, (C.peers, M))
-    v = receive(C, at + peer * M + tl.arange(0, M)[None, :], wanted, link)
-    return tl.where(wanted, v, 0.0)
+    at += peer * M + tl.arange(0, M)[None, :]
+    return floats(settled(C, load(at, wanted), at, wanted, link))
 
 
 @triton.jit
@@ -147,8 +154,8 @@ def hear_two(C: tl.constexpr, link, channel: tl.constexpr, M: tl.constexpr):
     at = link[0] + (link[3] % 2) * (_CHANNELS * P * M) + channel * (P * M)
     peer = tl.arange(0, 2 * P)[:, None]
     wanted = tl.broadcast_to(peer % P < C.programs, (2 * P, M))
-    v = receive(C, at + peer * M + tl.arange(0, M)[None, :], wanted, link)
-    v = tl.reshape(tl.where(wanted, v, 0.0), (2, P, M))
+    at += peer * M + tl.arange(0, M)[None, :]
+    v = tl.reshape(floats(settled(C, load(at, wanted), at, wanted, link)), (2, P, M))
     return tl.split(tl.permute(v, (1, 2, 0)))
 
 

@@ -19,11 +19,10 @@ from lnrnn.engines.triton.cell import within
 from lnrnn.engines.triton.exchange import (
     announce,
     await_announcements,
-    counted,
     floats,
-    give_up,
-    late_words,
+    load,
     pairs,
+    settled,
     store,
     word,
     word_of_pair,
@@ -109,49 +108,27 @@ def send_h(C: tl.constexpr, HS, h, link, DT: tl.constexpr, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def load_chunks(at, M: tl.constexpr, width, W: tl.constexpr, CHUNKS: tl.constexpr):
-    """Words (M, W) of each chunk, and zeros beyond the last column."""
-    words = ()
-    row = tl.arange(0, M)[:, None] * width
-    for n in tl.static_range(CHUNKS):
-        col = n * W + tl.arange(0, W)[None, :]
-        words = words + (tl.load(at + row + col, col < width, 0, volatile=True),)
-    return words
-
-
-@triton.jit
-def late_chunks(words, width, step, M: tl.constexpr, W: tl.constexpr, CHUNKS: tl.constexpr):
-    """1 where a word of a chunk does not bear the step's number, else 0."""
-    missing = 0
-    for n in tl.static_range(CHUNKS):
-        wanted = tl.broadcast_to((n * W + tl.arange(0, W) < width)[None, :], (M, W))
-        missing = tl.maximum(missing, late_words(words[n], wanted, step))
-    return missing
-
-
-@triton.jit
-def receive_h(
-    C: tl.constexpr, HS, link, M: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr,
-    DT: tl.constexpr, PAIRS: tl.constexpr,
+def product_of_all(
+    C: tl.constexpr, HS, link, u_tiles, M: tl.constexpr, CHUNK: tl.constexpr,
+    CHUNKS: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """All columns of h, (M, CHUNK) each."""
+    """h of all columns times the columns of U that this program holds."""
     W: tl.constexpr = CHUNK // 2 if PAIRS else CHUNK
     width = words_of_h(C, PAIRS)
-    at = HS + (link[3] % 2) * (M * width)
+    col = tl.arange(0, W)[None, :]
+    at = HS + (link[3] % 2) * (M * width) + tl.arange(0, M)[:, None] * width + col
     await_announcements(C, link)
-    words = load_chunks(at, M, width, W, CHUNKS)
-    polls = 0
-    while (late_chunks(words, width, link[3], M, W, CHUNKS) != 0) & (polls < C.polls):
-        words = load_chunks(at, M, width, W, CHUNKS)
-        polls = counted(C, polls, link)
-    give_up(C, polls, link)
-    h = ()
+    after = load(at, tl.broadcast_to(col < width, (M, W)))
     for n in tl.static_range(CHUNKS):
-        if PAIRS:
-            h = h + (pairs(words[n], DT),)
-        else:
-            h = h + (floats(words[n]),)
-    return h
+        words = after
+        if n + 1 < CHUNKS:  # on its way while this one is multiplied
+            after = load(at + W, tl.broadcast_to(col + (n + 1) * W < width, (M, W)))
+        words = settled(C, words, at, tl.broadcast_to(col + n * W < width, (M, W)), link)
+        h = pairs(words, DT) if PAIRS else floats(words)
+        part = product(C, h, u_tiles[n], DT, PRECISION)
+        s = part if n == 0 else s + part
+        at += W
+    return s
 
 
 @triton.jit
@@ -168,41 +145,23 @@ def send_parts(C: tl.constexpr, DQ, part, first, link):
 
 
 @triton.jit
-def load_parts(at, tile: tl.constexpr, SOURCES: tl.constexpr, programs: tl.constexpr):
-    """Words (SOURCES, tile) of a few programs at a time."""
-    words = ()
-    for n in tl.static_range((programs + SOURCES - 1) // SOURCES):
-        source = n * SOURCES + tl.arange(0, SOURCES)[:, None]
-        where = at + source * tile + tl.arange(0, tile)[None, :]
-        words = words + (tl.load(where, source < programs, 0, volatile=True),)
-    return words
-
-
-@triton.jit
-def late_parts(words, step, tile: tl.constexpr, SOURCES: tl.constexpr, programs: tl.constexpr):
-    missing = 0
-    for n in tl.static_range((programs + SOURCES - 1) // SOURCES):
-        source = n * SOURCES + tl.arange(0, SOURCES)[:, None]
-        wanted = tl.broadcast_to(source < programs, (SOURCES, tile))
-        missing = tl.maximum(missing, late_words(words[n], wanted, step))
-    return missing
-
-
-@triton.jit
 def receive_parts(C: tl.constexpr, DQ, link, M: tl.constexpr, SOURCES: tl.constexpr):
-    """The sum (M, block) of what all programs send to this one."""
+    """The sum (M, block) of what all programs send to this one, a few of them at a time."""
     tile: tl.constexpr = M * C.block
+    source = tl.arange(0, SOURCES)[:, None]
     at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile)
+    at += source * tile + tl.arange(0, tile)[None, :]
     await_announcements(C, link)
-    words = load_parts(at, tile, SOURCES, C.programs)
-    polls = 0
-    while (late_parts(words, link[3], tile, SOURCES, C.programs) != 0) & (polls < C.polls):
-        words = load_parts(at, tile, SOURCES, C.programs)
-        polls = counted(C, polls, link)
-    give_up(C, polls, link)
+    after = load(at, tl.broadcast_to(source < C.programs, (SOURCES, tile)))
     dq = tl.zeros((tile,), tl.float32)
-    for n in tl.static_range((C.programs + SOURCES - 1) // SOURCES):
-        dq += tl.sum(floats(words[n]), 0)
+    for n in tl.static_range(tl.constexpr((C.programs + SOURCES - 1) // SOURCES)):
+        words = after
+        more = tl.broadcast_to(source + (n + 1) * SOURCES < C.programs, (SOURCES, tile))
+        if (n + 1) * SOURCES < C.programs:
+            after = load(at + SOURCES * tile, more)
+        here = tl.broadcast_to(source + n * SOURCES < C.programs, (SOURCES, tile))
+        dq += tl.sum(floats(settled(C, words, at, here, link)), 0)
+        at += SOURCES * tile
     return tl.reshape(dq, (M, C.block))
 
 
@@ -258,10 +217,7 @@ def forward(
         link = (WORDS, ANNOUNCED, q, t + 1, LOST)
         p = load_gates(C, P + at_gates, m, 0, G)
         on_n = factor(FACTOR_N, at, m)
-        wide = receive_h(C, HS, link, M, CHUNK, CHUNKS, DT, PAIRS)
-        s = product(C, wide[0], u_tiles[0], DT, PRECISION)
-        for n in tl.static_range(1, CHUNKS):
-            s += product(C, wide[n], u_tiles[n], DT, PRECISION)
+        s = product_of_all(C, HS, link, u_tiles, M, CHUNK, CHUNKS, DT, PRECISION, PAIRS)
         parts = gates_apart(C, s)
         of_h = ()
         for g in tl.static_range(G):
