@@ -13,10 +13,39 @@ Where programs do, a tile is the columns of one of them, and `link` is the way t
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import triton
 import triton.language as tl
 
+from lnrnn.engines.triton.describe import Cell
 from lnrnn.engines.triton.exchange import LATE, STATES, moments, total, totals
+
+INTERPRETED = triton.knobs.runtime.interpret
+
+
+class Constants:
+    """A cell whose attributes are constants of Triton's compiler, which passes on no other."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._cell, name)
+        if isinstance(value, tuple):
+            return tuple(tl.constexpr(v) for v in value)
+        return tl.constexpr(value)
+
+    def __repr__(self) -> str:  # names what is compiled
+        return repr(self._cell)
+
+
+@cache
+def constants(cell: Cell) -> Any:
+    """What kernels take for a cell, the same object each time."""
+    return cell if INTERPRETED else Constants(cell)
+
 
 # ---- functions of one number
 
@@ -137,6 +166,7 @@ def mean(C: tl.constexpr, v):
 @triton.jit
 def row_norm(C: tl.constexpr, v, cols, link, channel: tl.constexpr):
     """Of a row of H: its normed values, mean and scale (M, 1)."""
+    n: tl.constexpr = C.units
     if C.programs > 1 and C.centred:
         row_mean, squares = moments(C, v, cols, link, channel)
         m = row_mean[:, None]
@@ -145,7 +175,7 @@ def row_norm(C: tl.constexpr, v, cols, link, channel: tl.constexpr):
         m = mean(C, v)
         d = within(C, v - m, cols)
         squares = total(C, tl.sum(d * d, 1), link, channel)
-    kept = scale(C, squares, C.units)[:, None]
+    kept = scale(C, squares, n)[:, None]
     return d * inverse(C, kept), m, kept
 
 
@@ -229,18 +259,20 @@ def normed_back(C: tl.constexpr, q, u, kept, sums, n: tl.constexpr, cols):
     """Gradients of h U of the first n gates, from those of their normed values."""
     d = ()
     for g in tl.static_range(n):
-        k: tl.constexpr = C.groups[g]
-        if k >= 0 and k < C.early_norms:
-            size: tl.constexpr = C.sizes[k]
-            dg = q[g]
-            if C.centred and C.limit > 0:
-                dg = within(C, dg - (sums[k][0] / size)[:, None], cols)
-            weight = sums[k][1][:, None] * curvature(C, kept[k], size)
-            dg = dg * inverse(C, kept[k]) - u[g] * weight
-            d = d + (dg,)
+        if C.groups[g] >= 0 and C.groups[g] < C.early_norms:
+            d = d + (_normed_back(C, q[g], u[g], kept, sums, C.groups[g], cols),)
         else:
             d = d + (q[g],)
     return d
+
+
+@triton.jit
+def _normed_back(C: tl.constexpr, q, u, kept, sums, k: tl.constexpr, cols):
+    n: tl.constexpr = C.sizes[k]
+    if C.centred and C.limit > 0:
+        q = within(C, q - (sums[k][0] / n)[:, None], cols)
+    weight = sums[k][1][:, None] * curvature(C, kept[k], n)
+    return q * inverse(C, kept[k]) - u * weight
 
 
 # ---- a step forward
@@ -314,7 +346,8 @@ def late_gate(C: tl.constexpr, s, p, gain, shift, cols, link=None):
         if C.reset == "inside":  # r has moved the mean
             v, _, kept = row_norm(C, v, cols, link, LATE)
         else:
-            kept = scale(C, tl.sum(v * v, 1), C.units)[:, None]
+            size: tl.constexpr = C.units
+            kept = scale(C, tl.sum(v * v, 1), size)[:, None]
             v = v * inverse(C, kept)
     return activate(C.phi, preactivation(C, n, v, p, gain, shift)), v, kept
 

@@ -47,9 +47,14 @@ def tile(c: Cell, dtype: torch.dtype, back: bool = False) -> Tile:
     return Tile(16, warps.get(c.block, 16))
 
 
+def rows(c: Cell) -> Tile:
+    """Of the row kernels."""
+    return Tile(max(1, 512 // c.block), 8 if c.block >= 1024 else 4)
+
+
 def parallel(c: Cell) -> Tile:
     """Of the kernels that have no recurrence."""
-    return Tile(max(1, _ELEMENTS // c.block), 4 if c.block <= 1024 else 8)
+    return Tile(max(1, _ELEMENTS // c.block), 8)
 
 
 def rows_of_program(rows: int, at_once: int) -> int:
@@ -58,10 +63,10 @@ def rows_of_program(rows: int, at_once: int) -> int:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Of float32 products: TF32 where PyTorch's own recurrent networks may use it."""
+    """Of float32 products: TF32 where PyTorch's own switch allows it, else three for one."""
     if dtype != torch.float32:
         return "ieee"
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "tf32x3"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def splits(c: Cell, dtype: torch.dtype, back: bool = False) -> Split:

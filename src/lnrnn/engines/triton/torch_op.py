@@ -6,17 +6,16 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from lnrnn.engines.native.call import DIFFERENTIABLE, Inputs, Numbers
-from lnrnn.engines.triton import buffers, choose, parallel, tile
+from lnrnn.engines.triton import buffers, choose, loops, parallel
 from lnrnn.engines.triton.buffers import Kept, Sizes
+from lnrnn.engines.triton.cell import INTERPRETED, constants
 from lnrnn.engines.triton.describe import Cell
+from lnrnn.engines.triton.loops import Backward, Extras, Forward
 from lnrnn.variant import Variant
 
-INTERPRETED = triton.knobs.runtime.interpret
-_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _HALVES = (torch.bfloat16, torch.float16)
 _INPUTS = len(Inputs._fields)
 
@@ -89,13 +88,11 @@ def compute(
         if c.gated:
             gated = like.new_empty((n.steps, *rows))
         statistics = single.new_empty((n.steps, c.statistics, n.batch))
-    options = choose.tile(c, x.dtype)
-    tile.forward[(triton.cdiv(n.batch, options.rows),)](
-        p, buffers.recurrent(c, a), buffers.vectors(c, a), h_last, c_last, *_extras(c, a),
-        h_all, c_all, normed, gated, statistics, n.steps, n.batch,
-        C=c, M=options.rows, DT=_TYPES[x.dtype], PRECISION=choose.precision(x.dtype), SAVE=keep,
-        num_warps=options.warps, num_stages=1,
+    arrays = Forward(
+        p, buffers.recurrent(c, a), buffers.vectors(c, a), h_last, c_last, _extras(c, a), h_all,
+        c_all, normed, gated, statistics,
     )  # fmt: skip
+    loops.forward(c, arrays, keep)
     h = buffers.cut(c, h_all[1:])
     h = h.clone(memory_format=torch.contiguous_format) if keep else h.contiguous()
     final = buffers.cut(c, h_last).contiguous(), buffers.cut(c, c_last).contiguous()
@@ -117,15 +114,15 @@ def _input_parts(c: Cell, a: Inputs, projected: Tensor) -> tuple[Tensor, Tensor]
     options = choose.parallel(c)
     parallel.inputs[(triton.cdiv(rows, options.rows),)](
         projected, p, buffers.affine_of_inputs(c, a), statistics, rows,
-        C=c, M=options.rows, num_warps=options.warps,
+        C=constants(c), M=options.rows, num_warps=options.warps,
     )  # fmt: skip
     return p, statistics
 
 
-def _extras(c: Cell, a: Inputs) -> list[Tensor | None]:
+def _extras(c: Cell, a: Inputs) -> Extras:
     flags = [None if f is None else f.contiguous().view(torch.uint8) for f in (a.mask, a.reset)]
     factors = (a.take_h, a.take_c, a.recurrent_mask, a.candidate_mask)
-    return [*flags, *(None if f is None else buffers.filled(c, f) for f in factors)]
+    return Extras(*flags, *(None if f is None else buffers.filled(c, f) for f in factors))
 
 
 def compute_backward(
@@ -150,22 +147,18 @@ def compute_backward(
     dc = state(dc_last) if c.kind == "lstm" else buffers.none_like(single)
     d = torch.empty_like(kept.gates)
     vectors = buffers.vectors(c, a)
-    options = choose.tile(c, like.dtype, back=True)
-    programs = triton.cdiv(n.batch, options.rows)
-    sums = single.new_empty((programs, 4, c.pitch))
-    tile.backward[(programs,)](
-        kept.gates, buffers.recurrent_back(c, a), vectors, *_extras(c, a),
-        kept.h_all, kept.c_all, kept.normed, kept.gated, kept.statistics,
-        None if dh_all is None else buffers.filled(c, dh_all), dh, dc, d, sums, n.steps, n.batch,
-        C=c, M=options.rows, DT=_TYPES[like.dtype], PRECISION=choose.precision(like.dtype),
-        num_warps=options.warps, num_stages=1,
+    arrays = Backward(
+        kept.gates, buffers.recurrent_back(c, a), vectors, _extras(c, a), kept.h_all, kept.c_all,
+        kept.normed, kept.gated, kept.statistics,
+        None if dh_all is None else buffers.filled(c, dh_all), dh, dc, d,
     )  # fmt: skip
+    sums = loops.backward(c, arrays)
     found = {"h0": buffers.cut(c, dh)}
     if c.kind == "lstm":
         found["c0"] = buffers.cut(c, dc)
     for i, name in enumerate(("gain_c", "shift_c")):
         if getattr(a, name) is not None:
-            found[name] = buffers.cut(c, sums[:, i].sum(0))
+            found[name] = buffers.cut(c, sums[i])
     return found | _outer_gradients(c, a, kept, d, vectors)
 
 
@@ -184,7 +177,7 @@ def _outer_gradients(
     parallel.gradients[(programs,)](
         d, dx, None if c.same else ds, kept.gates, kept.normed, kept.projected, kept.statistics,
         kept.of_inputs, vectors, buffers.affine_of_inputs(c, a), sums, rows, n.batch,
-        C=c, M=options.rows, LOOP=loop, BIAS_X=a.bias_x is not None, num_warps=options.warps,
+        C=constants(c), M=options.rows, LOOP=loop, num_warps=options.warps,
     )  # fmt: skip
     gain_x, shift, gain_r, shift_r, bias_x, bias_h = (
         buffers.joined(c, s) for s in sums.sum(0).unbind(0)
