@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lnrnn.engines.triton import split
+from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.choose import Split
 from lnrnn.engines.triton.describe import Cell, divided
 from lnrnn.engines.triton.exchange import CHANNELS
@@ -18,8 +19,10 @@ POLLS = 1 << 20
 _watched: list[tuple[Tensor, Any]] = []
 
 
-def forward(c: Cell, options: Split, arrays: tuple[Any, ...], steps: int, batch: int, **known: Any) -> None:
+def forward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run the split kernel over arrays as the tile kernel takes them."""
+    check()
+    steps, batch = arrays[0].shape[:2]
     c = divided(c, options.own, POLLS)
     pairs = arrays[0].element_size() == 2
     width = c.programs * c.block // (2 if pairs else 1)
@@ -29,15 +32,17 @@ def forward(c: Cell, options: Split, arrays: tuple[Any, ...], steps: int, batch:
     launch(
         split.forward, (c.programs, tiles), (*arrays, *memory, steps, batch),
         dict(
-            known, C=c, M=options.rows, CHUNK=options.chunk, CHUNKS=chunks, PAIRS=pairs,
+            known, C=constants(c), M=options.rows, CHUNK=options.chunk, CHUNKS=chunks, PAIRS=pairs,
             CHANNELS=CHANNELS, num_warps=options.warps,
         ),
     )  # fmt: skip
     _watch(memory[-1])
 
 
-def backward(c: Cell, options: Split, arrays: tuple[Any, ...], steps: int, batch: int, **known: Any) -> None:
+def backward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run its derivative likewise."""
+    check()
+    steps, batch = arrays[0].shape[:2]
     c = divided(c, options.own, POLLS)
     tiles = -(-batch // options.rows)
     chunks = -(-c.programs * c.block // options.chunk)
@@ -46,7 +51,7 @@ def backward(c: Cell, options: Split, arrays: tuple[Any, ...], steps: int, batch
     launch(
         split.backward, (c.programs, tiles), (*arrays, *memory, steps, batch),
         dict(
-            known, C=c, M=options.rows, CHUNK=options.chunk, CHUNKS=chunks,
+            known, C=constants(c), M=options.rows, CHUNK=options.chunk, CHUNKS=chunks,
             SOURCES=min(c.peers, options.sources), CHANNELS=CHANNELS, num_warps=options.warps,
         ),
     )  # fmt: skip
