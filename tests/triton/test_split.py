@@ -12,8 +12,8 @@ import pytest
 from lnrnn.testing.tolerances import TOLERANCES
 
 CASES = [
-    "two programs", "a part of a program, two tiles of rows", "four programs", "groups", "gru",
-    "gru inside", "sum", "simple", "pairs",
+    "two programs", "a part of a program, two tiles of rows", "four programs", "no norms", "groups",
+    "gru", "gru inside", "sum", "simple", "pairs",
 ]  # fmt: skip
 
 

@@ -36,6 +36,7 @@ CASES = {
     "two programs": (LSTM, 6, 3, 32, "float32", 32, ("mask", "reset", "bias_h"), 0.0),
     "a part of a program, two tiles of rows": (LSTM, 2, 18, 29, "float32", 16, ("bias_h",), 0.0),
     "four programs": (LSTM, 3, 3, 60, "float32", 32, ("take", "dropout"), 0.0),
+    "no norms": (Variant(cell="lstm"), 8, 3, 48, "float32", 64, (), 0.0),
     "groups": (BY_GATE, 3, 3, 32, "float32", 32, (), 0.05),
     "gru": (GRU, 3, 3, 29, "float32", 32, ("mask", "reset", "take"), 0.0),
     "gru inside": (INSIDE, 3, 3, 29, "float32", 32, (), 0.05),
@@ -43,6 +44,7 @@ CASES = {
     "simple": (SIMPLE, 3, 3, 32, "float32", 32, (), 0.0),
     "pairs": (LSTM, 3, 3, 48, "bfloat16", 32, ("mask",), 0.0),
 }
+DELAYED = ("two programs", "no norms")
 
 
 def problem(variant: Variant, steps: int, batch: int, units: int, extras: tuple[str, ...]):
@@ -172,7 +174,7 @@ def case(name: str) -> dict:
     variant, steps, batch, units, dtype, chunk, extras, clip = CASES[name]
     loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2)
     choose.fits_tile = lambda c, dtype: False
-    divide.launch = by_processes(late if name == "two programs" else lambda q: None)
+    divide.launch = by_processes(late if name in DELAYED else lambda q: None)
     arrays, weights = problem(variant, steps, batch, units, extras)
     numbers = Numbers(epsilon=variant.epsilon, clip=clip)
     values, gradients = computed(
