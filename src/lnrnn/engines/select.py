@@ -128,7 +128,34 @@ class Native:
         return "float32" if request.dtype in ("bfloat16", "float16") else request.dtype
 
 
-ENGINES: tuple[Engine, ...] = (Native(), Portable())
+class Triton:
+    """The recurrence in Triton kernels, fused forward and backward, on a GPU."""
+
+    name = "triton"
+
+    def supports(self, request: Request) -> Yes | No:
+        """Yes on a CUDA device, for variants that the kernels compute."""
+        from lnrnn.engines.triton import refuse
+
+        reason = refuse.refusal(
+            request.variant, request.framework, request.dtype, request.device
+        )
+        if reason is None and request.functions:
+            reason = f"{request.functions[0]} is a function without a name"
+        return Yes() if reason is None else No(reason)
+
+    def load(self, request: Request) -> Callable[..., Any]:
+        """The native engine's call on PyTorch tensors, computed by the kernels."""
+        from lnrnn.engines import triton
+
+        return triton.on(request.framework).sequence
+
+    def weights_dtype(self, request: Request) -> str:
+        """float32 for half precision, which only the operands of products have."""
+        return "float32" if request.dtype in ("bfloat16", "float16") else request.dtype
+
+
+ENGINES: tuple[Engine, ...] = (Native(), Triton(), Portable())
 
 
 def choose(engine: str, request: Request) -> Engine:

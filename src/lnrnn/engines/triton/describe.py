@@ -157,7 +157,7 @@ def refusal(variant: Variant) -> str | None:
         return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
     if variant.norms_at("pre"):
         return "it has no norm of the concatenated input (site 'pre')"
-    for option in ("peephole", "projection"):
+    for option in ("peephole", "projection", "hidden_norm"):
         if getattr(variant, option) not in (False, "none"):
             return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
     return None

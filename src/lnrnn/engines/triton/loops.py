@@ -142,7 +142,7 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
     gated_into = torch.empty_like(into)
     tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
-    rows.begin[grid](a.h_last, a.extras.reset, a.extras.factor_h, into, steps, batch, **options)
+    rows.begin[grid](a.h_last, a.extras.reset, a.extras.factor_h, into, batch, **options)
 
     def step(t: int, product: Tensor, part: str) -> None:
         rows.forward[grid](

@@ -42,34 +42,18 @@ def _places(C: tl.constexpr, B, M: tl.constexpr):
 
 
 @triton.jit
-def _at(POINTER, offset):
-    """A pointer that may be absent, moved."""
-    if POINTER is None:
-        return POINTER
-    else:
-        return POINTER + offset
+def _store_entering(C: tl.constexpr, h, INTO, RESET, on_h, at, m, row, known):
+    """What enters the next product: h after reset, clip and factor."""
+    _, _, entering = enter(C, h, h, RESET, row, known)
+    tl.store(INTO + at, entering * on_h, m)
 
 
-@triton.jit
-def _entering_next(C: tl.constexpr, h, INTO, RESET, FACTOR_H, t, T, step, B, at, m, row, known):
-    """Store what enters the product of the next step."""
-    later = tl.minimum(t + 1, T - 1)
-    _, _, entering = enter(C, h, h, _at(RESET, later * B), row, known)
-    if C.moving_h:
-        entering = entering * factor(FACTOR_H + later * step, at, m)
-    else:
-        entering = entering * factor(FACTOR_H, at, m)
-    tl.store(INTO + at, entering, m)
-
-
-@triton.jit(do_not_specialize=["T", "B"])
-def begin(H_LAST, RESET, FACTOR_H, INTO, T, B, C: tl.constexpr, M: tl.constexpr):
-    """What enters the first product: the initial h after reset, clip and factor."""
+@triton.jit(do_not_specialize=["B"])
+def begin(H_LAST, RESET, FACTOR_H, INTO, B, C: tl.constexpr, M: tl.constexpr):
+    """What enters the first product."""
     cols, row, known, m, at, at_gates = _places(C, B, M)
     h = tl.load(H_LAST + at, m, 0.0)
-    t = tl.full([], -1, tl.int64)
-    step = B.to(tl.int64) * C.pitch
-    _entering_next(C, h, INTO, RESET, FACTOR_H, t, T, step, B, at, m, row, known)
+    _store_entering(C, h, INTO, RESET, factor(FACTOR_H, at, m), at, m, row, known)
 
 
 @triton.jit(do_not_specialize=["t", "T", "B"])
@@ -94,14 +78,25 @@ def forward(
         N += t * G * step
     if C.gated and SAVE:
         A += t * step
-    RESET_NOW = _at(RESET, t * B)
+    if MASK is not None:
+        MASK += t * B
+    if RESET is not None:
+        RESET += t * B
+    if TAKE_H is not None:
+        TAKE_H += t * step
+    if TAKE_C is not None:
+        TAKE_C += t * step
+    if C.moving_h:
+        FACTOR_H += t * step
+    if C.moving_n:
+        FACTOR_N += t * step
     bias, gain, shift = vectors(C, VECTORS, cols)
     p = load_gates(C, P + at_gates, m, 0, G)
     h = tl.load(H_LAST + at, m, 0.0)
     c = 0.0 * h
     if C.kind == "lstm":
         c = tl.load(C_LAST + at, m, 0.0)
-    h_from, c_from, entering = enter(C, h, c, RESET_NOW, row, known)
+    h_from, c_from, entering = enter(C, h, c, RESET, row, known)
     if PART == "late":
         s_n = tl.load(PRODUCT + at, m, 0.0).to(tl.float32) + bias[G - 1]
         gates, u, kept, gated = (p[0], p[1]), (s_n, s_n), (), s_n
@@ -126,20 +121,22 @@ def forward(
             for i in tl.static_range(tl.constexpr(C.early_norms)):
                 tl.store(S + i * B + row, kept[i], known)
     else:
-        if C.moving_n:
-            on_n = factor(FACTOR_N + t * step, at, m)
-        else:
-            on_n = factor(FACTOR_N, at, m)
+        on_n = factor(FACTOR_N, at, m)
         state = state_vectors(C, VECTORS, cols)
         h, c, of_states = close(
-            C, gates, h, c, h_from, c_from, entering, on_n, state, _at(MASK, t * B),
-            _at(TAKE_H, t * step), _at(TAKE_C, t * step), at, m, row, known, cols,
+            C, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
+            at, m, row, known, cols,
         )  # fmt: skip
         tl.store(H_LAST + at, h, m)
         tl.store(H_ALL + (t + 1) * step + at, h, m)
         if C.kind == "lstm":
             tl.store(C_LAST + at, c, m)
-        _entering_next(C, h, INTO, RESET, FACTOR_H, t, T, step, B, at, m, row, known)
+        ahead = tl.where(t < T - 1, 1, 0).to(tl.int64)  # the last one's is not used
+        at_h = at
+        if C.moving_h:
+            at_h = at + ahead * step
+        on_h = factor(FACTOR_H, at_h, m)
+        _store_entering(C, h, INTO, RESET, on_h, at, m, row + ahead * B, known)
         if SAVE:
             if C.kind == "lstm":
                 tl.store(C_ALL + (t + 1) * step + at, c, m)
@@ -162,7 +159,8 @@ def end(PRODUCT, DIRECT, HELD, DH, H_ALL, RESET, FACTOR_H, B, C: tl.constexpr, M
     dq = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
     direct = tl.load(DIRECT + at, m, 0.0)
     held = tl.load(HELD + at, m, 0.0)
-    dh = leave(C, dq, direct, held, H_ALL, FACTOR_H, RESET, at, m, row, known)
+    on_h = factor(FACTOR_H, at, m)
+    dh = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
     tl.store(DH + at, dh, m)
 
 
@@ -193,16 +191,26 @@ def backward(
         N += t * G * step
     if C.gated:
         A += t * step
-    RESET_NOW = _at(RESET, t * B)
-    FACTOR_NOW = FACTOR_H
+    if DH_ALL is not None:
+        DH_ALL += t * step
+    if MASK is not None:
+        MASK += t * B
+    if RESET is not None:
+        RESET += t * B
+    if TAKE_H is not None:
+        TAKE_H += t * step
+    if TAKE_C is not None:
+        TAKE_C += t * step
     if C.moving_h:
-        FACTOR_NOW = FACTOR_H + t * step
+        FACTOR_H += t * step
+    if C.moving_n:
+        FACTOR_N += t * step
     _, gain, _ = vectors(C, VECTORS, cols)
     if PART == "early":
         dn_h = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
         h_from = tl.load(H_ALL + at, m, 0.0).to(tl.float32)
-        _, _, entering = enter(C, h_from, h_from, RESET_NOW, row, known)
-        on_h = factor(FACTOR_NOW, at, m)
+        _, _, entering = enter(C, h_from, h_from, RESET, row, known)
+        on_h = factor(FACTOR_H, at, m)
         r = tl.load(GATES + at_gates, m, 0.0).to(tl.float32)
         dr = dn_h * entering * on_h * slope(C.sigma, r)
         dz = tl.load(D + at_gates + C.pitch, m, 0.0).to(tl.float32)
@@ -215,28 +223,23 @@ def backward(
         if t == T - 1:
             dh = tl.load(DH + at, m, 0.0)
         else:
-            FACTOR_LATER = FACTOR_H
+            at_h = at
             if C.moving_h:
-                FACTOR_LATER = FACTOR_H + (t + 1) * step
+                at_h = at + step
             dq = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
             direct = tl.load(DIRECT + at, m, 0.0)
             held = tl.load(HELD + at, m, 0.0)
-            dh = leave(
-                C, dq, direct, held, H_ALL + step, FACTOR_LATER, _at(RESET, (t + 1) * B),
-                at, m, row, known,
-            )  # fmt: skip
+            on_h = factor(FACTOR_H, at_h, m)
+            dh = leave(C, dq, on_h, direct, held, H_ALL + step, RESET, at, m, row + B, known)
         if DH_ALL is not None:
-            dh += tl.load(DH_ALL + t * step + at, m, 0.0).to(tl.float32)
+            dh += tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
         dc = 0.0 * dh
         if C.kind == "lstm":
             dc = tl.load(DC + at, m, 0.0)
         state = state_vectors(C, VECTORS, cols)
-        FACTOR_N_NOW = FACTOR_N
-        if C.moving_n:
-            FACTOR_N_NOW = FACTOR_N + t * step
         gates, d, entering, direct, dc, held, sums = open_back(
-            C, dh, dc, H_ALL, C_ALL, GATES, _at(MASK, t * B), RESET_NOW, _at(TAKE_H, t * step),
-            _at(TAKE_C, t * step), FACTOR_N_NOW, S, B, state, at, at_gates, m, row, known, cols,
+            C, dh, dc, H_ALL, C_ALL, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
+            at, at_gates, m, row, known, cols,
         )  # fmt: skip
         tl.store(DIRECT + at, direct, m)
         tl.store(HELD + at, held, m)

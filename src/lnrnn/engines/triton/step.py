@@ -272,9 +272,9 @@ def projection_back(
 
 
 @triton.jit
-def leave(C: tl.constexpr, dq, direct, held, H, FACTOR_H, RESET, at, m, row, known):
-    """The gradient of h before the step, from that of h in its product."""
-    dh = dq * factor(FACTOR_H, at, m)
+def leave(C: tl.constexpr, dq, on_h, direct, held, H, RESET, at, m, row, known):
+    """The gradient of h before the step, from that of h in its product, times the factor on it."""
+    dh = dq * on_h
     if C.hidden_clip > 0:
         dh = opened(dh, tl.load(H + at, m, 0.0).to(tl.float32), C.hidden_clip)
     dh += direct

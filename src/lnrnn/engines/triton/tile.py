@@ -193,10 +193,9 @@ def backward(
                 u_n = tl.load(N + at_gates + n * C.pitch, m, 0.0).to(tl.float32)
                 kept_n = kept_of(C, S, B, row, known, C.norms - 1, C.norms)
             s_n = clip(late_gate_back(C, d[1], gain[n], u_n, kept_n[0], cols), C.limit)
-            dn_h = product(C, s_n, u_tiles[n], DT, PRECISION)
-            on_h = factor(FACTOR_H, at, m)
-            dr = dn_h * entering * on_h * slope(C.sigma, gates[0])
-            direct += dn_h * gates[0] * on_h
+            dn_h = product(C, s_n, u_tiles[n], DT, PRECISION) * factor(FACTOR_H, at, m)
+            dr = dn_h * entering * slope(C.sigma, gates[0])
+            direct += dn_h * gates[0]
             d = (dr, d[0], d[1])
         elif C.gated:
             d, d_n = reset_back(
@@ -206,7 +205,8 @@ def backward(
         s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols)
         for g in tl.static_range(E):
             dq += product(C, s[g], u_tiles[g], DT, PRECISION)
-        dh = leave(C, dq, direct, held, H_ALL, FACTOR_H, RESET, at, m, row, known)
+        on_h = factor(FACTOR_H, at, m)
+        dh = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
         GATES -= G * step
         H_ALL -= step
         D -= G * step
