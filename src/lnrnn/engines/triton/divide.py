@@ -46,13 +46,14 @@ def backward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> 
     c = divided(c, options.own, POLLS)
     tiles = -(-batch // options.rows)
     chunks = -(-c.programs * c.block // options.chunk)
-    tile = options.rows * c.block
+    pairs = arrays[0].element_size() == 2
+    tile = options.rows * c.block // (2 if pairs else 1)
     memory = _memory(c, options, tiles, c.programs * c.programs * tile, arrays[0])
     launch(
         split.backward, (c.programs, tiles), (*arrays, *memory, steps, batch),
         dict(
             known, C=constants(c), M=options.rows, CHUNK=options.chunk, CHUNKS=chunks,
-            SOURCES=min(c.peers, options.sources), CHANNELS=CHANNELS, num_warps=options.warps,
+            SOURCES=min(c.peers, options.sources), PAIRS=pairs, CHANNELS=CHANNELS, num_warps=options.warps,
         ),
     )  # fmt: skip
     _watch(memory[-1])

@@ -92,7 +92,7 @@ def await_announcements(C: tl.constexpr, link):
 def late_words(words, wanted, step):
     """1 where a wanted word of a tile does not bear the step's number, else 0."""
     late = (((words >> 32) != step) & wanted).to(tl.int32)
-    return tl.max(tl.max(late, 1), 0)
+    return tl.max(tl.reshape(late, (late.numel,), can_reorder=True), 0)
 
 
 @triton.jit

@@ -125,44 +125,54 @@ def product_of_all(
             after = load(at + W, tl.broadcast_to(col + (n + 1) * W < width, (M, W)))
         words = settled(C, words, at, tl.broadcast_to(col + n * W < width, (M, W)), link)
         h = pairs(words, DT) if PAIRS else floats(words)
-        part = product(C, h, u_tiles[n], DT, PRECISION)
+        part = product(C, u_tiles[n], tl.trans(h).to(DT), DT, PRECISION)
         s = part if n == 0 else s + part
         at += W
-    return s
+    return tl.trans(s)
 
 
 @triton.jit
-def send_parts(C: tl.constexpr, DQ, part, first, link):
-    """Columns [first, first + N) of what this program adds to the product, to their owners."""
-    M: tl.constexpr = part.shape[0]
-    col = first + tl.arange(0, part.shape[1])
+def send_parts(C: tl.constexpr, DQ, part, first, link, DT: tl.constexpr, PAIRS: tl.constexpr):
+    """What this program adds to the columns [first, first + N) of the product, (N, M), to their
+    owners."""
+    if PAIRS:
+        words = word_of_pair(part, link[3], DT)
+    else:
+        words = word(part, link[3])
+    W: tl.constexpr = words.shape[1]
+    tile: tl.constexpr = W * C.block
+    col = first + tl.arange(0, part.shape[0])
     owner = col // C.block
-    tile: tl.constexpr = M * C.block
     at = DQ + (link[3] % 2) * (C.programs * C.programs * tile)
-    at += (owner * C.programs + link[2]) * tile + col % C.block
-    to = at[None, :] + (tl.arange(0, M) * C.block)[:, None]
-    store(to, word(part, link[3]), tl.broadcast_to((owner < C.programs)[None, :], part.shape))
+    at += (owner * C.programs + link[2]) * tile + (col % C.block) * W
+    to = at[:, None] + tl.arange(0, W)[None, :]
+    store(to, words, tl.broadcast_to((owner < C.programs)[:, None], words.shape))
 
 
 @triton.jit
-def receive_parts(C: tl.constexpr, DQ, link, M: tl.constexpr, SOURCES: tl.constexpr):
+def receive_parts(
+    C: tl.constexpr, DQ, link, M: tl.constexpr, SOURCES: tl.constexpr, DT: tl.constexpr,
+    PAIRS: tl.constexpr,
+):  # fmt: skip
     """The sum (M, block) of what all programs send to this one, a few of them at a time."""
-    tile: tl.constexpr = M * C.block
+    tile: tl.constexpr = M * C.block // 2 if PAIRS else M * C.block
     source = tl.arange(0, SOURCES)[:, None]
     at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile)
     at += source * tile + tl.arange(0, tile)[None, :]
     await_announcements(C, link)
     after = load(at, tl.broadcast_to(source < C.programs, (SOURCES, tile)))
-    dq = tl.zeros((tile,), tl.float32)
+    dq = tl.zeros((M * C.block,), tl.float32)
     for n in tl.static_range(tl.constexpr((C.programs + SOURCES - 1) // SOURCES)):
         words = after
         more = tl.broadcast_to(source + (n + 1) * SOURCES < C.programs, (SOURCES, tile))
         if (n + 1) * SOURCES < C.programs:
             after = load(at + SOURCES * tile, more)
         here = tl.broadcast_to(source + n * SOURCES < C.programs, (SOURCES, tile))
-        dq += tl.sum(floats(settled(C, words, at, here, link)), 0)
+        words = settled(C, words, at, here, link)
+        parts = pairs(words, DT).to(tl.float32) if PAIRS else floats(words)
+        dq += tl.sum(parts, 0)
         at += SOURCES * tile
-    return tl.reshape(dq, (M, C.block))
+    return tl.trans(tl.reshape(dq, (C.block, M)))
 
 
 @triton.jit(do_not_specialize=["T", "B", "first"])
@@ -192,15 +202,15 @@ def forward(
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
     ANNOUNCED += tile * (2 * C.peers)
 
-    # columns (unit, gate) of U
+    # the transpose of U: rows (unit, gate)
     place = tl.arange(0, GP * C.block)
     unit = q * C.block + place // GP
     of_gate = (unit < C.pitch) & (place % GP < G)
     u_tiles = ()
     for n in tl.static_range(CHUNKS):
         k = n * CHUNK + tl.arange(0, CHUNK)
-        at_u = U + k[:, None] * (G * C.pitch) + ((place % GP) * C.pitch + unit)[None, :]
-        of_u = (k < C.pitch)[:, None] & of_gate[None, :]
+        at_u = U + k[None, :] * (G * C.pitch) + ((place % GP) * C.pitch + unit)[:, None]
+        of_u = (k < C.pitch)[None, :] & of_gate[:, None]
         u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
     bias, gain, shift = vectors(C, VECTORS, cols)
     state = state_vectors(C, VECTORS, cols)
@@ -271,7 +281,8 @@ def backward(
     GATES, UT, VECTORS, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
     H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, DQ, WORDS, ANNOUNCED, LOST, T, B, first,
     C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
-    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SOURCES: tl.constexpr, CHANNELS: tl.constexpr,
+    CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SOURCES: tl.constexpr, PAIRS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The derivative: D, gradients of the initial states in DH and DC, and SUMS."""
     G: tl.constexpr = C.gates
@@ -315,15 +326,15 @@ def backward(
     if C.moving_n:
         FACTOR_N += last * step
 
-    # rows (unit, gate) of the transpose of U
+    # columns (unit, gate) of U
     place = tl.arange(0, GP * C.block)
     unit = q * C.block + place // GP
     of_gate = (unit < C.pitch) & (place % GP < G)
     u_tiles = ()
     for n in tl.static_range(CHUNKS):
         k = n * CHUNK + tl.arange(0, CHUNK)
-        at_u = UT + (((place % GP) * C.pitch + unit) * C.pitch)[:, None] + k[None, :]
-        of_u = (k < C.pitch)[None, :] & of_gate[:, None]
+        at_u = UT + (((place % GP) * C.pitch + unit) * C.pitch)[None, :] + k[:, None]
+        of_u = (k < C.pitch)[:, None] & of_gate[None, :]
         u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
     _, gain, _ = vectors(C, VECTORS, cols)
     state = state_vectors(C, VECTORS, cols)
@@ -348,10 +359,10 @@ def backward(
                 C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols, link
             )
         s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols, link)
-        joined = gates_joined(C, s)
+        joined = tl.trans(gates_joined(C, s)).to(DT)
         for n in tl.static_range(CHUNKS):
-            part = product(C, joined, u_tiles[n], DT, PRECISION)
-            send_parts(C, DQ, part, n * CHUNK, link)
+            part = product(C, u_tiles[n], joined, DT, PRECISION)
+            send_parts(C, DQ, part, n * CHUNK, link, DT, PAIRS)
         announce(C, link)
         store_gates(C, D + at_gates, d, m, G)
         if C.cell_norm != "none":
@@ -360,8 +371,9 @@ def backward(
         if C.hidden_norm:
             gain_h += sums[2]
             shift_h += sums[3]
-        dq = receive_parts(C, DQ, link, M, SOURCES)
-        dh = leave(C, dq, direct, held, H_ALL, FACTOR_H, RESET, at, m, row, known)
+        on_h = factor(FACTOR_H, at, m)
+        dq = receive_parts(C, DQ, link, M, SOURCES, DT, PAIRS)
+        dh = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
         GATES -= G * step
         H_ALL -= step
         D -= G * step
