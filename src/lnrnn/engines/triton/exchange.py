@@ -54,11 +54,17 @@ def word_of_pair(v, step, DT: tl.constexpr):
 
 
 @triton.jit
-def pairs(words, DT: tl.constexpr):
-    """The numbers of `word_of_pair`: words (M, N / 2) to (M, N)."""
+def pair(words, DT: tl.constexpr):
+    """The two numbers of each word of `word_of_pair`."""
     bits = words.to(tl.int32)
-    even = (bits & 0xFFFF).to(tl.int16).to(DT, bitcast=True)
-    odd = (bits >> 16).to(tl.int16).to(DT, bitcast=True)
+    low = (bits & 0xFFFF).to(tl.int16).to(DT, bitcast=True)
+    return low, (bits >> 16).to(tl.int16).to(DT, bitcast=True)
+
+
+@triton.jit
+def pairs(words, DT: tl.constexpr):
+    """The numbers of `word_of_pair` in their order: words (M, N / 2) to (M, N)."""
+    even, odd = pair(words, DT)
     return tl.reshape(tl.join(even, odd), (words.shape[0], 2 * words.shape[1]))
 
 

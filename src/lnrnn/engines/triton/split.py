@@ -19,8 +19,11 @@ from lnrnn.engines.triton.cell import within
 from lnrnn.engines.triton.exchange import (
     announce,
     await_announcements,
+    counted,
     floats,
+    give_up,
     load,
+    pair,
     pairs,
     settled,
     store,
@@ -150,29 +153,59 @@ def send_parts(C: tl.constexpr, DQ, part, first, link, DT: tl.constexpr, PAIRS: 
 
 
 @triton.jit
+def load_sources(C: tl.constexpr, at, first: tl.constexpr, n: tl.constexpr, tile: tl.constexpr):
+    """Words of the programs [first, first + n), a tile each."""
+    words = ()
+    for i in tl.static_range(n):
+        if first + i < C.programs:
+            words = words + (load(at + (first + i) * tile),)
+    return words
+
+
+@triton.jit
+def late_sources(C: tl.constexpr, words, first: tl.constexpr, n: tl.constexpr, step):
+    """1 where a word of these does not bear the step's number, else 0."""
+    late = (words[0] >> 32) != step
+    for i in tl.static_range(1, n):
+        if first + i < C.programs:
+            late = late | ((words[i] >> 32) != step)
+    return tl.max(late.to(tl.int32), 0)
+
+
+@triton.jit
 def receive_parts(
     C: tl.constexpr, DQ, link, M: tl.constexpr, SOURCES: tl.constexpr, DT: tl.constexpr,
     PAIRS: tl.constexpr,
 ):  # fmt: skip
     """The sum (M, block) of what all programs send to this one, a few of them at a time."""
     tile: tl.constexpr = M * C.block // 2 if PAIRS else M * C.block
-    source = tl.arange(0, SOURCES)[:, None]
-    at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile)
-    at += source * tile + tl.arange(0, tile)[None, :]
+    at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile) + tl.arange(0, tile)
     await_announcements(C, link)
-    after = load(at, tl.broadcast_to(source < C.programs, (SOURCES, tile)))
-    dq = tl.zeros((M * C.block,), tl.float32)
-    for n in tl.static_range(tl.constexpr((C.programs + SOURCES - 1) // SOURCES)):
+    even = tl.zeros((tile,), tl.float32)
+    odd = even
+    after = load_sources(C, at, 0, SOURCES, tile)
+    for first in tl.static_range(0, C.programs, SOURCES):
         words = after
-        more = tl.broadcast_to(source + (n + 1) * SOURCES < C.programs, (SOURCES, tile))
-        if (n + 1) * SOURCES < C.programs:
-            after = load(at + SOURCES * tile, more)
-        here = tl.broadcast_to(source + n * SOURCES < C.programs, (SOURCES, tile))
-        words = settled(C, words, at, here, link)
-        parts = pairs(words, DT).to(tl.float32) if PAIRS else floats(words)
-        dq += tl.sum(parts, 0)
-        at += SOURCES * tile
-    return tl.trans(tl.reshape(dq, (C.block, M)))
+        if first + SOURCES < C.programs:  # on their way while these are added
+            after = load_sources(C, at, first + SOURCES, SOURCES, tile)
+        polls = 0
+        while (late_sources(C, words, first, SOURCES, link[3]) != 0) & (polls < C.polls):
+            words = load_sources(C, at, first, SOURCES, tile)
+            polls = counted(C, polls, link)
+        give_up(C, polls, link)
+        for i in tl.static_range(SOURCES):
+            if first + i < C.programs:
+                if PAIRS:
+                    low, high = pair(words[i], DT)
+                    even += low.to(tl.float32)
+                    odd += high.to(tl.float32)
+                else:
+                    even += floats(words[i])
+    if PAIRS:
+        dq = tl.reshape(tl.join(even, odd), (C.block, M))
+    else:
+        dq = tl.reshape(even, (C.block, M))
+    return tl.trans(dq)
 
 
 @triton.jit(do_not_specialize=["T", "B", "first"])
