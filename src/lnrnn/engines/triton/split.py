@@ -128,10 +128,13 @@ def product_of_all(
             after = load(at + W, tl.broadcast_to(col + (n + 1) * W < width, (M, W)))
         words = settled(C, words, at, tl.broadcast_to(col + n * W < width, (M, W)), link)
         h = pairs(words, DT) if PAIRS else floats(words)
-        part = product(C, u_tiles[n], tl.trans(h).to(DT), DT, PRECISION)
+        if PAIRS:
+            part = product(C, u_tiles[n], tl.trans(h), DT, PRECISION)
+        else:
+            part = product(C, h, u_tiles[n], DT, PRECISION)
         s = part if n == 0 else s + part
         at += W
-    return tl.trans(s)
+    return tl.trans(s) if PAIRS else s
 
 
 @triton.jit
@@ -235,15 +238,20 @@ def forward(
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
     ANNOUNCED += tile * (2 * C.peers)
 
-    # the transpose of U: rows (unit, gate)
+    # columns (unit, gate) of U; of 16 bits they are the rows of a product, which takes 64 at once
     place = tl.arange(0, GP * C.block)
     unit = q * C.block + place // GP
     of_gate = (unit < C.pitch) & (place % GP < G)
     u_tiles = ()
     for n in tl.static_range(CHUNKS):
         k = n * CHUNK + tl.arange(0, CHUNK)
-        at_u = U + k[None, :] * (G * C.pitch) + ((place % GP) * C.pitch + unit)[:, None]
-        of_u = (k < C.pitch)[None, :] & of_gate[:, None]
+        at_k, at_place = k * (G * C.pitch), (place % GP) * C.pitch + unit
+        if PAIRS:
+            at_u = U + at_k[None, :] + at_place[:, None]
+            of_u = (k < C.pitch)[None, :] & of_gate[:, None]
+        else:
+            at_u = U + at_k[:, None] + at_place[None, :]
+            of_u = (k < C.pitch)[:, None] & of_gate[None, :]
         u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
     bias, gain, shift = vectors(C, VECTORS, cols)
     state = state_vectors(C, VECTORS, cols)
