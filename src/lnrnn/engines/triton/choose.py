@@ -33,7 +33,8 @@ class Split(NamedTuple):
 _HALF = {16: 2, 32: 4, 64: 8, 128: 16}
 _SINGLE = {16: 2, 32: 4, 64: 8}
 # rows and columns of a program of the split kernel, the best first
-_SPLITS = ((16, 16), (16, 8), (16, 32), (32, 16), (32, 32), (64, 16), (64, 32))
+_SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (64, 32), (64, 16), (16, 8))
+_SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16), (64, 16))
 _SCRATCH = 20 << 10  # bytes beside U
 _WIDEST = 1024
 _ELEMENTS = 1024  # of a tile of the parallel kernels
@@ -93,11 +94,12 @@ def split(
     single = dtype == torch.float32
     copies = 2 if single and precision(dtype) == "tf32x3" else 1
     chunk = 128 if single or back else 256
-    for rows, own in _SPLITS:
+    for rows, own in _SPLIT_SINGLE if single else _SPLIT_HALF:
         programs = -(-c.units // own)
         of_u = -(-programs * own // chunk) * chunk * own * _filled(c.gates) * dtype.itemsize * copies
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
-            return Split(rows, own, 4, chunk, max(1, 2048 // (rows * own)))
+            warps = 8 if own == 32 or c.units > 256 else 4
+            return Split(rows, own, warps, chunk, 8)
     return None
 
 

@@ -21,42 +21,42 @@ _watched: list[tuple[Tensor, Any]] = []
 
 def forward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run the split kernel over arrays as the tile kernel takes them."""
-    check()
-    steps, batch = arrays[0].shape[:2]
-    c = divided(c, options.own, POLLS)
-    pairs = arrays[0].element_size() == 2
-    width = c.programs * c.block // (2 if pairs else 1)
-    tiles = -(-batch // options.rows)
-    chunks = -(-c.programs * c.block // options.chunk)
-    memory = _memory(c, options, tiles, options.rows * width, arrays[0])
-    launch(
-        split.forward, (c.programs, tiles), (*arrays, *memory, steps, batch),
-        dict(
-            known, C=constants(c), M=options.rows, CHUNK=options.chunk, CHUNKS=chunks, PAIRS=pairs,
-            CHANNELS=CHANNELS, num_warps=options.warps,
-        ),
-    )  # fmt: skip
-    _watch(memory[-1])
+    _run(split.forward, c, options, arrays, options.rows, known)
 
 
 def backward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run its derivative likewise."""
+    _run(split.backward, c, options, arrays, options.rows * -(-c.units // options.own), known)
+
+
+def _run(
+    kernel: Any, c: Cell, options: Split, arrays: tuple[Any, ...], rows: int, known: dict[str, Any]
+) -> None:
+    """Of each tile every program gets `rows` rows of words of all columns."""
     check()
-    steps, batch = arrays[0].shape[:2]
+    gates = arrays[0]
+    tiles = -(-gates.shape[1] // options.rows)
     c = divided(c, options.own, POLLS)
-    tiles = -(-batch // options.rows)
-    chunks = -(-c.programs * c.block // options.chunk)
-    pairs = arrays[0].element_size() == 2
-    tile = options.rows * c.block // (2 if pairs else 1)
-    memory = _memory(c, options, tiles, c.programs * c.programs * tile, arrays[0])
-    launch(
-        split.backward, (c.programs, tiles), (*arrays, *memory, steps, batch),
-        dict(
-            known, C=constants(c), M=options.rows, CHUNK=options.chunk, CHUNKS=chunks,
-            SOURCES=min(c.peers, options.sources), PAIRS=pairs, CHANNELS=CHANNELS, num_warps=options.warps,
-        ),
-    )  # fmt: skip
+    known = known | constants_of(c, options, gates.dtype)
+    words = rows * c.programs * c.block // (2 if known["PAIRS"] else 1)
+    memory = _memory(c, options, tiles, words, gates)
+    known = {n: v for n, v in known.items() if n in kernel.arg_names}
+    known |= dict(C=constants(c), num_warps=options.warps)
+    launch(kernel, (c.programs, tiles), (*arrays, *memory, *gates.shape[:2]), known)
     _watch(memory[-1])
+
+
+def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
+    """What both kernels are compiled for besides dtype and precision."""
+    return dict(
+        C=c,
+        M=options.rows,
+        CHUNK=options.chunk,
+        CHUNKS=-(-c.programs * c.block // options.chunk),
+        SOURCES=min(c.programs, options.sources),
+        PAIRS=dtype.itemsize == 2,
+        CHANNELS=CHANNELS,
+    )
 
 
 def launch(kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]) -> None:
