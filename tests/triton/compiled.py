@@ -10,6 +10,7 @@ loop over time (of a kernel without one, of its longest loop, or all).
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -83,17 +84,18 @@ Entry = tuple[str, str, str, int, str, int]
 
 
 def entries() -> list[Entry]:
-    """All of them, those that the table has no kernel for left out."""
+    """All of them; a GRU, and float16 beside bfloat16, in one size of each kernel."""
     found = []
     for room, (_, functions, sizes) in KERNELS.items():
-        for function in functions:
-            for variant in VARIANTS:
-                for units in sizes:
-                    for dtype in DTYPES if room in ("tile", "split") else ("bfloat16", "tf32"):
-                        for capability in DEVICES:
-                            entry = (room, function, variant, units, dtype, capability)
-                            if arguments(entry):
-                                found.append(entry)
+        looped = room in ("tile", "split")
+        for function, units, capability in itertools.product(functions, sizes, DEVICES):
+            chosen = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
+            if units == sizes[1]:
+                chosen += [("gru", "bfloat16"), ("lstm", "float16")]
+            for variant, dtype in chosen:
+                entry = (room, function, variant, units, dtype, capability)
+                if arguments(entry):
+                    found.append(entry)
     return found
 
 

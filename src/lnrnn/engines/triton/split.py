@@ -48,6 +48,7 @@ from lnrnn.engines.triton.step import (
     projection_back,
     reset_back,
     save,
+    saved,
 )
 
 
@@ -385,21 +386,23 @@ def backward(
     if C.kind == "lstm":
         dc = tl.load(DC + at, m, 0.0)
     gain_c, shift_c, gain_h, shift_h = 0.0 * dh, 0.0 * dh, 0.0 * dh, 0.0 * dh
+    of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
+    of_output = 0.0
+    if DH_ALL is not None:
+        of_output = tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
     for back in range(T):
         back = tl.full((), back, tl.int32)
         link = (WORDS, ANNOUNCED, q, back + 1, LOST)
         if DH_ALL is not None:
-            dh += tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
-        gates, d, entering, direct, dc, held, sums = open_back(
-            C, dh, dc, H_ALL, C_ALL, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
-            at, at_gates, m, row, known, cols, link,
+            dh += of_output
+        d, _, direct, dc, held, sums = open_back(
+            C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
+            at, m, row, known, cols, link,
         )  # fmt: skip
         d_n = 0.0 * dh
         if C.gated:
-            d, d_n = reset_back(
-                C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols, link
-            )
-        s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols, link)
+            d, d_n = reset_back(C, d, gain, of_forward, cols, link)
+        s = projection_back(C, d, d_n, gain, of_forward, cols, link)
         joined = tl.trans(gates_joined(C, s)).to(DT)
         for n in tl.static_range(CHUNKS):
             part = product(C, u_tiles[n], joined, DT, PRECISION)
@@ -413,20 +416,27 @@ def backward(
             gain_h += sums[2]
             shift_h += sums[3]
         on_h = factor(FACTOR_H, at, m)
-        dq = receive_parts(C, DQ, link, M, SOURCES, DT, PAIRS)
-        dh = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
-        GATES -= G * step
-        H_ALL -= step
-        D -= G * step
-        S -= C.statistics * B.to(tl.int64)
-        if C.kind == "lstm":
-            C_ALL -= step
-        if C.norms > 0:
-            N -= G * step
-        if C.gated:
-            A -= step
+        # what the next step reads is on its way while this one waits
+        more = back + 1 < T
+        at_h = H_ALL
+        if more:
+            GATES -= G * step
+            H_ALL -= step
+            D -= G * step
+            S -= C.statistics * B.to(tl.int64)
+            if C.kind == "lstm":
+                C_ALL -= step
+            if C.norms > 0:
+                N -= G * step
+            if C.gated:
+                A -= step
+            if DH_ALL is not None:
+                DH_ALL -= step
+        of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
         if DH_ALL is not None:
-            DH_ALL -= step
+            of_output = tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
+        dq = receive_parts(C, DQ, link, M, SOURCES, DT, PAIRS)
+        dh = leave(C, dq, on_h, direct, held, at_h, RESET, at, m, row, known)
         if MASK is not None:
             MASK -= B
         if RESET is not None:

@@ -155,14 +155,43 @@ def kept_of(C: tl.constexpr, S, B, row, known, first: tl.constexpr, last: tl.con
 
 
 @triton.jit
-def open_back(
-    C: tl.constexpr, dh, dc, H, C_, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
-    at, at_gates, m, row, known, cols, link=None,
-):  # fmt: skip
-    """The way back through a step, up to the pre-activations of the gates.
+def saved(C: tl.constexpr, H, C_, GATES, N, A, S, B, at, at_gates, m, row, known):
+    """What the way back through a step reads of the forward pass.
 
     Returns:
         gates: the gates.
+        u: normed values by gate, any where a gate has no norm.
+        kept: of the norms, (M, 1) each.
+        gated: what r multiplied.
+        h: the state h before the step, where it is needed.
+        c: the same of c.
+    """
+    gates = load_gates(C, GATES + at_gates, m, 0, C.gates)
+    u = gates
+    if C.norms > 0:
+        u = load_gates(C, N + at_gates, m, 0, C.gates)
+    kept = kept_of(C, S, B, row, known, 0, C.statistics)
+    gated = 0.0 * gates[0]
+    h, c = gated, gated
+    if C.gated:
+        gated = tl.load(A + at, m, 0.0).to(tl.float32)
+    if C.kind == "gru" or C.hidden_clip > 0:
+        h = tl.load(H + at, m, 0.0).to(tl.float32)
+    if C.kind == "lstm":
+        c = tl.load(C_ + at, m, 0.0)
+    return gates, u, kept, gated, h, c
+
+
+@triton.jit
+def open_back(
+    C: tl.constexpr, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
+    at, m, row, known, cols, link=None,
+):  # fmt: skip
+    """The way back through a step, up to the pre-activations of the gates.
+
+    `of_forward` is as from `saved`.
+
+    Returns:
         d: of an lstm and a simple cell the gradients of all pre-activations, of a gru those of z
             and of phi's argument.
         entering: h as it entered, (M, block).
@@ -173,20 +202,16 @@ def open_back(
     """
     G: tl.constexpr = C.gates
     zero = 0.0 * dh
-    held, held_c, h_from, c_from = zero, zero, zero, zero
-    if C.kind == "gru" or C.hidden_clip > 0:
-        h_from = tl.load(H + at, m, 0.0).to(tl.float32)
-    if C.kind == "lstm":
-        c_from = tl.load(C_ + at, m, 0.0)
+    held, held_c = zero, zero
+    gates, kept = of_forward[0], of_forward[2]
     if MASK is not None:
         valid = flag(MASK, row, known)
         held = tl.where(valid, 0.0, dh)
         dh = tl.where(valid, dh, 0.0)
         held_c = tl.where(valid, 0.0, dc)
         dc = tl.where(valid, dc, 0.0)
-    h_from, c_from, entering = enter(C, h_from, c_from, RESET, row, known)
+    _, c_from, entering = enter(C, of_forward[4], of_forward[5], RESET, row, known)
     on_n = factor(FACTOR_N, at, m)
-    gates = load_gates(C, GATES + at_gates, m, 0, G)
     dh, direct = zoned_out_back(TAKE_H, at, m, C.take_h, dh)
     sums = (zero, zero, zero, zero)
     if C.kind == "lstm":
@@ -194,9 +219,9 @@ def open_back(
         of_c = (zero, zero)
         of_h = (zero, zero)
         if C.cell_norm != "none":
-            of_c = kept_of(C, S, B, row, known, C.norms, C.norms + 2)
+            of_c = (kept[C.norms], kept[C.norms + 1])
         if C.hidden_norm:
-            of_h = kept_of(C, S, B, row, known, C.statistics - 2, C.statistics)
+            of_h = (kept[C.statistics - 2], kept[C.statistics - 1])
         c_entering = incoming_c(C, c_from)
         do, dcell, gain_c, shift_c, gain_h, shift_h = lstm_output_back(
             C, dh, dc, new_cell(C, gates, c_entering, on_n), gates[G - 1],
@@ -216,36 +241,30 @@ def open_back(
         d = (dz, dn)
     else:
         d = (dh * slope(C.phi, gates[0]),)
-    return gates, d, entering, direct, dc, held, sums
+    return d, entering, direct, dc, held, sums
 
 
 @triton.jit
-def reset_back(
-    C: tl.constexpr, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols, link=None,
-):  # fmt: skip
+def reset_back(C: tl.constexpr, d, gain, of_forward, cols, link=None):
     """Of a gru whose r multiplies no h: gradients of all pre-activations, and of n's h U.
 
     The latter is that of its normed values where n has a norm before r.
     """
     n: tl.constexpr = C.gates - 1
     dz, dn = d[0], d[1]
-    r = gates[0]
-    gated = tl.load(A + at, m, 0.0).to(tl.float32)
+    r = of_forward[0][0]
     through = dn
     if C.reset == "inside":
-        u = tl.load(N + at_gates + n * C.pitch, m, 0.0).to(tl.float32)
-        kept = kept_of(C, S, B, row, known, C.norms - 1, C.norms)
-        through = late_gate_back(C, dn, gain[n], u, kept[0], cols, link)
-    dr = through * gated * slope(C.sigma, r)
+        u, kept = of_forward[1][n], of_forward[2][C.norms - 1]
+        through = late_gate_back(C, dn, gain[n], u, kept, cols, link)
+    dr = through * of_forward[3] * slope(C.sigma, r)
     if C.reset == "whole":
         dn = dn * r
     return (dr, dz, dn), through * r
 
 
 @triton.jit
-def projection_back(
-    C: tl.constexpr, d, d_n, gain, N, S, B, at_gates, m, row, known, cols, link=None,
-):  # fmt: skip
+def projection_back(C: tl.constexpr, d, d_n, gain, of_forward, cols, link=None):
     """Gradients of h U of the early gates, within the limit, from those of pre-activations.
 
     `d_n` is that of n's h U or of its normed values, where r multiplies it.
@@ -261,8 +280,7 @@ def projection_back(
         q = q + (dg,)
     s = q
     if C.early_norms > 0:
-        u = load_gates(C, N + at_gates, m, 0, E)
-        kept = kept_of(C, S, B, row, known, 0, C.early_norms)
+        u, kept = of_forward[1], of_forward[2]
         sums = group_totals_of_two(C, pair_sums(C, q, u, 0, C.early_norms), link)
         s = normed_back(C, q, u, kept, sums, E, cols)
     limited = ()
