@@ -117,7 +117,8 @@ def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
         options = choose.split(cell, dtype, 16, device.processors, device.shared, back)
         if options is None:
             return None
-        known |= divide.constants_of(divided(cell, options.own, divide.POLLS), options, dtype)
+        whole = divided(cell, options.own, options.announced, divide.POLLS)
+        known |= divide.constants_of(whole, options, dtype)
         return known, options.warps, True
     tiles = choose.rows(cell) if room == "rows" else choose.parallel(cell)
     return known | dict(M=tiles.rows, PART="all", LOOP=1), tiles.warps, False

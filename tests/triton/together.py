@@ -172,7 +172,7 @@ def dies(q: int) -> None:
 
 def case(name: str) -> dict:
     variant, steps, batch, units, dtype, chunk, extras, clip = CASES[name]
-    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2)
+    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2, name != "gru")
     choose.fits_tile = lambda c, dtype: False
     divide.launch = by_processes(late if name in DELAYED else lambda q: None)
     arrays, weights = problem(variant, steps, batch, units, extras)
@@ -196,7 +196,7 @@ def case(name: str) -> dict:
 
 def abandoned(start, absent: int) -> str:
     """What `divide.check` says after programs that a peer has left."""
-    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, 32, 2)
+    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, 32, 2, False)
     choose.fits_tile = lambda c, dtype: False
     divide.launch = by_processes(start, absent)
     divide.POLLS = 100

@@ -19,7 +19,8 @@ class Tile(NamedTuple):
 class Split(NamedTuple):
     """Of the split kernel: rows and columns of a program, its warps, and what is taken at once.
 
-    `chunk` is columns of a product, `sources` programs whose parts are loaded together.
+    `chunk` is columns of a product, `sources` programs whose parts are loaded together,
+    `announced` whether tiles are announced before they are polled.
     """
 
     rows: int
@@ -27,6 +28,7 @@ class Split(NamedTuple):
     warps: int
     chunk: int
     sources: int
+    announced: bool
 
 
 # by columns of a tile: warps of the tile kernel, where U fits on chip
@@ -98,8 +100,7 @@ def split(
         programs = -(-c.units // own)
         of_u = -(-programs * own // chunk) * chunk * own * _filled(c.gates) * dtype.itemsize * copies
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
-            warps = 8 if own == 32 or c.units > 256 else 4
-            return Split(rows, own, warps, chunk, 8)
+            return Split(rows, own, 8, chunk, 8, c.units > 512)
     return None
 
 

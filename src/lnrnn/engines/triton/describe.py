@@ -62,6 +62,7 @@ class Cell:
         programs: how many programs share a row; `block` columns are each one's own then.
         peers: the power of two that holds them.
         polls: how often a program looks for what another sends before it gives up.
+        announced: whether tiles of words are announced.
     """
 
     kind: str
@@ -102,6 +103,7 @@ class Cell:
     programs: int = 1
     peers: int = 1
     polls: int = 0
+    announced: bool = False
 
     @property
     def early(self) -> int:
@@ -238,14 +240,17 @@ def describe(
 
 
 @lru_cache(maxsize=1024)
-def divided(cell: Cell, own: int, polls: int) -> Cell:
+def divided(cell: Cell, own: int, announced: bool, polls: int) -> Cell:
     """The cell of programs that share a row.
 
     Args:
         cell: the cell of whole rows.
         own: columns of a program, a power of two.
+        announced: whether tiles of words are announced.
         polls: how often a program looks for what another sends before it gives up.
     """
     programs = -(-cell.units // own)
     peers = 1 << (programs - 1).bit_length()
-    return replace(cell, block=own, programs=programs, peers=peers, polls=polls)
+    return replace(
+        cell, block=own, programs=programs, peers=peers, polls=polls, announced=announced
+    )

@@ -36,7 +36,7 @@ def _run(
     check()
     gates = arrays[0]
     tiles = -(-gates.shape[1] // options.rows)
-    c = divided(c, options.own, POLLS)
+    c = divided(c, options.own, options.announced, POLLS)
     known = known | constants_of(c, options, gates.dtype)
     words = rows * c.programs * c.block // (2 if known["PAIRS"] else 1)
     memory = _memory(c, options, tiles, words, gates)

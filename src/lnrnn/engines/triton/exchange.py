@@ -5,7 +5,7 @@ on; the reader loads all words that it wants again and again until each bears th
 slots, by the step's parity, are enough: a program that writes step t + 2 has read step t + 1 of
 all its peers, so that all of them had done with step t.  Words start as zero, steps count from 1.
 
-Tiles are announced: after its words a writer stores the step's number alone, and a reader polls
+Large tiles are announced: after its words a writer stores the step's number alone, and a reader polls
 these few numbers before it loads the many words.  The announcement orders nothing, the words are
 still checked.
 
@@ -76,22 +76,24 @@ def store(at, words, m=None):
 @triton.jit
 def announce(C: tl.constexpr, link):
     """That the words of a tile are on their way."""
-    tl.debug_barrier()
-    tl.store(link[1] + (link[3] % 2) * C.peers + link[2], link[3], cache_modifier=".cg")
+    if C.announced:
+        tl.debug_barrier()
+        tl.store(link[1] + (link[3] % 2) * C.peers + link[2], link[3], cache_modifier=".cg")
 
 
 @triton.jit
 def await_announcements(C: tl.constexpr, link):
     """Wait until all programs have announced their words of this step."""
-    peer = tl.arange(0, C.peers)
-    at = link[1] + (link[3] % 2) * C.peers + peer
-    wanted = peer < C.programs
-    late = tl.max(((tl.load(at, volatile=True) != link[3]) & wanted).to(tl.int32), 0)
-    polls = 0
-    while (late != 0) & (polls < C.polls):
+    if C.announced:
+        peer = tl.arange(0, C.peers)
+        at = link[1] + (link[3] % 2) * C.peers + peer
+        wanted = peer < C.programs
         late = tl.max(((tl.load(at, volatile=True) != link[3]) & wanted).to(tl.int32), 0)
-        polls = counted(C, polls, link)
-    give_up(C, polls, link)
+        polls = 0
+        while (late != 0) & (polls < C.polls):
+            late = tl.max(((tl.load(at, volatile=True) != link[3]) & wanted).to(tl.int32), 0)
+            polls = counted(C, polls, link)
+        give_up(C, polls, link)
 
 
 @triton.jit

@@ -239,7 +239,7 @@ def backward(
             dc = tl.load(DC + at, m, 0.0)
         state = state_vectors(C, VECTORS, cols)
         of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
-        d, _, direct, dc, held, sums = open_back(
+        d, entering, direct, dc, held, sums = open_back(
             C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
             at, m, row, known, cols,
         )  # fmt: skip

@@ -395,7 +395,7 @@ def backward(
         link = (WORDS, ANNOUNCED, q, back + 1, LOST)
         if DH_ALL is not None:
             dh += of_output
-        d, _, direct, dc, held, sums = open_back(
+        d, entering, direct, dc, held, sums = open_back(
             C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
             at, m, row, known, cols, link,
         )  # fmt: skip
