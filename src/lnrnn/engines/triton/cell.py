@@ -7,6 +7,8 @@ or multiplied by a matrix.  A step goes
     raw -> squares -> scales -> normed -> early gates -> (late gates) -> new states
 
 and a loop may add up the row sums of `squares` and `pair_sums` over programs that share a row.
+Where programs do, a tile is the columns of one of them, and `link` is the way to the others, see
+[lnrnn.engines.triton.exchange][].
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import triton
 import triton.language as tl
 
 from lnrnn.engines.triton.describe import Cell
+from lnrnn.engines.triton.exchange import LATE, STATES, moments, total, totals
 
 INTERPRETED = triton.knobs.runtime.interpret
 
@@ -161,18 +164,18 @@ def mean(C: tl.constexpr, v):
 
 
 @triton.jit
-def row_scale(C: tl.constexpr, d):
-    """Of a row of H, centred already, what `scale` gives, (M, 1)."""
-    n: tl.constexpr = C.units
-    return scale(C, tl.sum(d * d, 1), n)[:, None]
-
-
-@triton.jit
-def row_norm(C: tl.constexpr, v, cols):
+def row_norm(C: tl.constexpr, v, cols, link, channel: tl.constexpr):
     """Of a row of H: its normed values, mean and scale (M, 1)."""
-    m = mean(C, v)
-    d = within(C, v - m, cols)
-    kept = row_scale(C, d)
+    n: tl.constexpr = C.units
+    if C.programs > 1 and C.centred:
+        row_mean, squares = moments(C, v, cols, link, channel)
+        m = row_mean[:, None]
+        d = within(C, v - m, cols)
+    else:
+        m = mean(C, v)
+        d = within(C, v - m, cols)
+        squares = total(C, tl.sum(d * d, 1), link, channel)
+    kept = scale(C, squares, n)[:, None]
     return d * inverse(C, kept), m, kept
 
 
@@ -183,13 +186,14 @@ def row_normed(C: tl.constexpr, v, m, kept, cols):
 
 
 @triton.jit
-def row_norm_back(C: tl.constexpr, q, u, kept, cols):
+def row_norm_back(C: tl.constexpr, q, u, kept, cols, link, channel: tl.constexpr):
     """The gradient of a row from that of its normed values u, within the limit."""
     if C.centred:
         a, b = tl.split(tl.sum(tl.join(q, q * u), 1))
+        a, b = totals(C, a, b, link, channel)
         q = q - (a / C.units)[:, None]
     else:
-        b = tl.sum(q * u, 1)
+        b = total(C, tl.sum(q * u, 1), link, channel)
     d = q * inverse(C, kept) - u * (b[:, None] * curvature(C, kept, C.units))
     return clip(within(C, d, cols), C.limit)
 
@@ -331,7 +335,7 @@ def early_gates(C: tl.constexpr, u, p, gain, shift):
 
 
 @triton.jit
-def late_gate(C: tl.constexpr, s, p, gain, shift, cols):
+def late_gate(C: tl.constexpr, s, p, gain, shift, cols, link=None):
     """n where its norm or product comes after r, from r (h U) or (r h) U: n, u and the scale."""
     n: tl.constexpr = C.gates - 1
     v = s
@@ -340,22 +344,24 @@ def late_gate(C: tl.constexpr, s, p, gain, shift, cols):
     kept = tl.zeros([v.shape[0], 1], tl.float32)
     if C.groups[n] >= 0:
         if C.reset == "inside":  # r has moved the mean
-            v = within(C, v - mean(C, v), cols)
-        kept = row_scale(C, v)
-        v = v * inverse(C, kept)
+            v, _, kept = row_norm(C, v, cols, link, LATE)
+        else:
+            size: tl.constexpr = C.units
+            kept = scale(C, tl.sum(v * v, 1), size)[:, None]
+            v = v * inverse(C, kept)
     return activate(C.phi, preactivation(C, n, v, p, gain, shift)), v, kept
 
 
 @triton.jit
-def late_gate_back(C: tl.constexpr, d, gain, u, kept, cols):
+def late_gate_back(C: tl.constexpr, d, gain, u, kept, cols, link=None):
     """The gradient of r (h U) or (r h) U of n, not yet limited, from that of n's pre-activation."""
     n: tl.constexpr = C.gates - 1
     if C.groups[n] >= 0:
         q = d * gain
-        b = tl.sum(q * u, 1)[:, None]
+        a, b = totals(C, tl.sum(q, 1), tl.sum(q * u, 1), link, LATE)
         if C.centred and (C.reset == "inside" or C.limit > 0):
-            q = within(C, q - mean(C, q), cols)
-        d = q * inverse(C, kept) - u * (b * curvature(C, kept, C.units))
+            q = within(C, q - (a / C.units)[:, None], cols)
+        d = q * inverse(C, kept) - u * (b[:, None] * curvature(C, kept, C.units))
     return d
 
 
@@ -398,8 +404,8 @@ def carried_and_shown(C: tl.constexpr, cell, c_hat, gain, shift):
 
 
 @triton.jit
-def lstm_output(C: tl.constexpr, cell, o, gain_c, shift_c, gain_h, shift_h, cols):
-    """From whole rows of the new cell and of o: h, the carried c, and what is kept of the norms.
+def lstm_output(C: tl.constexpr, cell, o, gain_c, shift_c, gain_h, shift_h, cols, link=None):
+    """From the new cell and o: h, the carried c, and what is kept of the norms.
 
     Kept are mean and scale (M, 1) of the cell's norm and of the hidden norm, zeros where there is
     none.
@@ -409,15 +415,15 @@ def lstm_output(C: tl.constexpr, cell, o, gain_c, shift_c, gain_h, shift_h, cols
     c_mean, c_kept, h_mean, h_kept = none, none, none, none
     c_hat = cell
     if C.norms_c:
-        c_hat, c_mean, c_kept = row_norm(C, within(C, cell, cols), cols)
+        c_hat, c_mean, c_kept = row_norm(C, within(C, cell, cols), cols, link, STATES)
     carried, shown = carried_and_shown(C, cell, c_hat, gain_c, shift_c)
     y = activate(C.psi, after_norm(C, shown))
     if C.cell_norm == "after_tanh":
-        y, c_mean, c_kept = row_norm(C, within(C, y, cols), cols)
+        y, c_mean, c_kept = row_norm(C, within(C, y, cols), cols, link, STATES)
         y = y * gain_c + shift_c
     h = o * y
     if C.hidden_norm:
-        h, h_mean, h_kept = row_norm(C, within(C, h, cols), cols)
+        h, h_mean, h_kept = row_norm(C, within(C, h, cols), cols, link, LATE)
         h = h * gain_h + shift_h
     return h, after_norm(C, carried), c_mean, c_kept, h_mean, h_kept
 
@@ -449,7 +455,7 @@ def incoming_c(C: tl.constexpr, c):
 @triton.jit
 def lstm_output_back(
     C: tl.constexpr, dh, dc, cell, o, c_mean, c_kept, h_mean, h_kept,
-    gain_c, shift_c, gain_h, shift_h, cols,
+    gain_c, shift_c, gain_h, shift_h, cols, link=None,
 ):  # fmt: skip
     """Gradients of o's pre-activation and of the new cell, and what the gains of norms add up.
 
@@ -473,12 +479,12 @@ def lstm_output_back(
     if C.hidden_norm:
         h_hat = row_normed(C, o * y, h_mean, h_kept, cols)
         dgain_h, dshift_h = dh * h_hat, dh
-        dh = row_norm_back(C, dh * gain_h, h_hat, h_kept, cols)
+        dh = row_norm_back(C, dh * gain_h, h_hat, h_kept, cols, link, LATE)
     do = dh * y * slope(C.sigma, o)
     dt = dh * o
     if C.cell_norm == "after_tanh":
         dgain_c, dshift_c = dt * t_hat, dt
-        dt = row_norm_back(C, dt * gain_c, t_hat, c_kept, cols)
+        dt = row_norm_back(C, dt * gain_c, t_hat, c_kept, cols, link, STATES)
     dshown = dt * slope(C.psi, t)
     if C.cell_clip_at == "after_norm":
         dshown = opened(dshown, shown, C.cell_clip)
@@ -493,7 +499,7 @@ def lstm_output_back(
         through, beside = dc, dshown
     if C.norms_c:
         dgain_c, dshift_c = through * c_hat, through
-        beside += row_norm_back(C, through * gain_c, c_hat, c_kept, cols)
+        beside += row_norm_back(C, through * gain_c, c_hat, c_kept, cols, link, STATES)
     if C.cell_clip_at == "before_norm":
         beside = opened(beside, raw_cell, C.cell_clip)
     return do, beside, dgain_c, dshift_c, dgain_h, dshift_h

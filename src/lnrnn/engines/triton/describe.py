@@ -8,7 +8,7 @@ zero, so that odd sizes load as others do; `block` is the power of two that a ti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -79,6 +79,10 @@ class Cell:
         block: columns of a tile.
         exact: whether products are of float32 numbers that were rounded, for the interpreter,
             whose product of bfloat16 is wrong.
+        programs: how many programs share a row; `block` columns are each one's own then.
+        peers: the power of two that holds them.
+        polls: how often a program looks for what another sends before it gives up.
+        announced: whether tiles of words are announced.
     """
 
     kind: str
@@ -116,6 +120,10 @@ class Cell:
     pitch: int
     block: int
     exact: bool
+    programs: int = 1
+    peers: int = 1
+    polls: int = 0
+    announced: bool = False
 
     @property
     def lstm(self) -> bool:
@@ -288,4 +296,21 @@ def describe(
         pitch=-(-units // _MULTIPLE) * _MULTIPLE,
         block=max(_MULTIPLE, 1 << (units - 1).bit_length()),
         exact=exact,
+    )
+
+
+@lru_cache(maxsize=1024)
+def divided(cell: Cell, own: int, announced: bool, polls: int) -> Cell:
+    """The cell of programs that share a row.
+
+    Args:
+        cell: the cell of whole rows.
+        own: columns of a program, a power of two.
+        announced: whether tiles of words are announced.
+        polls: how often a program looks for what another sends before it gives up.
+    """
+    programs = -(-cell.units // own)
+    peers = 1 << (programs - 1).bit_length()
+    return replace(
+        cell, block=own, programs=programs, peers=peers, polls=polls, announced=announced
     )

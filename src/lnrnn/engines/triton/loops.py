@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lnrnn.engines.triton import buffers, choose, rows, tile
+from lnrnn.engines.triton import buffers, choose, divide, rows, tile
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell
 
@@ -63,14 +63,45 @@ class Backward(NamedTuple):
 
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
-    run = _tile_forward if choose.fits_tile(c, a.p.dtype) else _rows_forward
-    run(c, a, save)
+    if choose.fits_tile(c, a.p.dtype):
+        _tile_forward(c, a, save)
+    elif tiles := _split_of(c, a.p):
+        divide.forward(
+            c, tiles,
+            (a.p, a.u, a.vectors, a.h_last, a.c_last, *a.extras, a.h_all, a.c_all, a.normed,
+             a.gated, a.statistics),
+            DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype), SAVE=save,
+        )  # fmt: skip
+    else:
+        _rows_forward(c, a, save)
 
 
 def backward(c: Cell, a: Backward) -> Tensor:
     """Fill d, dh and dc; the gradients of gains and shifts of the states' norms, (4, K)."""
-    run = _tile_backward if choose.fits_tile(c, a.gates.dtype) else _rows_backward
-    return run(c, a).sum(0)
+    dtype = a.gates.dtype
+    if choose.fits_tile(c, dtype):
+        sums = _tile_backward(c, a)
+    elif tiles := _split_of(c, a.gates, back=True):
+        sums = a.dh.new_empty((-(-a.gates.shape[1] // tiles.rows), 4, c.pitch))
+        divide.backward(
+            c, tiles,
+            (a.gates, a.ut, a.vectors, *a.extras, a.h_all, a.c_all, a.normed, a.gated,
+             a.statistics, a.dh_all, a.dh, a.dc, a.d, sums),
+            DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
+        )  # fmt: skip
+    else:
+        sums = _rows_backward(c, a)
+    return sums.sum(0)
+
+
+def _split_of(c: Cell, rows_of_gates: Tensor, back: bool = False) -> choose.Split | None:
+    if not rows_of_gates.is_cuda:
+        return None
+    device = torch.cuda.get_device_properties(rows_of_gates.device)
+    return choose.split(
+        c, rows_of_gates.dtype, rows_of_gates.shape[1], device.multi_processor_count,
+        device.shared_memory_per_block_optin, back,
+    )  # fmt: skip
 
 
 def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:

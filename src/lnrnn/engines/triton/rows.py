@@ -21,13 +21,13 @@ from lnrnn.engines.triton.step import (
     close,
     early,
     enter,
-    kept_of,
     late,
     leave,
     open_back,
     projection_back,
     reset_back,
     save,
+    saved,
 )
 
 
@@ -224,7 +224,8 @@ def backward(
         tl.store(D + at_gates, dr, m)
         direct = tl.load(DIRECT + at, m, 0.0) + dn_h * r * on_h
         tl.store(DIRECT + at, direct, m)
-        s = projection_back(C, (dr, dz), dr, gain, N, S, B, at_gates, m, row, known, cols)
+        of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
+        s = projection_back(C, (dr, dz), dr, gain, of_forward, cols)
         store_gates(C, DS + row * (E * C.pitch) + cols[None, :], s, m, E)
     else:
         if t == T - 1:
@@ -244,9 +245,10 @@ def backward(
         if C.kind == "lstm":
             dc = tl.load(DC + at, m, 0.0)
         state = state_vectors(C, VECTORS, cols)
-        gates, d, entering, direct, dc, held, sums = open_back(
-            C, dh, dc, H_ALL, C_ALL, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
-            at, at_gates, m, row, known, cols,
+        of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
+        d, entering, direct, dc, held, sums = open_back(
+            C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
+            at, m, row, known, cols,
         )  # fmt: skip
         tl.store(DIRECT + at, direct, m)
         tl.store(HELD + at, held, m)
@@ -254,22 +256,20 @@ def backward(
             tl.store(DC + at, dc, m)
         _add_sums(C, SUMS, sums, cols)
         if C.reset == "before":
-            u_n, kept_n = dh, (dh,)
+            kept_n = dh
             if C.groups[n] >= 0:
-                u_n = tl.load(N + at_gates + n * C.pitch, m, 0.0).to(tl.float32)
-                kept_n = kept_of(C, S, B, row, known, C.norms - 1, C.norms)
-            s_n = clip(late_gate_back(C, d[1], gain[n], u_n, kept_n[0], cols), C.limit)
+                kept_n = of_forward[2][C.norms - 1]
+            s_n = late_gate_back(C, d[1], gain[n], of_forward[1][n], kept_n, cols)
+            s_n = clip(s_n, C.limit)
             tl.store(DS + at, s_n, m)
             tl.store(D + at_gates + C.pitch, d[0], m)
             tl.store(D + at_gates + n * C.pitch, d[1], m)
         else:
             d_n = dh
             if C.gated:
-                d, d_n = reset_back(
-                    C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols
-                )
+                d, d_n = reset_back(C, d, gain, of_forward, cols)
             store_gates(C, D + at_gates, d, m, G)
-            s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols)
+            s = projection_back(C, d, d_n, gain, of_forward, cols)
             store_gates(C, DS + at_gates, s, m, G)
 
 

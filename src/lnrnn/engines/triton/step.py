@@ -32,6 +32,7 @@ from lnrnn.engines.triton.cell import (
     squares,
     within,
 )
+from lnrnn.engines.triton.exchange import EARLY, total, totals
 from lnrnn.engines.triton.memory import (
     factor,
     flag,
@@ -53,27 +54,51 @@ def enter(C: tl.constexpr, h, c, RESET, row, known):
 
 
 @triton.jit
-def early(C: tl.constexpr, s, p, gain, shift):
+def group_totals(C: tl.constexpr, sums, link):
+    """Row sums of the groups that need no r, over the programs that share the rows."""
+    whole = ()
+    for k in tl.static_range(tl.constexpr(C.early_norms)):
+        whole = whole + (total(C, sums[k], link, EARLY + k),)
+    return whole
+
+
+@triton.jit
+def group_totals_of_two(C: tl.constexpr, sums, link):
+    """The same of what `pair_sums` gives."""
+    whole = ()
+    for k in tl.static_range(tl.constexpr(C.early_norms)):
+        if C.centred and C.limit > 0:
+            a, b = totals(C, sums[k][0], sums[k][1], link, EARLY + 2 * k)
+        else:
+            b = total(C, sums[k][1], link, EARLY + k)
+            a = b
+        whole = whole + ((a, b),)
+    return whole
+
+
+@triton.jit
+def early(C: tl.constexpr, s, p, gain, shift, link=None):
     """From h U of the early gates: the gates, u, what is kept of norms, and what r multiplies."""
     v = raw(C, s, p, C.early)
-    kept = scales(C, squares(C, v, 0, C.early_norms), 0, C.early_norms)
+    sums = group_totals(C, squares(C, v, 0, C.early_norms), link)
+    kept = scales(C, sums, 0, C.early_norms)
     u = normed(C, v, kept, C.early)
     gates, gated = early_gates(C, u, p, gain, shift)
     return gates, u, kept, gated
 
 
 @triton.jit
-def late(C: tl.constexpr, s, gates, u, kept, p, gain, shift, cols):
+def late(C: tl.constexpr, s, gates, u, kept, p, gain, shift, cols, link=None):
     """With n, from its r (h U) or (r h) U: the gates, u and what is kept of norms."""
     n: tl.constexpr = C.gates - 1
-    value, u_n, kept_n = late_gate(C, s, p[n], gain[n], shift[n], cols)
+    value, u_n, kept_n = late_gate(C, s, p[n], gain[n], shift[n], cols, link)
     return gates + (value,), u[:n] + (u_n,), kept + (kept_n,)
 
 
 @triton.jit
 def close(
     C: tl.constexpr, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
-    at, m, row, known, cols,
+    at, m, row, known, cols, link=None,
 ):  # fmt: skip
     """The new h and c, and what is kept of the norms of the states.
 
@@ -86,7 +111,7 @@ def close(
     if C.kind == "lstm":
         cell = new_cell(C, gates, incoming_c(C, c_from), on_n)
         h_new, c_new, c_mean, c_kept, h_mean, h_kept = lstm_output(
-            C, cell, gates[G - 1], state[0], state[1], state[2], state[3], cols
+            C, cell, gates[G - 1], state[0], state[1], state[2], state[3], cols, link
         )
         c_new = within(C, zoned_out(TAKE_C, at, m, C.take_c, c_from, c_new), cols)
         if C.cell_norm != "none":
@@ -130,14 +155,43 @@ def kept_of(C: tl.constexpr, S, B, row, known, first: tl.constexpr, last: tl.con
 
 
 @triton.jit
-def open_back(
-    C: tl.constexpr, dh, dc, H, C_, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
-    at, at_gates, m, row, known, cols,
-):  # fmt: skip
-    """The way back through a step, up to the pre-activations of the gates.
+def saved(C: tl.constexpr, H, C_, GATES, N, A, S, B, at, at_gates, m, row, known):
+    """What the way back through a step reads of the forward pass.
 
     Returns:
         gates: the gates.
+        u: normed values by gate, any where a gate has no norm.
+        kept: of the norms, (M, 1) each.
+        gated: what r multiplied.
+        h: the state h before the step, where it is needed.
+        c: the same of c.
+    """
+    gates = load_gates(C, GATES + at_gates, m, 0, C.gates)
+    u = gates
+    if C.norms > 0:
+        u = load_gates(C, N + at_gates, m, 0, C.gates)
+    kept = kept_of(C, S, B, row, known, 0, C.statistics)
+    gated = 0.0 * gates[0]
+    h, c = gated, gated
+    if C.gated:
+        gated = tl.load(A + at, m, 0.0).to(tl.float32)
+    if C.kind == "gru" or C.hidden_clip > 0:
+        h = tl.load(H + at, m, 0.0).to(tl.float32)
+    if C.kind == "lstm":
+        c = tl.load(C_ + at, m, 0.0)
+    return gates, u, kept, gated, h, c
+
+
+@triton.jit
+def open_back(
+    C: tl.constexpr, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
+    at, m, row, known, cols, link=None,
+):  # fmt: skip
+    """The way back through a step, up to the pre-activations of the gates.
+
+    `of_forward` is as from `saved`.
+
+    Returns:
         d: of an lstm and a simple cell the gradients of all pre-activations, of a gru those of z
             and of phi's argument.
         entering: h as it entered, (M, block).
@@ -148,20 +202,16 @@ def open_back(
     """
     G: tl.constexpr = C.gates
     zero = 0.0 * dh
-    held, held_c, h_from, c_from = zero, zero, zero, zero
-    if C.kind == "gru" or C.hidden_clip > 0:
-        h_from = tl.load(H + at, m, 0.0).to(tl.float32)
-    if C.kind == "lstm":
-        c_from = tl.load(C_ + at, m, 0.0)
+    held, held_c = zero, zero
+    gates, kept = of_forward[0], of_forward[2]
     if MASK is not None:
         valid = flag(MASK, row, known)
         held = tl.where(valid, 0.0, dh)
         dh = tl.where(valid, dh, 0.0)
         held_c = tl.where(valid, 0.0, dc)
         dc = tl.where(valid, dc, 0.0)
-    h_from, c_from, entering = enter(C, h_from, c_from, RESET, row, known)
+    _, c_from, entering = enter(C, of_forward[4], of_forward[5], RESET, row, known)
     on_n = factor(FACTOR_N, at, m)
-    gates = load_gates(C, GATES + at_gates, m, 0, G)
     dh, direct = zoned_out_back(TAKE_H, at, m, C.take_h, dh)
     sums = (zero, zero, zero, zero)
     if C.kind == "lstm":
@@ -169,13 +219,13 @@ def open_back(
         of_c = (zero, zero)
         of_h = (zero, zero)
         if C.cell_norm != "none":
-            of_c = kept_of(C, S, B, row, known, C.norms, C.norms + 2)
+            of_c = (kept[C.norms], kept[C.norms + 1])
         if C.hidden_norm:
-            of_h = kept_of(C, S, B, row, known, C.statistics - 2, C.statistics)
+            of_h = (kept[C.statistics - 2], kept[C.statistics - 1])
         c_entering = incoming_c(C, c_from)
         do, dcell, gain_c, shift_c, gain_h, shift_h = lstm_output_back(
             C, dh, dc, new_cell(C, gates, c_entering, on_n), gates[G - 1],
-            of_c[0], of_c[1], of_h[0], of_h[1], state[0], state[1], state[2], state[3], cols,
+            of_c[0], of_c[1], of_h[0], of_h[1], state[0], state[1], state[2], state[3], cols, link,
         )  # fmt: skip
         sums = (gain_c, shift_c, gain_h, shift_h)
         d, dc = lstm_gates_back(C, do, dcell, gates, c_entering, on_n)
@@ -191,32 +241,30 @@ def open_back(
         d = (dz, dn)
     else:
         d = (dh * slope(C.phi, gates[0]),)
-    return gates, d, entering, direct, dc, held, sums
+    return d, entering, direct, dc, held, sums
 
 
 @triton.jit
-def reset_back(C: tl.constexpr, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols):
+def reset_back(C: tl.constexpr, d, gain, of_forward, cols, link=None):
     """Of a gru whose r multiplies no h: gradients of all pre-activations, and of n's h U.
 
     The latter is that of its normed values where n has a norm before r.
     """
     n: tl.constexpr = C.gates - 1
     dz, dn = d[0], d[1]
-    r = gates[0]
-    gated = tl.load(A + at, m, 0.0).to(tl.float32)
+    r = of_forward[0][0]
     through = dn
     if C.reset == "inside":
-        u = tl.load(N + at_gates + n * C.pitch, m, 0.0).to(tl.float32)
-        kept = kept_of(C, S, B, row, known, C.norms - 1, C.norms)
-        through = late_gate_back(C, dn, gain[n], u, kept[0], cols)
-    dr = through * gated * slope(C.sigma, r)
+        u, kept = of_forward[1][n], of_forward[2][C.norms - 1]
+        through = late_gate_back(C, dn, gain[n], u, kept, cols, link)
+    dr = through * of_forward[3] * slope(C.sigma, r)
     if C.reset == "whole":
         dn = dn * r
     return (dr, dz, dn), through * r
 
 
 @triton.jit
-def projection_back(C: tl.constexpr, d, d_n, gain, N, S, B, at_gates, m, row, known, cols):
+def projection_back(C: tl.constexpr, d, d_n, gain, of_forward, cols, link=None):
     """Gradients of h U of the early gates, within the limit, from those of pre-activations.
 
     `d_n` is that of n's h U or of its normed values, where r multiplies it.
@@ -232,9 +280,9 @@ def projection_back(C: tl.constexpr, d, d_n, gain, N, S, B, at_gates, m, row, kn
         q = q + (dg,)
     s = q
     if C.early_norms > 0:
-        u = load_gates(C, N + at_gates, m, 0, E)
-        kept = kept_of(C, S, B, row, known, 0, C.early_norms)
-        s = normed_back(C, q, u, kept, pair_sums(C, q, u, 0, C.early_norms), E, cols)
+        u, kept = of_forward[1], of_forward[2]
+        sums = group_totals_of_two(C, pair_sums(C, q, u, 0, C.early_norms), link)
+        s = normed_back(C, q, u, kept, sums, E, cols)
     limited = ()
     for g in tl.static_range(E):
         limited = limited + (clip(s[g], C.limit),)

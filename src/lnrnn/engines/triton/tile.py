@@ -21,13 +21,13 @@ from lnrnn.engines.triton.step import (
     close,
     early,
     enter,
-    kept_of,
     late,
     leave,
     open_back,
     projection_back,
     reset_back,
     save,
+    saved,
 )
 
 
@@ -172,9 +172,13 @@ def backward(
     for _ in range(T):
         if DH_ALL is not None:
             dh += tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
-        gates, d, entering, direct, dc, held, sums = open_back(
-            C, dh, dc, H_ALL, C_ALL, GATES, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, S, B, state,
-            at, at_gates, m, row, known, cols,
+        of_forward = saved(
+            C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known
+        )  # fmt: skip
+        gates = of_forward[0]
+        d, entering, direct, dc, held, sums = open_back(
+            C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
+            at, m, row, known, cols,
         )  # fmt: skip
         if C.cell_norm != "none":
             gain_c += sums[0]
@@ -186,19 +190,18 @@ def backward(
         d_n = dq
         if C.reset == "before":
             n: tl.constexpr = G - 1
-            u_n, kept_n = dq, (dq,)
+            u_n, kept_n = of_forward[1][n], dq
             if C.groups[n] >= 0:
-                u_n = tl.load(N + at_gates + n * C.pitch, m, 0.0).to(tl.float32)
-                kept_n = kept_of(C, S, B, row, known, C.norms - 1, C.norms)
-            s_n = clip(late_gate_back(C, d[1], gain[n], u_n, kept_n[0], cols), C.limit)
+                kept_n = of_forward[2][C.norms - 1]
+            s_n = clip(late_gate_back(C, d[1], gain[n], u_n, kept_n, cols), C.limit)
             dn_h = product(C, s_n, u_tiles[n], DT, PRECISION) * factor(FACTOR_H, at, m)
             dr = dn_h * entering * slope(C.sigma, gates[0])
             direct += dn_h * gates[0]
             d = (dr, d[0], d[1])
         elif C.gated:
-            d, d_n = reset_back(C, d, gates, gain, N, A, S, B, at, at_gates, m, row, known, cols)
+            d, d_n = reset_back(C, d, gain, of_forward, cols)
         store_gates(C, D + at_gates, d, m, G)
-        s = projection_back(C, d, d_n, gain, N, S, B, at_gates, m, row, known, cols)
+        s = projection_back(C, d, d_n, gain, of_forward, cols)
         for g in tl.static_range(E):
             dq += product(C, s[g], u_tiles[g], DT, PRECISION)
         on_h = factor(FACTOR_H, at, m)
