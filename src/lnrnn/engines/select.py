@@ -24,6 +24,7 @@ class Request:
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
+        named: whether the caller has named the engine, so that no other may compute.
     """
 
     variant: Variant
@@ -32,6 +33,7 @@ class Request:
     unroll: bool = False
     functions: tuple[str, ...] = ()
     device: str = "cpu"
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,14 @@ class Triton:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """The native engine's call on PyTorch tensors, computed by the kernels."""
+        """`lnrnn.engines.fused.sequence` on PyTorch tensors, computed by the kernels.
+
+        The first call of each kind checks the kernels; where they are wrong on the device, the
+        portable definition computes, with a warning, or it is an error if the engine was named.
+        """
         from lnrnn.engines import triton
 
-        return triton.on(request.framework).sequence
+        return triton.on(request.framework, request.named).sequence
 
     def weights_dtype(self, request: Request) -> str:
         """float32 for half precision, which only the operands of products have."""

@@ -1,6 +1,6 @@
 """Runs golden files: inputs, weights, results and gradients that an original program gave.
 
-`python -m lnrnn.testing.golden DIR... [--engine reference|portable|native]
+`python -m lnrnn.testing.golden DIR... [--engine reference|portable|native|triton]
 [--frontend keras|torch|torch-op|jax] [--dtype bfloat16|float16]`
 
 A golden file is a pair `<name>.npz`, `<name>.json`.  The arrays are time-major:

@@ -54,6 +54,13 @@ class Passes(Protocol):
         """Raise ValueError unless the engine computes on these tensors."""
         ...
 
+    def ready(self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool) -> bool:
+        """Whether the engine computes this call, or leaves it to the definition.
+
+        Raises ValueError in place of the latter where the caller has named the engine.
+        """
+        ...
+
     def empty(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
         """Tensors like those of a forward pass, not computed."""
         ...
@@ -112,21 +119,38 @@ class Operator:
         torch.library.register_autocast(found, self.passes.device, torch.float32)
         return found
 
-    def __call__(self, variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
-        """All h (T, B, H), the last h and, of an lstm, the last c."""
+    def __call__(
+        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool = False
+    ) -> tuple[Tensor, ...]:
+        """All h (T, B, H), the last h and, of an lstm, the last c.
+
+        Args:
+            variant: the cell.
+            numbers: the scalars of the call.
+            inputs: its arrays.
+            named: whether the caller has named this engine, so that no other may compute.
+        """
         dtype = inputs.x.dtype
         if dtype in _HALVES:
-            h, *final = self._recur(variant, numbers, _widened(inputs))
+            h, *final = self._recur(variant, numbers, _widened(inputs), named)
             return h, *(s.to(dtype) for s in final)
-        return self._recur(variant, numbers, inputs)
+        return self._recur(variant, numbers, inputs, named)
 
-    def _recur(self, variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
+    def _recur(
+        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool
+    ) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
         cell = self.passes.encode(variant)
-        if _by_definition(given):
+        if not _by_definition(given):
+            self.passes.check(inputs)
+            ready = torch.compiler.is_compiling() or self.passes.ready(
+                cell, numbers, inputs, named
+            )
+        else:
+            ready = False
+        if not ready:
             variant = self.passes.decode(cell, numbers)
             return definition.recurrence(ops, variant, numbers, inputs)
-        self.passes.check(inputs)
         keep = 0
         if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             keep = self.passes.keep(inputs)

@@ -51,6 +51,11 @@ class _Core:
     def check(self, inputs: Inputs) -> None:
         _check_devices(inputs)
 
+    def ready(
+        self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool
+    ) -> bool:
+        return True
+
     def empty(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
     ) -> tuple[Tensor, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -10,6 +13,7 @@ from lnrnn.engines import counting
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers, check
 from lnrnn.engines.fused.torch_op import Operator, asked
 from lnrnn.engines.triton import buffers, choose, describe, loops, parallel
+from lnrnn.engines.triton import check as checking
 from lnrnn.engines.triton.buffers import Kept, Sizes
 from lnrnn.engines.triton.cell import INTERPRETED, constants
 from lnrnn.engines.triton.describe import Cell
@@ -18,7 +22,7 @@ from lnrnn.engines.triton.refuse import DTYPES
 from lnrnn.variant import Variant
 
 _DTYPES = tuple(getattr(torch, name) for name in DTYPES)
-_X = Inputs._fields.index("x")
+_warned: set[str] = set()
 
 
 class _Kernels:
@@ -28,6 +32,9 @@ class _Kernels:
     cell_type = "float[]"
     kept = Kept._fields
     h_is_kept = False
+
+    def __init__(self) -> None:
+        self._refusals: dict[Any, str | None] = {}
 
     def encode(self, variant: Variant) -> tuple[float, ...]:
         return describe.encode(variant)
@@ -52,6 +59,27 @@ class _Kernels:
                     f"beside {x.device}: move it."
                 )
 
+    def ready(
+        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, named: bool
+    ) -> bool:
+        reason = self._refusal(cell, numbers, inputs)
+        if reason is not None and named:
+            raise ValueError(_refused(reason))
+        if reason is not None and reason not in _warned:
+            _warned.add(reason)
+            warnings.warn(f"{_refused(reason)}  The portable engine computes.", stacklevel=2)
+        return reason is None
+
+    def _refusal(self, cell: tuple[float, ...], numbers: Numbers, a: Inputs) -> str | None:
+        """What the self-check says of a call, asked once for all calls of its kind."""
+        x, given = a.x, tuple(t is not None and t.ndim for t in a)
+        key = (cell, numbers, x.shape[1], x.dtype, x.device, choose.precision(x.dtype), given)
+        key += tuple(a.kernel.shape)
+        if key not in self._refusals:
+            variant = describe.decode(cell)
+            self._refusals[key] = checking.refusal(variant, numbers, a, _both_passes)
+        return self._refusals[key]
+
     def empty(
         self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, keep: int
     ) -> tuple[Tensor, ...]:
@@ -71,8 +99,12 @@ class _Kernels:
     ) -> tuple[Tensor, ...]:
         c = buffers.cell_of(describe.decode(cell), numbers, inputs, INTERPRETED)
         check(c, inputs, torch.bool, torch.float32)
+        # a graph has no way out; other calls have asked already
+        if (reason := self._refusal(cell, numbers, inputs)) is not None:
+            raise ValueError(_refused(reason))
         counting.count("torch", "triton")
-        return _forward(c, inputs, bool(keep))
+        with torch.cuda.device_of(inputs.x):
+            return _forward(c, inputs, bool(keep))
 
     def backward(
         self,
@@ -85,8 +117,28 @@ class _Kernels:
     ) -> list[Tensor]:
         c = buffers.cell_of(describe.decode(cell), numbers, inputs, INTERPRETED)
         counting.count("torch", "triton", backward=True)
-        found = _backward(c, inputs, Kept(*kept), incoming, of_x)
+        with torch.cuda.device_of(inputs.x):
+            found = _backward(c, inputs, Kept(*kept), incoming, of_x)
         return [found[Inputs._fields[i]] for i in asked(inputs, of_x)]
+
+
+def _refused(reason: str) -> str:
+    return (
+        f"The Triton engine is refused on this device ({reason}): report it, and use "
+        "engine='portable' until it is mended."
+    )
+
+
+def _both_passes(
+    variant: Variant, numbers: Numbers, a: Inputs, incoming: tuple[Tensor | None, ...]
+) -> list[Tensor]:
+    """Outputs, then gradients, as the self-check compares them."""
+    c = buffers.cell_of(variant, numbers, a, INTERPRETED)
+    with torch.cuda.device_of(a.x):
+        h, *kept, h_last, c_last = _forward(c, a, keep=True)
+        found = _backward(c, a, Kept(*kept), incoming, of_x=True)
+    outputs = [h, h_last, c_last] if c.lstm else [h, h_last]
+    return outputs + [found[Inputs._fields[i]] for i in asked(a)]
 
 
 recurrence = Operator("lnrnn::triton_recurrence", _Kernels())
