@@ -24,7 +24,7 @@ demo: .venv-demo/ready
 
 test: .venv/ready test-triton
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
-	  --ignore tests/peers --ignore tests/triton
+	  --ignore tests/peers --ignore tests/gpu
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
@@ -34,7 +34,7 @@ test: .venv/ready test-triton
 TRITON := triton==3.7.1
 
 test-triton: .venv-triton/ready
-	PYTHONPATH=src .venv-triton/bin/python -m pytest -q -n 2 --dist worksteal tests/triton
+	PYTHONPATH=src .venv-triton/bin/python -m pytest -q -n 2 --dist worksteal tests/gpu
 
 .venv-triton/ready: pyproject.toml
 	rm -rf $(@D)
