@@ -35,8 +35,8 @@ class Split(NamedTuple):
 _HALF = {16: 2, 32: 4, 64: 8, 128: 16}
 _SINGLE = {16: 2, 32: 4, 64: 8}
 # rows and columns of a program of the split kernel, the best first
-_SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (64, 32), (64, 16), (16, 8))
-_SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16), (64, 16))
+_SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (16, 8))
+_SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16))
 _SCRATCH = 20 << 10  # bytes beside U
 _WIDEST = 1024
 _ELEMENTS = 1024  # of a tile of the parallel kernels
