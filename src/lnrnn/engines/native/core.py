@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lnrnn.engines.native.call import HALVES, Cell
+from lnrnn.engines.fused.call import HALVES
+from lnrnn.engines.native.call import Cell
 
 # in the order of `Precision` in `csrc/core/call.h`
 _PRECISIONS = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

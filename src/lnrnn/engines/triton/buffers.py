@@ -22,13 +22,14 @@ Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lnrnn.engines.native.call import Inputs, Numbers
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.triton.describe import Cell, describe
 from lnrnn.variant import Variant
 
@@ -44,14 +45,46 @@ class Sizes(NamedTuple):
 class Kept(NamedTuple):
     """What a forward pass keeps for its backward pass; empty tensors where a cell has none."""
 
-    h_all: Tensor
-    c_all: Tensor
-    gates: Tensor
-    normed: Tensor
-    gated: Tensor
-    statistics: Tensor
-    projected: Tensor
-    of_inputs: Tensor
+    h_all: Any
+    c_all: Any
+    gates: Any
+    normed: Any
+    gated: Any
+    statistics: Any
+    projected: Any
+    of_inputs: Any
+
+
+# of what is kept those that are what else a forward pass makes
+MADE = ("gates", "projected", "of_inputs")
+
+
+def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] = ()) -> Kept:
+    """The arrays of a forward pass for its backward pass, not yet filled; like x, and float32.
+
+    Those named by `but`, and all where nothing is kept, are empty.
+    """
+    steps, batch = like.shape[:2]
+    rows, gates = (steps, batch, c.pitch), (steps, batch, c.gates, c.pitch)
+    shapes = Kept(
+        h_all=(steps + 1, batch, c.pitch),
+        c_all=(steps + 1, batch, c.pitch) if c.lstm else (0,),
+        gates=gates,
+        normed=gates if c.norms else (0,),
+        gated=rows if c.gated else (0,),
+        statistics=(steps, c.statistics, batch),
+        projected=(steps * batch, c.gates * c.pitch) if c.x_norms else (0,),
+        of_inputs=(2 * c.x_norms, steps * batch),
+    )
+    of_single = ("c_all", "statistics", "of_inputs")
+    return Kept(
+        *(
+            (single if name in of_single else like).new_empty(
+                shape if keep and name not in but else (0,)
+            )
+            for name, shape in zip(Kept._fields, shapes, strict=True)
+        )
+    )
 
 
 def cell_of(variant: Variant, numbers: Numbers, a: Inputs, exact: bool) -> Cell:
@@ -179,8 +212,3 @@ def entered(c: Cell, a: Inputs, h_all: Tensor) -> Tensor:
     if a.recurrent_mask is not None:
         h = (h * filled(c, a.recurrent_mask)).to(h_all.dtype)
     return h
-
-
-def none_like(t: Tensor) -> Any:
-    """An empty tensor in place of one that a cell has not."""
-    return t.new_empty(0)

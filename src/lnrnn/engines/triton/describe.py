@@ -7,13 +7,33 @@ zero, so that odd sizes load as others do; `block` is the power of two that a ti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
-from lnrnn.variant import Variant
+from lnrnn.variant import Norm, Site, Variant
 
 CELLS = ("simple", "lstm", "gru", "ligru")
 _MULTIPLE = 16
+_SITES: tuple[Site, ...] = ("x", "h", "sum")
+_GATES = 4
+_FUNCTIONS = ("tanh", "sigmoid", "relu", "hard_sigmoid", "keras2_hard_sigmoid", "linear")
+# fields of a variant that are one of several words
+_WORDS: dict[str, tuple[Any, ...]] = {
+    "cell": CELLS,
+    "norm": ("layer", "rms"),
+    "epsilon_at": ("variance", "deviation"),
+    "ddof": (0, 1),
+    "cell_norm": ("none", "output", "carry", "carry_only", "after_tanh"),
+    "reset": ("after", "inside", "before", "whole"),
+    "update": ("keep", "new"),
+    "coupled": (False, True),
+    "cell_clip_at": ("before_norm", "after_norm", "incoming"),
+    "activation": _FUNCTIONS,
+    "recurrent_activation": _FUNCTIONS,
+    "output_activation": _FUNCTIONS,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +126,11 @@ class Cell:
     announced: bool = False
 
     @property
+    def lstm(self) -> bool:
+        """Whether there is a c."""
+        return self.kind == "lstm"
+
+    @property
     def early(self) -> int:
         """How many gates the first product of a step serves: all but n where r comes before."""
         return self.gates - 1 if self.reset == "before" else self.gates
@@ -165,6 +190,44 @@ def refusal(variant: Variant) -> str | None:
     return None
 
 
+def encode(variant: Variant) -> tuple[float, ...]:
+    """The mathematics of a variant as numbers, which an operator can take."""
+    found = [float(words.index(getattr(variant, f))) for f, words in _WORDS.items()]
+    found += [variant.epsilon, variant.cell_clip or 0.0, variant.hidden_clip or 0.0]
+    for site in _SITES:
+        norms = variant.norms_at(site)
+        of = [_group(g, norms) for g in variant.gates]
+        found += map(float, of + [-1] * (_GATES - len(of)))
+    return tuple(found)
+
+
+@cache
+def decode(numbers: tuple[float, ...]) -> Variant:
+    """A variant with the mathematics of the numbers; gains and biases are the arrays' matter."""
+    n = len(_WORDS)
+    fields: dict[str, Any] = {
+        f: words[int(i)] for (f, words), i in zip(_WORDS.items(), numbers[:n], strict=True)
+    }
+    epsilon, cell_clip, hidden_clip, *groups = numbers[n:]
+    gates = Variant(cell=fields["cell"], coupled=fields["coupled"]).gates
+    norms = []
+    for i, site in enumerate(_SITES):
+        of = groups[i * _GATES : (i + 1) * _GATES][: len(gates)]
+        for k in range(int(max(of)) + 1):
+            norms.append(Norm(site, "".join(g for g, j in zip(gates, of, strict=True) if j == k)))
+    return Variant(
+        norms=tuple(norms),
+        epsilon=epsilon,
+        cell_clip=cell_clip or None,
+        hidden_clip=hidden_clip or None,
+        **fields,
+    )
+
+
+def _group(gate: str, norms: Sequence[Norm]) -> int:
+    return next((k for k, n in enumerate(norms) if gate in n.gates), -1)
+
+
 @lru_cache(maxsize=1024)
 def describe(
     variant: Variant,
@@ -197,18 +260,15 @@ def describe(
     inside.sort(key=lambda n: late and "n" in n.gates)
     of_x = variant.norms_at("x")
 
-    def group_of(gate: str, norms: list | tuple) -> int:
-        return next((k for k, n in enumerate(norms) if gate in n.gates), -1)
-
     return Cell(
         kind="gru" if gru else variant.cell,
         gates=len(gates),
-        groups=tuple(group_of(g, inside) for g in gates),
+        groups=tuple(_group(g, inside) for g in gates),
         summed=tuple(g in variant.gates_at("sum") for g in gates),
         sizes=tuple(units * len(n.gates) for n in inside),
         norms=len(inside),
         early_norms=len([n for n in inside if not (late and "n" in n.gates)]),
-        of_x=tuple(group_of(g, of_x) for g in gates),
+        of_x=tuple(_group(g, of_x) for g in gates),
         x_sizes=tuple(units * len(n.gates) for n in of_x),
         x_norms=len(of_x),
         centred=variant.norm == "layer",

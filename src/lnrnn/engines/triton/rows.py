@@ -38,7 +38,14 @@ def _places(C: tl.constexpr, B, M: tl.constexpr):
     row = (tl.program_id(0).to(tl.int64) * M + tl.arange(0, M))[:, None]
     known = row < B
     m = known & (cols < C.pitch)[None, :]
-    return cols, row, known, m, row * C.pitch + cols[None, :], row * (C.gates * C.pitch) + cols[None, :]
+    return (
+        cols,
+        row,
+        known,
+        m,
+        row * C.pitch + cols[None, :],
+        row * (C.gates * C.pitch) + cols[None, :],
+    )
 
 
 @triton.jit

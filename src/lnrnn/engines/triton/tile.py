@@ -85,9 +85,7 @@ def forward(
         H_ALL += step
         tl.store(H_ALL + at, h, m)
         if SAVE:
-            save(
-                C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, known
-            )
+            save(C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, known)
             if C.kind == "lstm":
                 C_ALL += step
                 tl.store(C_ALL + at, c, m)

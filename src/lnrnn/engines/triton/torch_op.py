@@ -1,65 +1,151 @@
-"""The kernels as a PyTorch operator."""
+"""The kernels as PyTorch operators, `lnrnn::triton_recurrence` and its derivative."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from lnrnn.engines.native.call import DIFFERENTIABLE, Inputs, Numbers
-from lnrnn.engines.triton import buffers, choose, loops, parallel
+from lnrnn.engines import counting
+from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers, check
+from lnrnn.engines.fused.torch_op import Operator, asked
+from lnrnn.engines.triton import buffers, choose, describe, loops, parallel
+from lnrnn.engines.triton import check as checking
 from lnrnn.engines.triton.buffers import Kept, Sizes
 from lnrnn.engines.triton.cell import INTERPRETED, constants
 from lnrnn.engines.triton.describe import Cell
 from lnrnn.engines.triton.loops import Backward, Extras, Forward
+from lnrnn.engines.triton.refuse import DTYPES
 from lnrnn.variant import Variant
 
-_HALVES = (torch.bfloat16, torch.float16)
-_INPUTS = len(Inputs._fields)
+_DTYPES = tuple(getattr(torch, name) for name in DTYPES)
+_warned: set[str] = set()
 
 
-def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
-    """All h (T, B, H), the last h and, of an lstm, the last c."""
-    dtype = inputs.x.dtype
-    if dtype in _HALVES:
-        wide = (t.float() if t is not None and t.dtype in _HALVES else t for t in inputs)
-        inputs = Inputs(*wide)._replace(x=inputs.x)  # pyright: ignore
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    run = _Recurrence.apply if keep else _eval
-    h, h_last, c_last = run(*inputs, variant, numbers)[:3]  # pyright: ignore
-    final = (h_last,) if inputs.c0 is None else (h_last, c_last)
-    return (h, *(s.to(dtype) for s in final))
+class _Kernels:
+    """The passes of the kernels."""
+
+    device = "cpu" if INTERPRETED else "cuda"
+    cell_type = "float[]"
+    kept = Kept._fields
+    h_is_kept = False
+
+    def __init__(self) -> None:
+        self._refusals: dict[Any, str | None] = {}
+
+    def encode(self, variant: Variant) -> tuple[float, ...]:
+        return describe.encode(variant)
+
+    def decode(self, cell: tuple[float, ...], numbers: Numbers) -> Variant:
+        return describe.decode(cell)
+
+    def keep(self, inputs: Inputs) -> int:
+        return 1
+
+    def check(self, inputs: Inputs) -> None:
+        x = inputs.x
+        if x.device.type not in (self.device, "meta") or x.dtype not in _DTYPES:
+            raise ValueError(
+                f"The Triton engine computes {', '.join(DTYPES)} on a {self.device} device; got "
+                f"{x.dtype} on {x.device}: convert or move it."
+            )
+        for name, t in inputs._asdict().items():
+            if t is not None and t.device != x.device:
+                raise ValueError(
+                    f"The inputs of a recurrence are on one device; got {name} on {t.device} "
+                    f"beside {x.device}: move it."
+                )
+
+    def ready(
+        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, named: bool
+    ) -> bool:
+        reason = self._refusal(cell, numbers, inputs)
+        if reason is not None and named:
+            raise ValueError(_refused(reason))
+        if reason is not None and reason not in _warned:
+            _warned.add(reason)
+            warnings.warn(f"{_refused(reason)}  The portable engine computes.", stacklevel=2)
+        return reason is None
+
+    def _refusal(self, cell: tuple[float, ...], numbers: Numbers, a: Inputs) -> str | None:
+        """What the self-check says of a call, asked once for all calls of its kind."""
+        x, given = a.x, tuple(t is not None and t.ndim for t in a)
+        key = (cell, numbers, x.shape[1], x.dtype, x.device, choose.precision(x.dtype), given)
+        key += tuple(a.kernel.shape)
+        if key not in self._refusals:
+            variant = describe.decode(cell)
+            self._refusals[key] = checking.refusal(variant, numbers, a, _both_passes)
+        return self._refusals[key]
+
+    def empty(
+        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, keep: int
+    ) -> tuple[Tensor, ...]:
+        c = buffers.cell_of(describe.decode(cell), numbers, inputs, INTERPRETED)
+        like, single = inputs.x, inputs.recurrent
+        steps, batch, _ = like.shape
+        c_last = (batch, c.units) if c.lstm else (0,)
+        return (
+            like.new_empty((steps, batch, c.units)),
+            *buffers.kept(c, like, single, bool(keep)),
+            single.new_empty((batch, c.units)),
+            single.new_empty(c_last),
+        )
+
+    def forward(
+        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, keep: int
+    ) -> tuple[Tensor, ...]:
+        c = buffers.cell_of(describe.decode(cell), numbers, inputs, INTERPRETED)
+        check(c, inputs, torch.bool, torch.float32)
+        # a graph has no way out; other calls have asked already
+        if (reason := self._refusal(cell, numbers, inputs)) is not None:
+            raise ValueError(_refused(reason))
+        counting.count("torch", "triton")
+        with torch.cuda.device_of(inputs.x):
+            return _forward(c, inputs, bool(keep))
+
+    def backward(
+        self,
+        cell: tuple[float, ...],
+        numbers: Numbers,
+        inputs: Inputs,
+        kept: tuple[Tensor, ...],
+        incoming: tuple[Tensor | None, ...],
+        of_x: bool,
+    ) -> list[Tensor]:
+        c = buffers.cell_of(describe.decode(cell), numbers, inputs, INTERPRETED)
+        counting.count("torch", "triton", backward=True)
+        with torch.cuda.device_of(inputs.x):
+            found = _backward(c, inputs, Kept(*kept), incoming, of_x)
+        return [found[Inputs._fields[i]] for i in asked(inputs, of_x)]
 
 
-def _eval(*args: Any) -> Any:
-    *arrays, variant, numbers = args
-    return compute(variant, numbers, Inputs(*arrays), keep=False)[0]
+def _refused(reason: str) -> str:
+    return (
+        f"The Triton engine is refused on this device ({reason}): report it, and use "
+        "engine='portable' until it is mended."
+    )
 
 
-class _Recurrence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore
-        *arrays, ctx.variant, ctx.numbers = args
-        found, kept = compute(ctx.variant, ctx.numbers, Inputs(*arrays), keep=True)
-        ctx.save_for_backward(*arrays, *kept)
-        ctx.set_materialize_grads(False)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, dh: Any, dh_last: Any, dc_last: Any) -> Any:  # pyright: ignore
-        saved = ctx.saved_tensors
-        a, kept = Inputs(*saved[:_INPUTS]), Kept(*saved[_INPUTS:])
-        found = compute_backward(ctx.variant, ctx.numbers, a, kept, dh, dh_last, dc_last)
-        return (*(found.get(n) for n in Inputs._fields), None, None)
-
-
-def compute(
-    variant: Variant, numbers: Numbers, a: Inputs, keep: bool
-) -> tuple[tuple[Tensor, Tensor, Tensor], Kept | None]:
-    """All h, the last h and c, and what a backward pass takes."""
+def _both_passes(
+    variant: Variant, numbers: Numbers, a: Inputs, incoming: tuple[Tensor | None, ...]
+) -> list[Tensor]:
+    """Outputs, then gradients, as the self-check compares them."""
     c = buffers.cell_of(variant, numbers, a, INTERPRETED)
+    with torch.cuda.device_of(a.x):
+        h, *kept, h_last, c_last = _forward(c, a, keep=True)
+        found = _backward(c, a, Kept(*kept), incoming, of_x=True)
+    outputs = [h, h_last, c_last] if c.lstm else [h, h_last]
+    return outputs + [found[Inputs._fields[i]] for i in asked(a)]
+
+
+recurrence = Operator("lnrnn::triton_recurrence", _Kernels())
+
+
+def _forward(c: Cell, a: Inputs, keep: bool) -> tuple[Tensor, ...]:
+    """All h, what a backward pass takes, the last h and c."""
     n = Sizes(*a.x.shape)
     x = a.x.reshape(n.steps * n.batch, n.inputs)
     like, single = a.x, a.recurrent
@@ -71,36 +157,25 @@ def compute(
     p, of_inputs = _input_parts(c, a, projected)
     p = p.view(n.steps, n.batch, c.gates, c.pitch)
 
-    lstm = c.kind == "lstm"
+    kept = buffers.kept(c, like, single, keep, buffers.MADE)
+    h_all = kept.h_all if keep else like.new_empty((n.steps + 1, n.batch, c.pitch))
     h_last = buffers.filled(c, a.h0).clone()
-    c_last = buffers.filled(c, a.c0).clone() if lstm else buffers.none_like(single)
-    rows = (n.batch, c.pitch)
-    h_all = like.new_empty((n.steps + 1, *rows))
+    c_last = buffers.filled(c, a.c0).clone() if c.lstm else single.new_empty(0)
     h_all[0] = h_last
-    nothing, kept_nothing = buffers.none_like(like), buffers.none_like(single)
-    c_all, normed, gated, statistics = kept_nothing, nothing, nothing, kept_nothing
-    if keep:
-        if lstm:
-            c_all = single.new_empty((n.steps + 1, *rows))
-            c_all[0] = c_last
-        if c.norms:
-            normed = torch.empty_like(p)
-        if c.gated:
-            gated = like.new_empty((n.steps, *rows))
-        statistics = single.new_empty((n.steps, c.statistics, n.batch))
+    if keep and c.lstm:
+        kept.c_all[0] = c_last
     arrays = Forward(
         p, buffers.recurrent(c, a), buffers.vectors(c, a), h_last, c_last, _extras(c, a), h_all,
-        c_all, normed, gated, statistics,
+        kept.c_all, kept.normed, kept.gated, kept.statistics,
     )  # fmt: skip
     loops.forward(c, arrays, keep)
     h = buffers.cut(c, h_all[1:])
     h = h.clone(memory_format=torch.contiguous_format) if keep else h.contiguous()
-    final = buffers.cut(c, h_last).contiguous(), buffers.cut(c, c_last).contiguous()
-    kept = None
     if keep:
-        saved_x = projected if c.x_norms else nothing
-        kept = Kept(h_all, c_all, p, normed, gated, statistics, saved_x, of_inputs)
-    return (h, *final), kept
+        kept = kept._replace(gates=p, of_inputs=of_inputs)
+        kept = kept._replace(projected=projected) if c.x_norms else kept
+    final = (buffers.cut(c, h_last), buffers.cut(c, c_last) if c.lstm else c_last)
+    return h, *kept, *(s.contiguous() for s in final)
 
 
 def _input_parts(c: Cell, a: Inputs, projected: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,26 +200,19 @@ def _extras(c: Cell, a: Inputs) -> Extras:
     return Extras(*flags, *(None if f is None else buffers.filled(c, f) for f in factors))
 
 
-def compute_backward(
-    variant: Variant,
-    numbers: Numbers,
-    a: Inputs,
-    kept: Kept,
-    dh_all: Tensor | None,
-    dh_last: Tensor | None,
-    dc_last: Tensor | None,
+def _backward(
+    c: Cell, a: Inputs, kept: Kept, incoming: tuple[Tensor | None, ...], of_x: bool
 ) -> dict[str, Tensor]:
     """The gradients by the name of the input."""
-    c = buffers.cell_of(variant, numbers, a, INTERPRETED)
+    dh_all, dh_last, dc_last = incoming
     n = Sizes(*a.x.shape)
-    like, single = a.x, a.recurrent
-    rows = (n.batch, c.pitch)
+    single, rows = a.recurrent, (n.batch, c.pitch)
 
     def state(d: Tensor | None) -> Tensor:
         return single.new_zeros(rows) if d is None else buffers.filled(c, d.float()).clone()
 
     dh = state(dh_last)
-    dc = state(dc_last) if c.kind == "lstm" else buffers.none_like(single)
+    dc = state(dc_last) if c.lstm else single.new_empty(0)
     d = torch.empty_like(kept.gates)
     vectors = buffers.vectors(c, a)
     arrays = Backward(
@@ -154,16 +222,16 @@ def compute_backward(
     )  # fmt: skip
     sums = loops.backward(c, arrays)
     found = {"h0": buffers.cut(c, dh)}
-    if c.kind == "lstm":
+    if c.lstm:
         found["c0"] = buffers.cut(c, dc)
     for i, name in enumerate(("gain_c", "shift_c")):
         if getattr(a, name) is not None:
             found[name] = buffers.cut(c, sums[i])
-    return found | _outer_gradients(c, a, kept, d, vectors)
+    return found | _outer_gradients(c, a, kept, d, vectors, of_x)
 
 
 def _outer_gradients(
-    c: Cell, a: Inputs, kept: Kept, d: Tensor, vectors: Tensor
+    c: Cell, a: Inputs, kept: Kept, d: Tensor, vectors: Tensor, of_x: bool
 ) -> dict[str, Tensor]:
     """From the gradients of the pre-activations all that the recurrence does not need."""
     n = Sizes(*a.x.shape)
@@ -190,7 +258,8 @@ def _outer_gradients(
     dx, ds = dx.view(rows, wide), ds.view(rows, wide)
     x = a.x.reshape(rows, n.inputs)
     kernel = buffers.by_gate(c, a.kernel).flatten(1).to(x.dtype)
-    found["x"] = (dx @ kernel.t()).view(a.x.shape)
+    if of_x:
+        found["x"] = (dx @ kernel.t()).view(a.x.shape)
     found["kernel"] = buffers.joined(c, buffers.product(x.t(), dx).unflatten(1, (c.gates, c.pitch)))
     h = buffers.entered(c, a, kept.h_all).reshape(rows, c.pitch)
     if c.reset == "before":
@@ -201,4 +270,4 @@ def _outer_gradients(
     else:
         du = buffers.product(h.t(), ds)
     found["recurrent"] = buffers.joined(c, du[: c.units].unflatten(1, (c.gates, c.pitch)))
-    return {name: g for name, g in found.items() if getattr(a, name) is not None}
+    return found
