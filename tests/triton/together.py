@@ -17,8 +17,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
-from lnrnn.engines.native import definition
-from lnrnn.engines.native.call import DIFFERENTIABLE, Inputs, Numbers, encode
+from lnrnn.engines.fused import definition
+from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
 from lnrnn.engines.triton import choose, divide, exchange, loops, split, torch_op
 from lnrnn.variant import Norm, Variant
@@ -183,9 +183,8 @@ def case(name: str) -> dict:
         weights,
     )
     divide.check()
-    words = encode(variant)
     of_values, of_gradients = computed(
-        lambda a: definition.recurrence(ops_torch, words, numbers, a), arrays, weights
+        lambda a: definition.recurrence(ops_torch, variant, numbers, a), arrays, weights
     )
     return dict(
         dtype=dtype,
