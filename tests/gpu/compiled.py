@@ -109,7 +109,7 @@ def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
     back = function == "backward"
     known: dict[str, Any] = dict(C=cell, DT=type_, PRECISION=choose.precision(dtype), SAVE=True)
     if room == "tile":
-        if not choose.fits_tile(cell, dtype):
+        if not choose.fits_tile(cell, dtype, device.shared):
             return None
         tiles = choose.tile(cell, dtype, back)
         return known | dict(M=tiles.rows), tiles.warps, False

@@ -17,8 +17,8 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
-from lnrnn.engines.native import definition
-from lnrnn.engines.native.call import DIFFERENTIABLE, Inputs, Numbers, encode
+from lnrnn.engines.fused import definition
+from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
 from lnrnn.engines.triton import choose, divide, exchange, loops, split, torch_op
 from lnrnn.variant import Norm, Variant
@@ -173,7 +173,7 @@ def dies(q: int) -> None:
 def case(name: str) -> dict:
     variant, steps, batch, units, dtype, chunk, extras, clip = CASES[name]
     loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2, name != "gru")
-    choose.fits_tile = lambda c, dtype: False
+    choose.fits_tile = lambda c, dtype, shared: False
     divide.launch = by_processes(late if name in DELAYED else lambda q: None)
     arrays, weights = problem(variant, steps, batch, units, extras)
     numbers = Numbers(epsilon=variant.epsilon, clip=clip)
@@ -183,9 +183,8 @@ def case(name: str) -> dict:
         weights,
     )
     divide.check()
-    words = encode(variant)
     of_values, of_gradients = computed(
-        lambda a: definition.recurrence(ops_torch, words, numbers, a), arrays, weights
+        lambda a: definition.recurrence(ops_torch, variant, numbers, a), arrays, weights
     )
     return dict(
         dtype=dtype,
@@ -197,7 +196,7 @@ def case(name: str) -> dict:
 def abandoned(start, absent: int) -> str:
     """What `divide.check` says after programs that a peer has left."""
     loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, 32, 2, False)
-    choose.fits_tile = lambda c, dtype: False
+    choose.fits_tile = lambda c, dtype, shared: False
     divide.launch = by_processes(start, absent)
     divide.POLLS = 100
     arrays, _ = problem(LSTM, 3, 3, 32, ())

@@ -31,32 +31,42 @@ class Split(NamedTuple):
     announced: bool
 
 
-# by columns of a tile: warps of the tile kernel, where U fits on chip
+# by columns of a tile: warps of the tile kernel
 _HALF = {16: 2, 32: 4, 64: 8, 128: 16}
+_HALF_BACK = _HALF | {128: 8}
 _SINGLE = {16: 2, 32: 4, 64: 8}
+_SINGLE_BACK = {16: 2, 32: 8, 64: 16}
 # rows and columns of a program of the split kernel, the best first
-_SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (64, 32), (64, 16), (16, 8))
-_SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16), (64, 16))
-_SCRATCH = 20 << 10  # bytes beside U
+_SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (16, 8))
+_SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16))
+_SCRATCH = 16 << 10  # bytes on chip beside U
 _WIDEST = 1024
 _ELEMENTS = 1024  # of a tile of the parallel kernels
 _PROGRAMS = 512
 
 
-def fits_tile(c: Cell, dtype: torch.dtype) -> bool:
-    """Whether the tile kernel computes this cell in this dtype."""
-    return c.block in (_SINGLE if dtype == torch.float32 else _HALF)
+def fits_tile(c: Cell, dtype: torch.dtype, shared: int) -> bool:
+    """Whether the tile kernel computes this cell in this dtype, with so much memory on chip."""
+    table = _SINGLE if dtype == torch.float32 else _HALF
+    return c.block in table and _bytes(c, dtype, c.block, c.block) <= shared - _SCRATCH
 
 
 def tile(c: Cell, dtype: torch.dtype, back: bool = False) -> Tile:
     """Of the tile kernel."""
-    warps = _SINGLE if dtype == torch.float32 else _HALF
-    return Tile(16, warps.get(c.block, 16))
+    if dtype == torch.float32:
+        return Tile(16, (_SINGLE_BACK if back else _SINGLE)[c.block])
+    return Tile(16, (_HALF_BACK if back else _HALF)[c.block])
+
+
+def _bytes(c: Cell, dtype: torch.dtype, rows: int, columns: int) -> int:
+    """What a part of U takes on chip: rows and columns of every gate."""
+    copies = 2 if dtype == torch.float32 and precision(dtype) == "tf32x3" else 1
+    return rows * columns * c.gates * dtype.itemsize * copies
 
 
 def rows(c: Cell) -> Tile:
     """Of the row kernels."""
-    return Tile(max(1, 512 // c.block), 8 if c.block >= 1024 else 4)
+    return Tile(max(1, 512 // c.block), 8)
 
 
 def parallel(c: Cell) -> Tile:
@@ -94,17 +104,11 @@ def split(
     if c.units > _WIDEST or c.reset == "before":
         return None
     single = dtype == torch.float32
-    copies = 2 if single and precision(dtype) == "tf32x3" else 1
     chunk = 128 if single or back else 256
     for rows, own in _SPLIT_SINGLE if single else _SPLIT_HALF:
         programs = -(-c.units // own)
-        of_u = (
-            -(-programs * own // chunk) * chunk * own * _filled(c.gates) * dtype.itemsize * copies
-        )
+        filled = 4 if c.gates == 3 else c.gates
+        of_u = _bytes(c, dtype, -(-programs * own // chunk) * chunk, own) * filled // c.gates
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
             return Split(rows, own, 8, chunk, 8, c.units > 512)
     return None
-
-
-def _filled(gates: int) -> int:
-    return 4 if gates == 3 else gates

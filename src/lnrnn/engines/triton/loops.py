@@ -63,7 +63,7 @@ class Backward(NamedTuple):
 
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
-    if choose.fits_tile(c, a.p.dtype):
+    if choose.fits_tile(c, a.p.dtype, _shared(a.p)):
         _tile_forward(c, a, save)
     elif tiles := _split_of(c, a.p):
         divide.forward(
@@ -79,7 +79,7 @@ def forward(c: Cell, a: Forward, save: bool) -> None:
 def backward(c: Cell, a: Backward) -> Tensor:
     """Fill d, dh and dc; the gradients of gains and shifts of the states' norms, (4, K)."""
     dtype = a.gates.dtype
-    if choose.fits_tile(c, dtype):
+    if choose.fits_tile(c, dtype, _shared(a.gates)):
         sums = _tile_backward(c, a)
     elif tiles := _split_of(c, a.gates, back=True):
         sums = a.dh.new_empty((-(-a.gates.shape[1] // tiles.rows), 4, c.pitch))
@@ -94,14 +94,19 @@ def backward(c: Cell, a: Backward) -> Tensor:
     return sums.sum(0)
 
 
+def _shared(like: Tensor) -> int:
+    """Bytes of memory on chip that a program may have; any number where kernels are interpreted."""
+    if not like.is_cuda:
+        return 1 << 30
+    return torch.cuda.get_device_properties(like.device).shared_memory_per_block_optin
+
+
 def _split_of(c: Cell, rows_of_gates: Tensor, back: bool = False) -> choose.Split | None:
-    if not rows_of_gates.is_cuda:
+    like = rows_of_gates
+    if not like.is_cuda:
         return None
-    device = torch.cuda.get_device_properties(rows_of_gates.device)
-    return choose.split(
-        c, rows_of_gates.dtype, rows_of_gates.shape[1], device.multi_processor_count,
-        device.shared_memory_per_block_optin, back,
-    )  # fmt: skip
+    processors = torch.cuda.get_device_properties(like.device).multi_processor_count
+    return choose.split(c, like.dtype, like.shape[1], processors, _shared(like), back)
 
 
 def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:
