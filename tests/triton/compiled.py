@@ -78,7 +78,7 @@ OPTIONAL = {"MASK", "RESET", "TAKE_H", "TAKE_C", "FACTOR_H", "FACTOR_N"}
 LIKE_X = {"P", "GATES", "H_ALL", "N", "A", "DH_ALL", "D", "X", "DX", "DS", "DS_N", "INTO", "GATED_INTO"}
 NUMBERS = {"T", "B", "t", "R", "first"}
 WORDS = {"HS", "DQ", "WORDS"}
-FLAGS = {"ANNOUNCED", "LOST"}
+FLAGS = {"LOST"}
 
 Entry = tuple[str, str, str, int, str, int]
 
@@ -117,7 +117,7 @@ def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
         options = choose.split(cell, dtype, 16, device.processors, device.shared, back)
         if options is None:
             return None
-        whole = divided(cell, options.own, options.announced, divide.POLLS)
+        whole = divided(cell, options.own, divide.POLLS)
         known |= divide.constants_of(whole, options, dtype)
         return known, options.warps, True
     tiles = choose.rows(cell) if room == "rows" else choose.parallel(cell)
@@ -193,8 +193,10 @@ def named(entry: Entry) -> str:
     return f"{room} {function} {variant} {units} {dtype} sm_{capability}"
 
 
-def complaints(entry: Entry, found: dict[str, int], recorded: dict[str, int] | None) -> list[str]:
-    """What is wrong with an entry."""
+def complaints(
+    entry: Entry, found: dict[str, int], recorded: dict[str, dict[str, int]] | None
+) -> list[str]:
+    """What is wrong with an entry; of a Triton that is not recorded only limits are known."""
     name, wrong = named(entry), []
     limit = DEVICES[entry[-1]].shared
     if found["spilled"]:
@@ -202,11 +204,13 @@ def complaints(entry: Entry, found: dict[str, int], recorded: dict[str, int] | N
     if found["shared"] > limit:
         wrong.append(f"{name}: {found['shared']} bytes on chip, and there are {limit}")
     if recorded is None:
-        wrong.append(f"{name}: not recorded; run with --record")
         return wrong
+    if name not in recorded:
+        return [*wrong, f"{name}: not recorded; run with --record"]
     for what in ("registers", "loop"):
-        if found[what] > recorded[what] * (1 + CHANGE):
-            wrong.append(f"{name}: {found[what]} {what}, and {recorded[what]} were recorded")
+        before = recorded[name][what]
+        if abs(found[what] - before) > before * CHANGE:
+            wrong.append(f"{name}: {found[what]} {what}, and {before} were recorded")
     return wrong
 
 
@@ -215,12 +219,11 @@ def main(options: list[str]) -> int:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(chosen, pool.map(compiled, chosen), strict=True))
     table = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    of_version = table.get(triton.__version__, {})
     if "--record" in options:
         table[triton.__version__] = {named(e): f for e, f in found.items()}
         RECORD.write_text(json.dumps(table, indent=1) + "\n")
-        of_version = table[triton.__version__]
-    wrong = [c for e, f in found.items() for c in complaints(e, f, of_version.get(named(e)))]
+    recorded = table.get(triton.__version__)
+    wrong = [c for e, f in found.items() for c in complaints(e, f, recorded)]
     print(*wrong, sep="\n")
     print(f"Triton {triton.__version__}: {len(found)} entries, {len(wrong)} complaints")
     return bool(wrong)
