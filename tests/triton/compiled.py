@@ -60,9 +60,9 @@ class Device(NamedTuple):
 
 DEVICES = {80: Device(108, 166_912), 90: Device(132, 232_448), 120: Device(170, 101_376)}
 KERNELS = {
-    "tile": (tile, ("forward", "backward"), (16, 32, 64, 128)),
+    "tile": (tile, ("forward", "backward"), (32, 64, 128)),
     "split": (split, ("forward", "backward"), (256, 512, 768, 1024)),
-    "rows": (rows, ("begin", "forward", "backward", "end"), (256, 1024, 2048)),
+    "rows": (rows, ("forward", "backward"), (1024, 2048)),
     "parallel": (parallel, ("inputs", "gradients"), (128, 1024)),
 }
 FEW = [
