@@ -143,9 +143,7 @@ class Operator:
         cell = self.passes.encode(variant)
         if not _by_definition(given):
             self.passes.check(inputs)
-            ready = torch.compiler.is_compiling() or self.passes.ready(
-                cell, numbers, inputs, named
-            )
+            ready = torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)
         else:
             ready = False
         if not ready:

@@ -51,9 +51,7 @@ class _Core:
     def check(self, inputs: Inputs) -> None:
         _check_devices(inputs)
 
-    def ready(
-        self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool
-    ) -> bool:
+    def ready(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
         return True
 
     def empty(

@@ -7,11 +7,11 @@ Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zer
 |---|---|---|
 | P | (T, B, G, K) like x | the input part of each gate; a saving kernel leaves the gates there |
 | U | (K, G, K) | centred over each group of a layer norm, as its bias is |
-| VECTORS | (3 G + 4, K) | of each gate the bias of h U, gain and shift of its recurrent norm; gain and shift of the cell's norm and of the hidden norm |
+| VECTORS | (3 G + 4, K) | of each gate bias of h U, gain and shift of its recurrent norm; of states |
 | H_LAST, C_LAST | (B, K) | the initial states, then the last ones |
 | MASK, RESET | (T, B) | bytes, or None |
 | TAKE_H, TAKE_C | (T, B, K) | zoneout, or None |
-| FACTOR_H, FACTOR_N | (B, K) or (T, B, K) | dropout of h before its product, of the candidate, or None |
+| FACTOR_H, FACTOR_N | (B, K) or (T, B, K) | dropout of h, of the candidate, or None |
 | H_ALL | (T + 1, B, K) like x | the states h, the initial one first |
 | C_ALL | (T + 1, B, K) | the states c of an lstm |
 | N | (T, B, G, K) like x | the normed values u of the recurrent norms |

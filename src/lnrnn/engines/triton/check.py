@@ -22,7 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
-import lnrnn
+from lnrnn import __version__
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
@@ -156,7 +156,7 @@ def _key(variant: Variant, numbers: Numbers, a: Inputs) -> str:
     """All that an answer depends on."""
     given = tuple((n, t.ndim) for n, t in a._asdict().items() if t is not None)
     parts = (
-        lnrnn.__version__, torch.__version__, triton.__version__, _device(a.x), variant, numbers,
+        __version__, torch.__version__, triton.__version__, _device(a.x), variant, numbers,
         a.recurrent.shape[0], min(a.x.shape[1], _BATCH), _precision(a.x.dtype), given,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

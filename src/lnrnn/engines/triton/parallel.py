@@ -1,4 +1,4 @@
-"""N and Q, the kernels that need no recurrence: the norms of inputs, and what is left of derivatives.
+"""N and Q, the kernels that need no recurrence: norms of inputs, and the rest of derivatives.
 
 Their programs take rows (t, b) of all steps at once, and are bound by memory.
 """
@@ -117,7 +117,7 @@ def gradients(
     D, DX, DS, GATES, N, X, S, SX, VECTORS, AFFINE, SUMS, R, B,
     C: tl.constexpr, M: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
-    """Q: from D, gradients of pre-activations, those of x W (DX) and of h U (DS), rows (R, G, pitch).
+    """Q: from D, gradients of pre-activations, those of x W and of h U, rows (R, G, pitch).
 
     SUMS (programs, 6, G, pitch): over the rows of a program, gradients of the gain and of the
     shift of inputs, of the gain and of the shift of recurrent norms, of the biases of x W and h U.

@@ -21,8 +21,8 @@ def interpreted() -> bool:
 def refusal(variant: Variant, framework: str, dtype: str, device: str) -> str | None:
     """The first reason, or None."""
     return (
-        missing()
-        or (f"it computes for torch, not {framework}" if framework != "torch" else None)
+        (f"it computes for torch, not {framework}" if framework != "torch" else None)
+        or missing()
         or _of_device(device)
         or describe.refusal(variant)
         or (f"it computes {', '.join(DTYPES)}, not {dtype}" if dtype not in DTYPES else None)

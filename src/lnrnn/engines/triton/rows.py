@@ -58,7 +58,7 @@ def _store_entering(C: tl.constexpr, h, INTO, RESET, on_h, at, m, row, known):
 @triton.jit(do_not_specialize=["B"])
 def begin(H_LAST, RESET, FACTOR_H, INTO, B, C: tl.constexpr, M: tl.constexpr):
     """What enters the first product."""
-    cols, row, known, m, at, at_gates = _places(C, B, M)
+    _, row, known, m, at, _ = _places(C, B, M)
     h = tl.load(H_LAST + at, m, 0.0)
     _store_entering(C, h, INTO, RESET, factor(FACTOR_H, at, m), at, m, row, known)
 
@@ -107,7 +107,7 @@ def forward(
     if PART == "late":
         s_n = tl.load(PRODUCT + at, m, 0.0).to(tl.float32) + bias[G - 1]
         gates, u, kept, gated = (p[0], p[1]), (s_n, s_n), (), s_n
-        for i in tl.static_range(tl.constexpr(C.early_norms)):
+        for _ in tl.static_range(tl.constexpr(C.early_norms)):
             kept = kept + (s_n,)
         gates, u, kept = late(C, s_n, gates, u, kept, p, gain, shift, cols)
     else:
@@ -162,7 +162,7 @@ def forward(
 @triton.jit(do_not_specialize=["B"])
 def end(PRODUCT, DIRECT, HELD, DH, H_ALL, RESET, FACTOR_H, B, C: tl.constexpr, M: tl.constexpr):
     """The gradient of the initial h, from the last product."""
-    cols, row, known, m, at, at_gates = _places(C, B, M)
+    _, row, known, m, at, _ = _places(C, B, M)
     dq = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
     direct = tl.load(DIRECT + at, m, 0.0)
     held = tl.load(HELD + at, m, 0.0)

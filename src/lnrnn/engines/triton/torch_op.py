@@ -59,9 +59,7 @@ class _Kernels:
                     f"beside {x.device}: move it."
                 )
 
-    def ready(
-        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, named: bool
-    ) -> bool:
+    def ready(self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
         reason = self._refusal(cell, numbers, inputs)
         if reason is not None and named:
             raise ValueError(_refused(reason))

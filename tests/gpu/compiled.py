@@ -1,8 +1,8 @@
 """Compile every entry of the kernel table for GPUs that need not be there, and read what came out.
 
-python tests/triton/compiled.py            compare with the recorded table of this Triton
-python tests/triton/compiled.py --few      the same of the few entries that tests compile
-python tests/triton/compiled.py --record   record it
+python tests/gpu/compiled.py            compare with the recorded table of this Triton
+python tests/gpu/compiled.py --few      the same of the few entries that tests compile
+python tests/gpu/compiled.py --record   record it
 
 Of each entry: registers, bytes that registers spill, bytes of memory on chip, instructions of the
 loop over time (of a kernel without one, of its longest loop, or all).
