@@ -30,7 +30,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lnrnn.engines.triton import choose, divide, exchange, parallel, rows, split, tile
+from lnrnn.engines.triton import choose, divide, parallel, rows, split, tile
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe, divided
 from lnrnn.variant import Norm, Variant
@@ -75,7 +75,21 @@ FEW = [
 ]
 
 OPTIONAL = {"MASK", "RESET", "TAKE_H", "TAKE_C", "FACTOR_H", "FACTOR_N"}
-LIKE_X = {"P", "GATES", "H_ALL", "N", "A", "DH_ALL", "D", "X", "DX", "DS", "DS_N", "INTO", "GATED_INTO"}
+LIKE_X = {
+    "P",
+    "GATES",
+    "H_ALL",
+    "N",
+    "A",
+    "DH_ALL",
+    "D",
+    "X",
+    "DX",
+    "DS",
+    "DS_N",
+    "INTO",
+    "GATED_INTO",
+}
 NUMBERS = {"T", "B", "t", "R", "first"}
 WORDS = {"HS", "DQ", "WORDS"}
 FLAGS = {"LOST"}
@@ -100,7 +114,7 @@ def entries() -> list[Entry]:
 
 
 def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
-    """The constants that a kernel is compiled with, its warps, whether it starts at once, or None."""
+    """What a kernel is compiled with, its warps, whether all programs start at once; or None."""
     room, function, variant, units, name, capability = entry
     dtype, type_, _, precision = DTYPES[name]
     torch.set_float32_matmul_precision(precision)

@@ -1,4 +1,4 @@
-"""A few entries of the kernel table, compiled for GPUs that are not there; `make kernels` takes all."""
+"""A few entries of the kernel table, compiled without a GPU; `make kernels` takes all."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The split kernel in Triton's interpreter, which runs programs one after another: here each runs in
-a process of its own over tensors in shared memory, so that they wait for each other as on a device.
+"""The split kernel in Triton's interpreter, which runs programs one after another.
+
+Here each runs in a process of its own over tensors in shared memory, so that they wait for each
+other as on a device.
 
 Prints one line of JSON: of each case the errors raised, the outputs' and gradients' largest errors.
 """

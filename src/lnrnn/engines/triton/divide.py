@@ -63,7 +63,9 @@ def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
     )
 
 
-def launch(kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]
+) -> None:
     """Start all programs at once, or none."""
     kernel[grid](*arrays, 0, **known, num_stages=1, launch_cooperative_grid=True)
 

@@ -119,6 +119,7 @@ def product_of_all(
     col = tl.arange(0, W)[None, :]
     at = HS + (link[2] % 2) * (M * width) + tl.arange(0, M)[:, None] * width + col
     after = load(at, tl.broadcast_to(col < width, (M, W)))
+    s = 0.0
     for n in tl.static_range(CHUNKS):
         words = after
         if n + 1 < CHUNKS:  # on its way while this one is multiplied
@@ -129,7 +130,7 @@ def product_of_all(
             part = product(C, u_tiles[n], tl.trans(h), DT, PRECISION)
         else:
             part = product(C, h, u_tiles[n], DT, PRECISION)
-        s = part if n == 0 else s + part
+        s += part
         at += W
     return tl.trans(s) if PAIRS else s
 
@@ -287,9 +288,7 @@ def forward(
         H_ALL += step
         tl.store(H_ALL + at, h, m)
         if SAVE:
-            save(
-                C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads
-            )
+            save(C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads)
             if C.kind == "lstm":
                 C_ALL += step
                 tl.store(C_ALL + at, c, m)
@@ -391,7 +390,7 @@ def backward(
         link = (WORDS, q, back + 1, LOST)
         if DH_ALL is not None:
             dh += of_output
-        d, entering, direct, dc, held, sums = open_back(
+        d, _entering, direct, dc, held, sums = open_back(
             C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
             at, m, row, known, cols, link,
         )  # fmt: skip
