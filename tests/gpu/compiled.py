@@ -102,12 +102,14 @@ def entries() -> list[Entry]:
     found = []
     for room, (_, functions, sizes) in KERNELS.items():
         looped = room in ("tile", "split")
-        for function, units, capability in itertools.product(functions, sizes, DEVICES):
+        for function, (units, capability) in itertools.product(
+            functions, itertools.product(sizes, DEVICES)
+        ):
             chosen = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
             if units == sizes[1]:
                 chosen += [("gru", "bfloat16"), ("lstm", "float16")]
             for variant, dtype in chosen:
-                entry = (room, function, variant, units, dtype, capability)
+                entry: Entry = (room, function, variant, units, dtype, capability)
                 if arguments(entry):
                     found.append(entry)
     return found

@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import time
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -107,8 +108,8 @@ def computed(run, arrays: Inputs, weights):
         if n in DIFFERENTIABLE and a is not None
     }
     outputs = run(arrays._replace(**leaves))
-    loss = sum((o.double() * w).sum() for o, w in zip(outputs, weights, strict=False))
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    losses = [(o.double() * w).sum() for o, w in zip(outputs, weights, strict=False)]
+    gradients = torch.autograd.grad(losses, list(leaves.values()))
     return (
         [o.detach().double() for o in outputs],
         {n: g.double() for n, g in zip(leaves, gradients, strict=True)},
@@ -213,7 +214,7 @@ def abandoned(start, absent: int) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    results = {name: case(name) for name in CASES}
+    results: dict[str, Any] = {name: case(name) for name in CASES}
     results["absent"] = abandoned(lambda q: None, 1)
     results["killed"] = abandoned(dies, -1)
     json.dump(results, sys.stdout)
