@@ -102,16 +102,15 @@ def entries() -> list[Entry]:
     found = []
     for room, (_, functions, sizes) in KERNELS.items():
         looped = room in ("tile", "split")
-        for function, (units, capability) in itertools.product(
-            functions, itertools.product(sizes, DEVICES)
-        ):
-            chosen = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
-            if units == sizes[1]:
-                chosen += [("gru", "bfloat16"), ("lstm", "float16")]
-            for variant, dtype in chosen:
-                entry: Entry = (room, function, variant, units, dtype, capability)
-                if arguments(entry):
-                    found.append(entry)
+        for function in functions:
+            for units in sizes:
+                few = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
+                if units == sizes[1]:
+                    few += [("gru", "bfloat16"), ("lstm", "float16")]
+                for (variant, dtype), capability in itertools.product(few, DEVICES):
+                    entry = (room, function, variant, units, dtype, capability)
+                    if arguments(entry):
+                        found.append(entry)
     return found
 
 
