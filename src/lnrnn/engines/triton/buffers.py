@@ -135,14 +135,26 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def centred(c: Cell, t: Tensor) -> Tensor:
     """(..., G, H) without its mean over each group that is centred ahead."""
-    if not any(c.centred_ahead):
+    ahead = c.centred_ahead
+    if not any(ahead):
         return t
+    if all(ahead) and -1 not in c.groups:
+        if c.norms == 1:
+            return t - t.mean((-2, -1), keepdim=True)
+        if c.norms == c.gates:
+            return t - t.mean(-1, keepdim=True)
     t = t.clone()
-    for k, ahead in enumerate(c.centred_ahead):
+    for k in range(c.norms):
         of = [g for g in range(c.gates) if c.groups[g] == k]
-        if ahead:
+        if ahead[k]:
             t[..., of, :] -= t[..., of, :].mean((-2, -1), keepdim=True)
     return t
+
+
+def projecting(c: Cell, kernel: Tensor, dtype: torch.dtype) -> Tensor:
+    """W (I, G K) as the product takes it, where it lies if it can."""
+    kernel = kernel.to(dtype)
+    return kernel if c.pitch == c.units else by_gate(c, kernel).flatten(1)
 
 
 def recurrent(c: Cell, a: Inputs) -> Tensor:
@@ -163,42 +175,50 @@ def recurrent_back(c: Cell, a: Inputs) -> Tensor:
     return pad(u, (0, extra, 0, extra)) if extra else u.contiguous()
 
 
+def _empty(c: Cell, a: Inputs, rows: int) -> Tensor:
+    """(rows, K), its last columns zero."""
+    shape = (rows, c.pitch)
+    return a.recurrent.new_empty(shape) if c.pitch == c.units else a.recurrent.new_zeros(shape)
+
+
 def vectors(c: Cell, a: Inputs) -> Tensor:
-    """VECTORS (3 G + 4, K)."""
-    found = a.recurrent.new_zeros((3 * c.gates + 4, c.pitch))
-    bias, gain, shift = (
-        cut(c, found[i * c.gates : (i + 1) * c.gates]).view(c.gates, c.units) for i in range(3)
-    )
+    """VECTORS (3 G + 4, K); rows that a cell does not use hold anything."""
+    G, units = c.gates, c.units
+    found = _empty(c, a, 3 * G + 4)
+    bias, gain, shift, states = cut(c, found).split((G, G, G, 4))
     if a.bias_h is not None:
-        bias.copy_(centred(c, a.bias_h.view(c.gates, c.units)))
-    for g in range(c.gates):
-        of = slice(g * c.units, (g + 1) * c.units)
-        gains, shifts = (a.gain_sum, a.shift_sum) if c.summed[g] else (a.gain_h, a.shift_h)
-        if c.groups[g] >= 0:
-            gain[g] = 1.0 if gains is None else gains[of]
-            if shifts is not None:
-                shift[g] = shifts[of]
-    for i, vector in enumerate((a.gain_c, a.shift_c)):
-        if vector is not None:
-            found[3 * c.gates + i, : c.units] = vector
+        bias.copy_(centred(c, a.bias_h.view(G, units)))
+    used = [g for g in range(G) if c.groups[g] >= 0]
+    for summed in {c.summed[g] for g in used}:
+        of = [g for g in used if c.summed[g] == summed]
+        gains, shifts = (a.gain_sum, a.shift_sum) if summed else (a.gain_h, a.shift_h)
+        for into, vector, absent in ((gain, gains, 1.0), (shift, shifts, 0.0)):
+            whole = None if vector is None else vector.view(G, units)
+            if len(of) == G:
+                into.fill_(absent) if whole is None else into.copy_(whole)
+            else:
+                into[of] = absent if whole is None else whole[of]
+    if a.gain_c is not None:
+        states[0] = a.gain_c
+        states[1] = 0.0 if a.shift_c is None else a.shift_c
     return found
 
 
 def affine_of_inputs(c: Cell, a: Inputs) -> Tensor:
     """Gains and shifts of the input part (2 G, K), with shifts of h U that are simply added."""
-    found = a.recurrent.new_zeros((2 * c.gates, c.pitch))
-    gain, shift = (cut(c, found[i * c.gates : (i + 1) * c.gates]) for i in range(2))
-    if a.gain_x is not None:
-        gain.copy_(a.gain_x.view(c.gates, c.units))
-    else:
-        gain.fill_(1.0)
-    if a.shift_x is not None:
-        shift += a.shift_x.view(c.gates, c.units)
+    G, units = c.gates, c.units
+    found = _empty(c, a, 2 * G)
+    gain, shift = cut(c, found).split((G, G))
+    gain.fill_(1.0) if a.gain_x is None else gain.copy_(a.gain_x.view(G, units))
+    shift.zero_() if a.shift_x is None else shift.copy_(a.shift_x.view(G, units))
     if a.shift_h is not None:
-        added = a.shift_h.view(c.gates, c.units)
-        for g in range(c.gates):
-            if not (c.reset == "after" and g == c.gates - 1) and not c.summed[g]:
-                shift[g] += added[g]
+        added = a.shift_h.view(G, units)
+        apart = [g for g in range(G) if c.summed[g] or (c.reset == "after" and g == G - 1)]
+        simply = [g for g in range(G) if g not in apart]
+        if apart:
+            shift[simply] += added[simply]
+        else:
+            shift += added
     return found
 
 

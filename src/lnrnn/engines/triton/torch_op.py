@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,7 +38,9 @@ class _Kernels:
         self._refusals: dict[Any, str | None] = {}
 
     def encode(self, variant: Variant) -> tuple[float, ...]:
-        return describe.encode(variant)
+        encode = describe.encode
+        # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
+        return encode(variant) if torch.compiler.is_compiling() else _encoded(variant)
 
     def decode(self, cell: tuple[float, ...], numbers: Numbers) -> Variant:
         return describe.decode(cell)
@@ -120,6 +123,9 @@ class _Kernels:
         return [found[Inputs._fields[i]] for i in asked(inputs, of_x)]
 
 
+_encoded = cache(describe.encode)
+
+
 def _refused(reason: str) -> str:
     return (
         f"The Triton engine is refused on this device ({reason}): report it, and use "
@@ -147,7 +153,7 @@ def _forward(c: Cell, a: Inputs, keep: bool) -> tuple[Tensor, ...]:
     n = Sizes(*a.x.shape)
     x = a.x.reshape(n.steps * n.batch, n.inputs)
     like, single = a.x, a.recurrent
-    kernel = buffers.by_gate(c, a.kernel).flatten(1).to(x.dtype)
+    kernel = buffers.projecting(c, a.kernel, x.dtype)
     if a.bias_x is None:
         projected = x @ kernel
     else:
@@ -159,9 +165,10 @@ def _forward(c: Cell, a: Inputs, keep: bool) -> tuple[Tensor, ...]:
     h_all = kept.h_all if keep else like.new_empty((n.steps + 1, n.batch, c.pitch))
     h_last = buffers.filled(c, a.h0).clone()
     c_last = buffers.filled(c, a.c0).clone() if c.lstm else single.new_empty(0)
-    h_all[0] = h_last
-    if keep and c.lstm:
-        kept.c_all[0] = c_last
+    if keep:
+        h_all[0] = h_last
+        if c.lstm:
+            kept.c_all[0] = c_last
     arrays = Forward(
         p, buffers.recurrent(c, a), buffers.vectors(c, a), h_last, c_last, _extras(c, a), h_all,
         kept.c_all, kept.normed, kept.gated, kept.statistics,
@@ -255,7 +262,7 @@ def _outer_gradients(
     found = {name: of[name] for name in DIFFERENTIABLE if name in of}
     dx, ds = dx.view(rows, wide), ds.view(rows, wide)
     x = a.x.reshape(rows, n.inputs)
-    kernel = buffers.by_gate(c, a.kernel).flatten(1).to(x.dtype)
+    kernel = buffers.projecting(c, a.kernel, x.dtype)
     if of_x:
         found["x"] = (dx @ kernel.t()).view(a.x.shape)
     found["kernel"] = buffers.joined(c, buffers.product(x.t(), dx).unflatten(1, (c.gates, c.pitch)))
