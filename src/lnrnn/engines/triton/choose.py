@@ -19,8 +19,7 @@ class Tile(NamedTuple):
 class Split(NamedTuple):
     """Of the split kernel: rows and columns of a program, its warps, and what is taken at once.
 
-    `chunk` is columns of a product, `sources` programs whose parts are loaded together,
-    `announced` whether tiles are announced before they are polled.
+    `chunk` is columns of a product, `sources` programs whose parts are loaded together.
     """
 
     rows: int
@@ -28,7 +27,6 @@ class Split(NamedTuple):
     warps: int
     chunk: int
     sources: int
-    announced: bool
 
 
 # by columns of a tile: warps of the tile kernel
@@ -110,5 +108,5 @@ def split(
         filled = 4 if c.gates == 3 else c.gates
         of_u = _bytes(c, dtype, -(-programs * own // chunk) * chunk, own) * filled // c.gates
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
-            return Split(rows, own, 8, chunk, 8, c.units > 512)
+            return Split(rows, own, 8, chunk, 8)
     return None

@@ -82,7 +82,6 @@ class Cell:
         programs: how many programs share a row; `block` columns are each one's own then.
         peers: the power of two that holds them.
         polls: how often a program looks for what another sends before it gives up.
-        announced: whether tiles of words are announced.
     """
 
     kind: str
@@ -123,7 +122,6 @@ class Cell:
     programs: int = 1
     peers: int = 1
     polls: int = 0
-    announced: bool = False
 
     @property
     def lstm(self) -> bool:
@@ -300,17 +298,14 @@ def describe(
 
 
 @lru_cache(maxsize=1024)
-def divided(cell: Cell, own: int, announced: bool, polls: int) -> Cell:
+def divided(cell: Cell, own: int, polls: int) -> Cell:
     """The cell of programs that share a row.
 
     Args:
         cell: the cell of whole rows.
         own: columns of a program, a power of two.
-        announced: whether tiles of words are announced.
         polls: how often a program looks for what another sends before it gives up.
     """
     programs = -(-cell.units // own)
     peers = 1 << (programs - 1).bit_length()
-    return replace(
-        cell, block=own, programs=programs, peers=peers, polls=polls, announced=announced
-    )
+    return replace(cell, block=own, programs=programs, peers=peers, polls=polls)

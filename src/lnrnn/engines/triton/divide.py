@@ -33,17 +33,21 @@ def _run(
     kernel: Any, c: Cell, options: Split, arrays: tuple[Any, ...], rows: int, known: dict[str, Any]
 ) -> None:
     """Of each tile every program gets `rows` rows of words of all columns."""
-    check()
     gates = arrays[0]
+    # a captured graph has no host beside it
+    watched = not (gates.is_cuda and torch.cuda.is_current_stream_capturing())
+    if watched:
+        check()
     tiles = -(-gates.shape[1] // options.rows)
-    c = divided(c, options.own, options.announced, POLLS)
+    c = divided(c, options.own, POLLS)
     known = known | constants_of(c, options, gates.dtype)
     words = rows * c.programs * c.block // (2 if known["PAIRS"] else 1)
     memory = _memory(c, options, tiles, words, gates)
     known = {n: v for n, v in known.items() if n in kernel.arg_names}
     known |= dict(C=constants(c), num_warps=options.warps)
     launch(kernel, (c.programs, tiles), (*arrays, *memory, *gates.shape[:2]), known)
-    _watch(memory[-1])
+    if watched:
+        _watch(memory[-1])
 
 
 def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
@@ -59,7 +63,9 @@ def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
     )
 
 
-def launch(kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]
+) -> None:
     """Start all programs at once, or none."""
     kernel[grid](*arrays, 0, **known, num_stages=1, launch_cooperative_grid=True)
 
@@ -85,14 +91,11 @@ def check() -> None:
 
 
 def _memory(c: Cell, options: Split, tiles: int, words: int, like: Tensor) -> list[Tensor]:
-    """Words of tiles, words of rows, announcements, and the flag of a program that gave up."""
-    sizes = (tiles * 2 * words, tiles * 2 * CHANNELS * c.peers * options.rows, tiles * c.peers, 1)
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + -(-size // 2) * 2)  # vectors of 16 bytes
-    whole = torch.zeros(starts[-1], dtype=torch.int64, device=like.device)
-    parts = [whole[a : a + n] for a, n in zip(starts, sizes, strict=False)]
-    return [*parts[:2], *(p.view(torch.int32) for p in parts[2:])]
+    """Words of tiles, words of rows, and the flag of a program that gave up."""
+    of_tiles, of_rows = tiles * 2 * words, tiles * 2 * CHANNELS * c.peers * options.rows
+    whole = torch.zeros(of_tiles + of_rows + 1, dtype=torch.int64, device=like.device)
+    parts = whole[:of_tiles], whole[of_tiles : of_tiles + of_rows], whole[-1:].view(torch.int32)
+    return list(parts)
 
 
 def _watch(flag: Tensor) -> None:

@@ -5,15 +5,11 @@ on; the reader loads all words that it wants again and again until each bears th
 slots, by the step's parity, are enough: a program that writes step t + 2 has read step t + 1 of
 all its peers, so that all of them had done with step t.  Words start as zero, steps count from 1.
 
-Large tiles are announced: after its words a writer stores the step's number alone, and a reader polls
-these few numbers before it loads the many words.  The announcement orders nothing, the words are
-still checked.
-
 A peer that never sends would hang the reader.  So polls are counted: whoever reaches the limit
-raises the flag `lost` and goes on with what there is, and so do all who then wait.  The host
-raises an error where the flag is up.
+raises the flag `LOST` and goes on with what there is, and so do all who then wait.  Where the flag
+is up the last results are NaN, and the host raises an error at its next call.
 
-A link is (words of this tile of rows, announcements, this program, step, flag).
+A link is (words of this tile of rows, this program, step, flag).
 """
 
 from __future__ import annotations
@@ -74,29 +70,6 @@ def store(at, words, m=None):
 
 
 @triton.jit
-def announce(C: tl.constexpr, link):
-    """That the words of a tile are on their way."""
-    if C.announced:
-        tl.debug_barrier()
-        tl.store(link[1] + (link[3] % 2) * C.peers + link[2], link[3], cache_modifier=".cg")
-
-
-@triton.jit
-def await_announcements(C: tl.constexpr, link):
-    """Wait until all programs have announced their words of this step."""
-    if C.announced:
-        peer = tl.arange(0, C.peers)
-        at = link[1] + (link[3] % 2) * C.peers + peer
-        wanted = peer < C.programs
-        late = tl.max(((tl.load(at, volatile=True) != link[3]) & wanted).to(tl.int32), 0)
-        polls = 0
-        while (late != 0) & (polls < C.polls):
-            late = tl.max(((tl.load(at, volatile=True) != link[3]) & wanted).to(tl.int32), 0)
-            polls = counted(C, polls, link)
-        give_up(C, polls, link)
-
-
-@triton.jit
 def late_words(words, wanted, step):
     """1 where a wanted word of a tile does not bear the step's number, else 0."""
     late = (((words >> 32) != step) & wanted).to(tl.int32)
@@ -108,14 +81,14 @@ def counted(C: tl.constexpr, polls, link):
     """One more poll; the limit where the flag is up."""
     polls += 1
     if polls % _PATIENCE == 0:
-        polls = tl.where(tl.load(link[4], volatile=True) != 0, C.polls, polls)
+        polls = tl.where(tl.load(link[3], volatile=True) != 0, C.polls, polls)
     return polls
 
 
 @triton.jit
 def give_up(C: tl.constexpr, polls, link):
     if polls >= C.polls:
-        tl.store(link[4], 1)
+        tl.store(link[3], 1)
 
 
 @triton.jit
@@ -130,7 +103,7 @@ def load(at, m=None):
 def settled(C: tl.constexpr, words, at, m, link):
     """A tile of words as loaded once, again until all within m bear the step's number."""
     polls = 0
-    while (late_words(words, m, link[3]) != 0) & (polls < C.polls):
+    while (late_words(words, m, link[2]) != 0) & (polls < C.polls):
         words = load(at, m)
         polls = counted(C, polls, link)
     give_up(C, polls, link)
@@ -141,14 +114,14 @@ def settled(C: tl.constexpr, words, at, m, link):
 def tell(C: tl.constexpr, v, link, channel: tl.constexpr):
     """A number of each row, (M), to all programs."""
     M: tl.constexpr = v.shape[0]
-    at = link[0] + (link[3] % 2) * (_CHANNELS * C.peers * M) + channel * (C.peers * M)
-    store(at + link[2] * M + tl.arange(0, M), word(v, link[3]))
+    at = link[0] + (link[2] % 2) * (_CHANNELS * C.peers * M) + channel * (C.peers * M)
+    store(at + link[1] * M + tl.arange(0, M), word(v, link[2]))
 
 
 @triton.jit
 def hear(C: tl.constexpr, link, channel: tl.constexpr, M: tl.constexpr):
     """What all programs told on a channel, (peers, M), zero for those that do not exist."""
-    at = link[0] + (link[3] % 2) * (_CHANNELS * C.peers * M) + channel * (C.peers * M)
+    at = link[0] + (link[2] % 2) * (_CHANNELS * C.peers * M) + channel * (C.peers * M)
     peer = tl.arange(0, C.peers)[:, None]
     wanted = tl.broadcast_to(peer < C.programs, (C.peers, M))
     at += peer * M + tl.arange(0, M)[None, :]
@@ -159,7 +132,7 @@ def hear(C: tl.constexpr, link, channel: tl.constexpr, M: tl.constexpr):
 def hear_two(C: tl.constexpr, link, channel: tl.constexpr, M: tl.constexpr):
     """The same of a channel and the next one, in one wait."""
     P: tl.constexpr = C.peers
-    at = link[0] + (link[3] % 2) * (_CHANNELS * P * M) + channel * (P * M)
+    at = link[0] + (link[2] % 2) * (_CHANNELS * P * M) + channel * (P * M)
     peer = tl.arange(0, 2 * P)[:, None]
     wanted = tl.broadcast_to(peer % P < C.programs, (2 * P, M))
     at += peer * M + tl.arange(0, M)[None, :]
@@ -202,7 +175,7 @@ def moments(C: tl.constexpr, v, cols, link, channel: tl.constexpr):
     """
     M: tl.constexpr = v.shape[0]
     real = (cols < C.units)[None, :]
-    own = tl.minimum(C.units - link[2] * C.block, C.block).to(tl.float32)
+    own = tl.minimum(C.units - link[1] * C.block, C.block).to(tl.float32)
     mean = tl.sum(v, 1) / own
     d = tl.where(real, v - mean[:, None], 0.0)
     tell(C, mean, link, channel)

@@ -17,8 +17,6 @@ import triton.language as tl
 
 from lnrnn.engines.triton.cell import within
 from lnrnn.engines.triton.exchange import (
-    announce,
-    await_announcements,
     counted,
     floats,
     give_up,
@@ -102,13 +100,12 @@ def send_h(C: tl.constexpr, HS, h, link, DT: tl.constexpr, PAIRS: tl.constexpr):
     """The own columns of h (M, block), rounded, to all programs."""
     M: tl.constexpr = h.shape[0]
     width = words_of_h(C, PAIRS)
-    at = HS + (link[3] % 2) * (M * width) + tl.arange(0, M)[:, None] * width
+    at = HS + (link[2] % 2) * (M * width) + tl.arange(0, M)[:, None] * width
     if PAIRS:
         half: tl.constexpr = C.block // 2
-        store(at + (link[2] * half + tl.arange(0, half))[None, :], word_of_pair(h, link[3], DT))
+        store(at + (link[1] * half + tl.arange(0, half))[None, :], word_of_pair(h, link[2], DT))
     else:
-        store(at + (link[2] * C.block + tl.arange(0, C.block))[None, :], word(h, link[3]))
-    announce(C, link)
+        store(at + (link[1] * C.block + tl.arange(0, C.block))[None, :], word(h, link[2]))
 
 
 @triton.jit
@@ -120,9 +117,9 @@ def product_of_all(
     W: tl.constexpr = CHUNK // 2 if PAIRS else CHUNK
     width = words_of_h(C, PAIRS)
     col = tl.arange(0, W)[None, :]
-    at = HS + (link[3] % 2) * (M * width) + tl.arange(0, M)[:, None] * width + col
-    await_announcements(C, link)
+    at = HS + (link[2] % 2) * (M * width) + tl.arange(0, M)[:, None] * width + col
     after = load(at, tl.broadcast_to(col < width, (M, W)))
+    s = 0.0
     for n in tl.static_range(CHUNKS):
         words = after
         if n + 1 < CHUNKS:  # on its way while this one is multiplied
@@ -133,7 +130,7 @@ def product_of_all(
             part = product(C, u_tiles[n], tl.trans(h), DT, PRECISION)
         else:
             part = product(C, h, u_tiles[n], DT, PRECISION)
-        s = part if n == 0 else s + part
+        s += part
         at += W
     return tl.trans(s) if PAIRS else s
 
@@ -143,15 +140,15 @@ def send_parts(C: tl.constexpr, DQ, part, first, link, DT: tl.constexpr, PAIRS: 
     """What this program adds to the columns [first, first + N) of the product, (N, M), to their
     owners."""
     if PAIRS:
-        words = word_of_pair(part, link[3], DT)
+        words = word_of_pair(part, link[2], DT)
     else:
-        words = word(part, link[3])
+        words = word(part, link[2])
     W: tl.constexpr = words.shape[1]
     tile: tl.constexpr = W * C.block
     col = first + tl.arange(0, part.shape[0])
     owner = col // C.block
-    at = DQ + (link[3] % 2) * (C.programs * C.programs * tile)
-    at += (owner * C.programs + link[2]) * tile + (col % C.block) * W
+    at = DQ + (link[2] % 2) * (C.programs * C.programs * tile)
+    at += (owner * C.programs + link[1]) * tile + (col % C.block) * W
     to = at[:, None] + tl.arange(0, W)[None, :]
     store(to, words, tl.broadcast_to((owner < C.programs)[:, None], words.shape))
 
@@ -183,8 +180,7 @@ def receive_parts(
 ):  # fmt: skip
     """The sum (M, block) of what all programs send to this one, a few of them at a time."""
     tile: tl.constexpr = M * C.block // 2 if PAIRS else M * C.block
-    at = DQ + ((link[3] % 2) * C.programs + link[2]) * (C.programs * tile) + tl.arange(0, tile)
-    await_announcements(C, link)
+    at = DQ + ((link[2] % 2) * C.programs + link[1]) * (C.programs * tile) + tl.arange(0, tile)
     even = tl.zeros((tile,), tl.float32)
     odd = even
     after = load_sources(C, at, 0, SOURCES, tile)
@@ -193,7 +189,7 @@ def receive_parts(
         if first + SOURCES < C.programs:  # on their way while these are added
             after = load_sources(C, at, first + SOURCES, SOURCES, tile)
         polls = 0
-        while (late_sources(C, words, first, SOURCES, link[3]) != 0) & (polls < C.polls):
+        while (late_sources(C, words, first, SOURCES, link[2]) != 0) & (polls < C.polls):
             words = load_sources(C, at, first, SOURCES, tile)
             polls = counted(C, polls, link)
         give_up(C, polls, link)
@@ -215,7 +211,7 @@ def receive_parts(
 @triton.jit(do_not_specialize=["T", "B", "first"])
 def forward(
     P, U, VECTORS, H_LAST, C_LAST, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
-    H_ALL, C_ALL, N, A, S, HS, WORDS, ANNOUNCED, LOST, T, B, first,
+    H_ALL, C_ALL, N, A, S, HS, WORDS, LOST, T, B, first,
     C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
     SAVE: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -237,7 +233,6 @@ def forward(
     step = B.to(tl.int64) * C.pitch
     HS += tile.to(tl.int64) * (2 * M * words_of_h(C, PAIRS))
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
-    ANNOUNCED += tile * (2 * C.peers)
 
     # columns (unit, gate) of U; of 16 bits they are the rows of a product, which takes 64 at once
     place = tl.arange(0, GP * C.block)
@@ -262,11 +257,11 @@ def forward(
     if C.kind == "lstm":
         c = tl.load(C_LAST + at, m, 0.0)
     h_from, c_from, entering = enter(C, h, c, RESET, row, known)
-    link = (WORDS, ANNOUNCED, q, tl.full((), 1, tl.int32), LOST)
+    link = (WORDS, q, tl.full((), 1, tl.int32), LOST)
     send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
     for t in range(T):
         t = tl.full((), t, tl.int32)
-        link = (WORDS, ANNOUNCED, q, t + 1, LOST)
+        link = (WORDS, q, t + 1, LOST)
         p = load_gates(C, P + at_gates, m, 0, G)
         on_n = factor(FACTOR_N, at, m)
         s = product_of_all(C, HS, link, u_tiles, M, CHUNK, CHUNKS, DT, PRECISION, PAIRS)
@@ -288,14 +283,12 @@ def forward(
         more = t + 1 < T
         h_from, c_from, entering = enter(C, h, c, RESET, row, known & more)
         if more:
-            link = (WORDS, ANNOUNCED, q, t + 2, LOST)
+            link = (WORDS, q, t + 2, LOST)
             send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
         H_ALL += step
         tl.store(H_ALL + at, h, m)
         if SAVE:
-            save(
-                C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads
-            )
+            save(C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads)
             if C.kind == "lstm":
                 C_ALL += step
                 tl.store(C_ALL + at, c, m)
@@ -313,6 +306,9 @@ def forward(
             TAKE_C += step
         if C.moving_n:
             FACTOR_N += step
+    if tl.load(LOST, volatile=True) != 0:
+        h = 0.0 * h + float("nan")
+        tl.store(H_ALL + at, h, m)
     tl.store(H_LAST + at, h, m)
     if C.kind == "lstm":
         tl.store(C_LAST + at, c, m)
@@ -321,7 +317,7 @@ def forward(
 @triton.jit(do_not_specialize=["T", "B", "first"])
 def backward(
     GATES, UT, VECTORS, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
-    H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, DQ, WORDS, ANNOUNCED, LOST, T, B, first,
+    H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, DQ, WORDS, LOST, T, B, first,
     C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SOURCES: tl.constexpr, PAIRS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -339,9 +335,8 @@ def backward(
     at = row * C.pitch + cols[None, :]
     at_gates = row * (G * C.pitch) + cols[None, :]
     step = B.to(tl.int64) * C.pitch
-    DQ += tile.to(tl.int64) * (2 * C.programs * C.programs * M * C.block)
+    DQ += tile.to(tl.int64) * (2 * M * C.programs * words_of_h(C, PAIRS))
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
-    ANNOUNCED += tile * (2 * C.peers)
     last = (T - 1).to(tl.int64)
     GATES += last * G * step
     H_ALL += last * step
@@ -392,10 +387,10 @@ def backward(
         of_output = tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
     for back in range(T):
         back = tl.full((), back, tl.int32)
-        link = (WORDS, ANNOUNCED, q, back + 1, LOST)
+        link = (WORDS, q, back + 1, LOST)
         if DH_ALL is not None:
             dh += of_output
-        d, entering, direct, dc, held, sums = open_back(
+        d, _entering, direct, dc, held, sums = open_back(
             C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
             at, m, row, known, cols, link,
         )  # fmt: skip
@@ -407,7 +402,6 @@ def backward(
         for n in tl.static_range(CHUNKS):
             part = product(C, u_tiles[n], joined, DT, PRECISION)
             send_parts(C, DQ, part, n * CHUNK, link, DT, PAIRS)
-        announce(C, link)
         store_gates(C, D + at_gates, d, m, G)
         if C.cell_norm != "none":
             gain_c += sums[0]
@@ -449,6 +443,10 @@ def backward(
             FACTOR_H -= step
         if C.moving_n:
             FACTOR_N -= step
+    if tl.load(LOST, volatile=True) != 0:
+        dh = 0.0 * dh + float("nan")
+        for g in tl.static_range(G):
+            tl.store(D + at_gates + g * C.pitch, dh, m)
     tl.store(DH + at, dh, m)
     if C.kind == "lstm":
         tl.store(DC + at, dc, m)
