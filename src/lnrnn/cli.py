@@ -116,7 +116,9 @@ def _info() -> int:
         (engine, framework, "yes" if isinstance(answer, select.Yes) else f"no: {answer.reason}")
         for framework in BACKENDS
         if framework in installed
-        for engine, answer in select.report(select.Request(variant, framework)).items()
+        for engine, device in (("native", "cpu"), ("triton", "cuda"), ("portable", "cpu"))
+        if engine != "triton" or framework == "torch"
+        for answer in (select.report(select.Request(variant, framework, device=device))[engine],)
     ]
     table = [
         (d.name, v.cell, _norms(v), v.cell_norm, f"{v.epsilon:g}", _short(d.source))

@@ -337,7 +337,7 @@ def test_the_operator_gives_the_numbers_of_the_call_without_it(monkeypatch):
         return [y, first, *torch.autograd.grad(first.square().sum(), list(turned.values()))]
 
     plain = penalty()
-    monkeypatch.setattr(torch_op, "_eager", lambda tensors: False)
+    monkeypatch.setattr(torch_op.recurrence, "eager", lambda tensors: False)
     for one, other in zip(plain, penalty(), strict=True):
         assert torch.equal(one, other)
 

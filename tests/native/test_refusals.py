@@ -12,7 +12,7 @@ import tensorflow as tf
 import torch
 
 from lnrnn import Variant
-from lnrnn.engines.native.call import Inputs, Numbers
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.variant import Norm
 
 T, B, INPUTS, H = 3, 2, 5, 4

@@ -153,8 +153,9 @@ def test_torch_autocast_computes_in_single_precision():
 
 
 def test_torch_operators_keep_their_contract():
+    from lnrnn.engines.fused.call import Inputs, Numbers
     from lnrnn.engines.native import torch_op
-    from lnrnn.engines.native.call import Inputs, Numbers, encode
+    from lnrnn.engines.native.call import encode
 
     weights, x, states = draw()
     a = {n: None for n in Inputs._fields} | {
@@ -168,7 +169,7 @@ def test_torch_operators_keep_their_contract():
         "c0": torch.tensor(states[1]),
     }
     torch.library.opcheck(
-        torch_op._recurrence,
+        torch_op.recurrence.operator,
         (*a.values(), list(encode(VARIANT)), list(Numbers(epsilon=1e-3)), torch_op._ALL),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )

@@ -9,9 +9,10 @@ import numpy as np
 
 from lnrnn.bench.problem import NORMALISED, Competitor, Problem, Runs
 from lnrnn.bench.settings import OVERHEAD
+from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.fused.sequence import sequence
 from lnrnn.engines.native import call, core
-from lnrnn.engines.native.call import Cell, Inputs, Numbers
-from lnrnn.engines.native.sequence import sequence
+from lnrnn.engines.native.call import Cell
 from lnrnn.variant import Variant
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from threading import Lock
 
-_portable: Counter[str] = Counter()
+# by engine and framework, of the engines in Python; forward, then backward
+_counted: tuple[Counter[tuple[str, str]], ...] = (Counter(), Counter())
 _lock = Lock()
 
 
-def count(framework: str) -> None:
-    """Note a run of the portable engine."""
+def count(framework: str, engine: str = "portable", backward: bool = False) -> None:
+    """Note a run of an engine in Python."""
     with _lock:
-        _portable[framework] += 1
+        _counted[backward][engine, framework] += 1
 
 
 def runs(backward: bool = False) -> Counter[tuple[str, str]]:
@@ -21,13 +22,14 @@ def runs(backward: bool = False) -> Counter[tuple[str, str]]:
     A call of a layer or a cell is one run for each of its layers and directions, a step of a
     stream as well as a sequence.  The native engine counts in C++, each time that it runs, so
     that compiled programs count as others do; a batch that JAX has divided among devices is
-    one run for each part.  The portable engine counts when Python calls it: a program that is
-    traced and compiled counts when it is traced.  What the native engine leaves to the
-    definition, such as second derivatives, counts for neither.
+    one run for each part.  The Triton engine counts each time that it launches its kernels.  The
+    portable engine counts when Python calls it: a program that is traced and compiled counts
+    when it is traced.  What the other engines leave to the definition, such as second
+    derivatives, counts for none.
 
     Args:
-        backward: count the backward passes, which the native engine alone computes itself, in
-            place of the forward passes.
+        backward: count the backward passes, which the portable engine leaves to the framework,
+            in place of the forward passes.
 
     Returns:
         A copy: later runs do not change it, and the difference of two is what ran between.
@@ -43,9 +45,7 @@ def runs(backward: bool = False) -> Counter[tuple[str, str]]:
     """
     from lnrnn.engines.native import core
 
-    found: Counter[tuple[str, str]] = Counter()
-    if not backward:
-        with _lock:
-            found.update({("portable", framework): n for framework, n in _portable.items()})
+    with _lock:
+        found = Counter(_counted[backward])
     found.update({("native", framework): n for framework, n in core.runs(backward).items() if n})
     return found

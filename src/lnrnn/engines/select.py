@@ -24,6 +24,7 @@ class Request:
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
+        named: whether the caller has named the engine, so that no other may compute.
     """
 
     variant: Variant
@@ -32,6 +33,7 @@ class Request:
     unroll: bool = False
     functions: tuple[str, ...] = ()
     device: str = "cpu"
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Native:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.native.sequence` on the tensors of one framework.
+        """`lnrnn.engines.fused.sequence` on the tensors of one framework.
 
         Where TensorFlow traces for XLA or for a file, it is the portable engine's, but in half
         precision, where that one rounds more.
@@ -129,7 +131,36 @@ class Native:
         return "float32" if request.dtype in ("bfloat16", "float16") else request.dtype
 
 
-ENGINES: tuple[Engine, ...] = (Native(), Portable())
+class Triton:
+    """The recurrence in Triton kernels, fused forward and backward, on a GPU."""
+
+    name = "triton"
+
+    def supports(self, request: Request) -> Yes | No:
+        """Yes on a CUDA device, for variants that the kernels compute."""
+        from lnrnn.engines.triton import refuse
+
+        reason = refuse.refusal(request.variant, request.framework, request.dtype, request.device)
+        if reason is None and request.functions:
+            reason = f"{request.functions[0]} is a function without a name"
+        return Yes() if reason is None else No(reason)
+
+    def load(self, request: Request) -> Callable[..., Any]:
+        """`lnrnn.engines.fused.sequence` on PyTorch tensors, computed by the kernels.
+
+        The first call of each kind checks the kernels; where they are wrong on the device, the
+        portable definition computes, with a warning, or it is an error if the engine was named.
+        """
+        from lnrnn.engines import triton
+
+        return triton.on(request.framework, request.named).sequence
+
+    def weights_dtype(self, request: Request) -> str:
+        """float32 for half precision, which only the operands of products have."""
+        return "float32" if request.dtype in ("bfloat16", "float16") else request.dtype
+
+
+ENGINES: tuple[Engine, ...] = (Native(), Triton(), Portable())
 
 
 def choose(engine: str, request: Request) -> Engine:

@@ -288,6 +288,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             unroll=unroll,
             functions=tuple(self.functions),
             device=_device(),
+            named=self.engine != "auto",
         )
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 
 from lnrnn import reference
 from lnrnn.engines import runs, select
-from lnrnn.engines.native import call
+from lnrnn.engines.fused import call as fused
 from lnrnn.params import sizes_of
 from lnrnn.variant import Variant
 
@@ -255,7 +255,7 @@ def torch_modules(engine: str) -> Adapter:
     return run
 
 
-ENGINES = ("reference", "portable", "native")
+ENGINES = ("reference", "portable", "native", "triton")
 # the framework whose tensors an engine computes without the layers of a front end
 OPERATORS = {"torch-op": "torch", "jax": "jax", "tensorflow": "tensorflow"}
 FRONTENDS = ("keras", "torch", *OPERATORS)
@@ -266,7 +266,7 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     """The adapter of an engine, or of a front end with an engine.
 
     Args:
-        engine: `"reference"`, `"portable"` or `"native"`; None is the reference, or what a
+        engine: `"reference"` or the name of an engine; None is the reference, or what a
             front end chooses itself.
         frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; `"torch-op"`,
             `"jax"` and `"tensorflow"` run the engine (native if not named) on those frameworks'
@@ -283,20 +283,20 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
         layers = {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
         if engine is None:
             return layers
-        layers = _ran(engine, "torch" if frontend == "torch" else _framework(), layers)
-        return _supported(layers) if engine == "native" else layers
+        framework = "torch" if frontend == "torch" else _framework()
+        return _supported(engine, framework, _ran(engine, framework, layers))
     if engine in (None, "reference"):
         return run_reference
-    return tensors(engine, _framework())
+    return tensors(engine, "torch" if engine == "triton" else _framework())
 
 
-def _supported(run: Adapter) -> Adapter:
-    """The adapter for the variants that the native engine computes."""
+def _supported(engine: str, framework: str, run: Adapter) -> Adapter:
+    """The adapter for the files that an engine computes."""
 
     def checked(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
-        reason = call.refusal(variant)
-        if reason is not None:
-            raise Unsupported(reason)
+        answer = select.report(select.Request(variant, framework, given.dtype))[engine]
+        if isinstance(answer, select.No):
+            raise Unsupported(answer.reason)
         return run(variant, params, given)
 
     return checked
@@ -310,7 +310,7 @@ def _ran(engine: str, framework: str, run: Adapter) -> Adapter:
         results = run(variant, params, given)
         forward, back = runs() - before[0], runs(backward=True) - before[1]
         wanted = {(engine, framework)}
-        if set(forward) != wanted or set(back) != (wanted if engine == "native" else set()):
+        if set(forward) != wanted or set(back) != (set() if engine == "portable" else wanted):
             raise ValueError(
                 f"The engine {engine!r} computes a file on {framework}, forward and backward; "
                 f"there ran {dict(forward)} and {dict(back)}."
@@ -444,7 +444,7 @@ _NARROW = ("x", "h0", "c0")
 
 def _wide(dtype: str) -> str:
     """The dtype of NumPy's arrays for tensors of a dtype."""
-    return "float32" if dtype in call.HALVES else dtype
+    return "float32" if dtype in fused.HALVES else dtype
 
 
 _AUTODIFF = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}

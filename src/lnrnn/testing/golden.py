@@ -1,6 +1,6 @@
 """Runs golden files: inputs, weights, results and gradients that an original program gave.
 
-`python -m lnrnn.testing.golden DIR... [--engine reference|portable|native]
+`python -m lnrnn.testing.golden DIR... [--engine reference|portable|native|triton]
 [--frontend keras|torch|torch-op|jax|tensorflow] [--dtype bfloat16|float16]`
 
 A golden file is a pair `<name>.npz`, `<name>.json`.  The arrays are time-major:
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect
-from lnrnn.engines.native import call
+from lnrnn.engines.fused import call as fused
 from lnrnn.testing import adapters
 from lnrnn.testing.adapters import Adapter, Pass, Unsupported
 from lnrnn.testing.tolerances import SMALLEST_SCALE, TOLERANCES
@@ -326,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path)
     parser.add_argument("--engine", choices=adapters.ENGINES)
     parser.add_argument("--frontend", choices=adapters.FRONTENDS)
-    parser.add_argument("--dtype", choices=call.HALVES)
+    parser.add_argument("--dtype", choices=fused.HALVES)
     given = parser.parse_args(arguments)
     missing = [str(d) for d in given.directories if not d.is_dir()]
     if missing:

@@ -336,7 +336,11 @@ class Recurrent(nn.Module):
 
     def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
-            self.variant, framework="torch", dtype=_name(dtype), device=device.type
+            self.variant,
+            framework="torch",
+            dtype=_name(dtype),
+            device=device.type,
+            named=self.engine != "auto",
         )
 
     def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:

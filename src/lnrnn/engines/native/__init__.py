@@ -1,6 +1,6 @@
 """The native engine: the recurrence in C++, forward and backward, fused, on the CPU.
 
-`on("torch")` binds [sequence][lnrnn.engines.native.sequence.sequence] to one framework.
+`on("torch")` binds [sequence][lnrnn.engines.fused.sequence.sequence] to one framework.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from lnrnn.engines.native.sequence import sequence
+from lnrnn.engines.fused.sequence import sequence
 
 _bound: dict[str, SimpleNamespace] = {}
 

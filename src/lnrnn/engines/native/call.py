@@ -6,13 +6,12 @@ The order of the words is that of `Spec` in `csrc/core/spec.h`, that of the arra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Any, NamedTuple, get_args
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_args
 
+from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Array, Inputs
 from lnrnn.variant import Activation, Norm, Site, Variant
-
-Array = Any
 
 CELLS = ("simple", "lstm", "gru")
 CELL_NORMS = ("none", "output", "carry", "carry_only", "after_tanh")
@@ -22,60 +21,12 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 GATES = 4
 
 
-class Inputs(NamedTuple):
-    """The arrays of a forward pass, weights first; None is one that is absent."""
-
-    kernel: Array
-    recurrent: Array
-    bias_x: Array | None
-    bias_h: Array | None
-    gain_x: Array | None
-    shift_x: Array | None
-    gain_h: Array | None
-    shift_h: Array | None
-    gain_sum: Array | None
-    shift_sum: Array | None
-    gain_c: Array | None
-    shift_c: Array | None
-    x: Array
-    h0: Array
-    c0: Array | None
-    mask: Array | None
-    reset: Array | None
-    take_h: Array | None
-    take_c: Array | None
-    recurrent_mask: Array | None
-    candidate_mask: Array | None
-
-
-WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
-VECTORS = WEIGHTS[2:]
-DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
-FLAGS = ("mask", "reset")
 OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
 KEPT = ("c", "xw", "hu")  # of a forward pass for its backward pass
 # what is of half precision where x is; all else is then float32
 LIKE_X = ("x", "h", "xw", "hu", "dh", "dx")
-HALVES = ("bfloat16", "float16")
-INCOMING = ("dh", "dh_last", "dc_last")
 OUTGOING = tuple(f"d{name}" for name in DIFFERENTIABLE)
 ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
-
-
-class Numbers(NamedTuple):
-    """The scalars of a call.
-
-    Args:
-        take_h: zoneout, the share of the new h, where it is one number.
-        take_c: the same of c.
-        epsilon: of the norms.
-        clip: bound on the derivatives that return at each step; 0 is none.
-    """
-
-    take_h: float = 1.0
-    take_c: float = 1.0
-    epsilon: float = 1e-5
-    clip: float = 0.0
 
 
 def refusal(variant: Variant) -> str | None:
@@ -189,70 +140,6 @@ def sizes(
 def listed(addresses: Mapping[str, int]) -> list[int]:
     """Addresses by name in the order of `ARRAYS`; 0 for what is not named."""
     return [addresses.get(name, 0) for name in ARRAYS]
-
-
-def check(cell: Cell, a: Inputs, flag: Any, single: Any) -> None:
-    """Raise ValueError unless shapes and dtypes fit; the core reads the inputs unchecked.
-
-    A length that a graph does not know yet, None, fits any.
-
-    Args:
-        cell: the cell.
-        a: the inputs.
-        flag: the framework's boolean dtype.
-        single: its float32, in which all else is where x is of half precision.
-    """
-    _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
-
-
-def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        a == b or None in (a, b) for a, b in zip(shape, wanted, strict=True)
-    )
-
-
-def check_ranks(x: Any, kernel: Any) -> None:
-    """Raise ValueError unless these shapes have as many dimensions as x and W have."""
-    if len(x) != 3 or len(kernel) != 2:
-        raise ValueError(
-            f"x has the shape (T, B, I) and kernel (I, G H); got {tuple(x)} and {tuple(kernel)}."
-        )
-
-
-@lru_cache(maxsize=1024)
-def _check(cell: Cell, flag: Any, single: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
-    a = Inputs(*given)
-    check_ranks(a.x[0], a.kernel[0])
-    (steps, batch, inputs), dtype = a.x
-    name = getattr(dtype, "name", str(dtype).rpartition(".")[2])
-    wide_dtype = single if name in HALVES else dtype
-    units = a.kernel[0][-1] // cell.gates
-    wide = cell.gates * units
-    sequence, state = (steps, batch, units), (batch, units)
-    fits: dict[str, tuple[tuple[int, ...], ...]] = {
-        "kernel": ((inputs, wide),),
-        "recurrent": ((units, wide),),
-        **dict.fromkeys(VECTORS, ((wide,),)),
-        **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
-        "x": ((steps, batch, inputs),),
-        **dict.fromkeys(("h0", "c0"), (state,)),
-        **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
-        **dict.fromkeys(("take_h", "take_c"), (sequence,)),
-        **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
-    }
-    for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
-        if not any(_fits(shape, wanted) for wanted in fits[name]):
-            raise ValueError(
-                f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
-                f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
-            )
-        if its_dtype != (flag if name in FLAGS else dtype if name == "x" else wide_dtype):
-            raise ValueError(
-                f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
-                f"{its_dtype} beside {dtype}: convert it."
-            )
-    if steps == 0 or (cell.lstm and a.c0 is None):
-        raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")
 
 
 def result_shapes(cell: Cell, a: Inputs, kept: bool) -> dict[str, tuple[int, ...]]:

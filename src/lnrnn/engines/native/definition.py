@@ -1,76 +1,14 @@
-"""The portable definition of what the core computes, for what the core has no rule for.
-
-Second derivatives, forward mode, vectorised maps and export differentiate or trace this.
-"""
+"""The portable definition of a list of words."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lnrnn.engines.native.call import Inputs, Numbers, decode
-from lnrnn.engines.portable.recurrence import Recurrence
-from lnrnn.engines.portable.sequence import loop
-from lnrnn.engines.sites import Affine
-from lnrnn.variant import Site
-
-Array = Any
+from lnrnn.engines.fused import definition
+from lnrnn.engines.fused.call import Array, Inputs, Numbers
+from lnrnn.engines.native.call import decode
 
 
 def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
     """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
-    like, single = a.x, a.kernel
-    if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
-        ops = _Rounding(ops, like, single)
-    params = {
-        "recurrent_kernel": a.recurrent,
-        "bias_h": a.bias_h,
-        "cell_norm_gain": a.gain_c,
-        "cell_norm_bias": a.shift_c,
-    }
-    sites: dict[Site, Affine] = {
-        "x": Affine(a.gain_x, a.shift_x),
-        "h": Affine(a.gain_h, a.shift_h),
-        "sum": Affine(a.gain_sum, a.shift_sum),
-    }
-    variant = decode(words, numbers.epsilon)
-    step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
-
-    def project(x: Array) -> Array:
-        projected = ops.matmul(x, a.kernel)
-        return step.x_norm(projected if a.bias_x is None else projected + a.bias_x)
-
-    ahead = ops.projects_ahead
-    takes = (
-        given if given is not None else None if number == 1.0 else number
-        for given, number in ((a.take_h, numbers.take_h), (a.take_c, numbers.take_c))
-    )
-    take_h, take_c = takes
-    final, h = loop(
-        step,
-        project(a.x) if ahead else a.x,
-        (a.h0,) if a.c0 is None else (a.h0, a.c0),
-        prepare=(lambda x: x) if ahead else project,
-        mask=a.mask,
-        reset=a.reset,
-        take_h=take_h,
-        take_c=take_c,
-        recurrent_mask=a.recurrent_mask,
-        candidate_mask=a.candidate_mask,
-        unroll=False,
-        emit=True,
-    )
-    return (ops.cast(h, like), *final)
-
-
-class _Rounding:
-    """Operations whose products have their operands rounded to the dtype of `like`."""
-
-    def __init__(self, ops: Any, like: Array, single: Array) -> None:
-        self._ops, self._like, self._single = ops, like, single
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ops, name)
-
-    def matmul(self, a: Array, b: Array) -> Array:
-        rounded = (self.cast(self.cast(v, self._like), self._single) for v in (a, b))
-        return self._ops.matmul(*rounded)
+    return definition.recurrence(ops, decode(words, numbers.epsilon), numbers, a)

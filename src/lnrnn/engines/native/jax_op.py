@@ -23,8 +23,10 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lnrnn.engines.fused import call as fused
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.native import call, core, definition
-from lnrnn.engines.native.call import Cell, Inputs, Numbers
+from lnrnn.engines.native.call import Cell
 from lnrnn.engines.portable import ops_jax as ops
 from lnrnn.variant import Variant
 
@@ -34,7 +36,7 @@ Arrays = Sequence[jax.Array]
 _AXES = {
     "kernel": "iw",
     "recurrent": "hw",
-    **dict.fromkeys(call.VECTORS, "w"),
+    **dict.fromkeys(fused.VECTORS, "w"),
     "gain_c": "h",
     "shift_c": "h",
     "x": "tbi",
@@ -71,7 +73,7 @@ class How(NamedTuple):
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return tuple(n for n in self.names if n in call.DIFFERENTIABLE)
+        return tuple(n for n in self.names if n in fused.DIFFERENTIABLE)
 
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
@@ -82,13 +84,13 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
     """All h (T, B, H), the last h and, of an lstm, the last c."""
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
     dtype = inputs.x.dtype
-    half = dtype.name in call.HALVES
+    half = dtype.name in fused.HALVES
     if half:
         given = {n: _widened(a) if n != "x" else a for n, a in given.items()}
     precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
     rounding = precision in _ROUNDING and dtype == np.float32
     how = How(call.encode(variant), numbers, tuple(given), rounding)
-    call.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
+    fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
     h, *final = _recurrence.bind(*given.values(), how=how, keep=False)
     return h, *(s.astype(dtype) if half else s for s in final)
 
@@ -98,7 +100,7 @@ _ROUNDING = ("bfloat16", "BF16_BF16_F32")
 
 
 def _widened(a: jax.Array) -> jax.Array:
-    return a.astype(np.float32) if a.dtype.name in call.HALVES else a
+    return a.astype(np.float32) if a.dtype.name in fused.HALVES else a
 
 
 # ---- the fast forms
@@ -311,7 +313,7 @@ _needs_devices.update((_recurrence, _gradient))
 def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> Any:
     moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
     if any(
-        how.names[i] not in call.DIFFERENTIABLE for i in moving
+        how.names[i] not in fused.DIFFERENTIABLE for i in moving
     ):  # of random masks: not the core's
         return _tangent_of(partial(_define, how=how, keep=keep), arrays, moving)
     found = _recurrence.bind(*arrays, how=how, keep=True)

@@ -25,8 +25,10 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
 from tensorflow.python.saved_model.save_context import in_save_context
 
+from lnrnn.engines.fused import call as fused
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.native import call, core, definition, tensorflow_library
-from lnrnn.engines.native.call import Cell, Inputs, Numbers
+from lnrnn.engines.native.call import Cell
 from lnrnn.engines.portable import ops_tensorflow as ops
 from lnrnn.variant import Variant
 
@@ -95,7 +97,7 @@ def _recur(variant: Variant, numbers: Numbers, given: dict[str, Any]) -> tuple[A
     a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
     words = call.encode(variant)
     cell = call.cell_of(words)
-    call.check(cell, a, tf.bool, tf.float32)
+    fused.check(cell, a, tf.bool, tf.float32)
     if by_definition():
         return definition.recurrence(ops, words, numbers, a)
     names = tuple(given)
@@ -129,7 +131,7 @@ def _gradients(
 ) -> dict[str, Any]:
     """The gradients of the inputs by name; their own derivative is the definition's."""
     incoming = [tf.convert_to_tensor(d) for d in coming.values()]
-    of = tuple(n for n in forward.given if n in call.DIFFERENTIABLE and (of_x or n != "x"))
+    of = tuple(n for n in forward.given if n in fused.DIFFERENTIABLE and (of_x or n != "x"))
     how = How(
         forward.words,
         forward.numbers,
@@ -180,7 +182,7 @@ def _define(how: How, arrays: Arrays) -> list[Any]:
 def _define_back(how: How, arrays: Arrays) -> list[Any]:
     forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
     by_name = dict(zip(how.given, arrays, strict=True))
-    coming = {n: d for n, d in by_name.items() if n in call.INCOMING}
+    coming = {n: d for n, d in by_name.items() if n in fused.INCOMING}
     total = _weighed(forward, arrays[: len(forward.given)], coming)
     asked = [by_name[n[1:]] for n in how.found]
     # XLA may compile a function that was traced without it, and needs its loop so
@@ -196,7 +198,7 @@ def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
     """The sum of the results, each times the gradient that comes in for it."""
     a = forward.inputs(arrays)
     values = definition.recurrence(ops, forward.words, forward.numbers, a)
-    by_name: dict[str, Any] = dict(zip(call.INCOMING, values, strict=False))
+    by_name: dict[str, Any] = dict(zip(fused.INCOMING, values, strict=False))
     single = a.kernel.dtype
     return tf.add_n(
         [tf.reduce_sum(tf.cast(by_name[n], single) * tf.cast(d, single)) for n, d in coming.items()]

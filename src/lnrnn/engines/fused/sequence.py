@@ -1,10 +1,10 @@
-"""A sequence by the native engine: the same call as the portable engine's."""
+"""A sequence by a fused engine: the same call as the portable engine's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lnrnn.engines.native.call import Inputs, Numbers
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.recurrence import inner_bias
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
@@ -36,11 +36,11 @@ def sequence(
     unroll: bool = False,
     return_sequences: bool = True,
 ) -> tuple[Array, States]:
-    """Run a cell over a sequence, all of it in the core.
+    """Run a cell over a sequence, all of it in the engine.
 
     Args:
         ops: a framework's operations.
-        recurrence: a framework's binding of the core: variant, numbers and inputs to all h,
+        recurrence: an engine's binding to a framework: variant, numbers and inputs to all h,
             the last h and, of an lstm, the last c.
         variant: the cell.
         params: canonical weights, see [lnrnn.params][].
@@ -57,7 +57,7 @@ def sequence(
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
         recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
-        gates: their order in the weights; empty for the canonical one, which the core reads.
+        gates: their order in the weights; empty for the canonical one, which kernels read.
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.
 
@@ -121,7 +121,7 @@ def _affine(
     sites: Mapping[Site, Affine],
     params: Mapping[str, Array],
 ) -> Affine:
-    """Gain and shift for the core, which takes a site without a gain for one without a norm."""
+    """Gain and shift for kernels, which take a site without a gain for one without a norm."""
     gain, shift = sites[site]
     if gain is None and variant.norms_at(site):
         kernel = params["kernel"]

@@ -1,0 +1,141 @@
+"""What a fused recurrence takes, of every engine that has one.
+
+An engine computes all of a sequence and its derivative itself: weights, inputs and states go in,
+and the framework sees one operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+Array = Any
+
+
+class Inputs(NamedTuple):
+    """The arrays of a forward pass, weights first; None is one that is absent."""
+
+    kernel: Array
+    recurrent: Array
+    bias_x: Array | None
+    bias_h: Array | None
+    gain_x: Array | None
+    shift_x: Array | None
+    gain_h: Array | None
+    shift_h: Array | None
+    gain_sum: Array | None
+    shift_sum: Array | None
+    gain_c: Array | None
+    shift_c: Array | None
+    x: Array
+    h0: Array
+    c0: Array | None
+    mask: Array | None
+    reset: Array | None
+    take_h: Array | None
+    take_c: Array | None
+    recurrent_mask: Array | None
+    candidate_mask: Array | None
+
+
+WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
+VECTORS = WEIGHTS[2:]
+DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
+FLAGS = ("mask", "reset")
+HALVES = ("bfloat16", "float16")
+INCOMING = ("dh", "dh_last", "dc_last")
+
+
+class Numbers(NamedTuple):
+    """The scalars of a call.
+
+    Args:
+        take_h: zoneout, the share of the new h, where it is one number.
+        take_c: the same of c.
+        epsilon: of the norms.
+        clip: bound on the derivatives that return at each step; 0 is none.
+    """
+
+    take_h: float = 1.0
+    take_c: float = 1.0
+    epsilon: float = 1e-5
+    clip: float = 0.0
+
+
+class Shape(Protocol):
+    """What the shapes of arrays depend on, hashable."""
+
+    @property
+    def gates(self) -> int:
+        """G."""
+        ...
+
+    @property
+    def lstm(self) -> bool:
+        """Whether there is a c."""
+        ...
+
+
+def check(cell: Shape, a: Inputs, flag: Any, single: Any) -> None:
+    """Raise ValueError unless shapes and dtypes fit; kernels read the inputs unchecked.
+
+    A length that a graph does not know yet, None, fits any.
+
+    Args:
+        cell: the cell.
+        a: the inputs.
+        flag: the framework's boolean dtype.
+        single: its float32, in which all else is where x is of half precision.
+    """
+    _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
+
+
+def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        a == b or None in (a, b) for a, b in zip(shape, wanted, strict=True)
+    )
+
+
+def check_ranks(x: Any, kernel: Any) -> None:
+    """Raise ValueError unless these shapes have as many dimensions as x and W have."""
+    if len(x) != 3 or len(kernel) != 2:
+        raise ValueError(
+            f"x has the shape (T, B, I) and kernel (I, G H); got {tuple(x)} and {tuple(kernel)}."
+        )
+
+
+@lru_cache(maxsize=1024)
+def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], Any] | None) -> None:
+    a = Inputs(*given)
+    check_ranks(a.x[0], a.kernel[0])
+    (steps, batch, inputs), dtype = a.x
+    name = getattr(dtype, "name", str(dtype).rpartition(".")[2])
+    wide_dtype = single if name in HALVES else dtype
+    units = a.kernel[0][-1] // cell.gates
+    wide = cell.gates * units
+    sequence, state = (steps, batch, units), (batch, units)
+    fits: dict[str, tuple[tuple[int, ...], ...]] = {
+        "kernel": ((inputs, wide),),
+        "recurrent": ((units, wide),),
+        **dict.fromkeys(VECTORS, ((wide,),)),
+        **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
+        "x": ((steps, batch, inputs),),
+        **dict.fromkeys(("h0", "c0"), (state,)),
+        **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
+        **dict.fromkeys(("take_h", "take_c"), (sequence,)),
+        **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
+    }
+    for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
+        if not any(_fits(shape, wanted) for wanted in fits[name]):
+            raise ValueError(
+                f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
+                f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
+            )
+        if its_dtype != (flag if name in FLAGS else dtype if name == "x" else wide_dtype):
+            raise ValueError(
+                f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
+                f"{its_dtype} beside {dtype}: convert it."
+            )
+    if steps == 0 or (cell.lstm and a.c0 is None):
+        raise ValueError(f"A recurrence has one step or more and its states; got T={steps}.")

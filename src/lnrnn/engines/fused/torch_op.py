@@ -1,0 +1,357 @@
+"""A fused recurrence as a PyTorch operator: what is computed, traced, and differentiated again.
+
+A plain call takes an autograd function, as the dispatch of an operator costs more than a short
+sequence; graphs hold the operator.  What an engine has no rule for is the definition's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lnrnn.engines.fused import definition
+from lnrnn.engines.fused.call import DIFFERENTIABLE, HALVES, INCOMING, Inputs, Numbers
+from lnrnn.engines.portable import ops_torch as ops
+from lnrnn.variant import Variant
+
+_INPUTS = len(Inputs._fields)
+_X = Inputs._fields.index("x")
+_PLACES = [Inputs._fields.index(name) for name in DIFFERENTIABLE]
+_PLAIN = (Tensor, torch.nn.Parameter)
+_HALVES = tuple(getattr(torch, name) for name in HALVES)
+_ALWAYS = ("kernel", "recurrent", "x", "h0")
+
+
+class Passes(Protocol):
+    """The passes of an engine, and how it says what a cell is.
+
+    A cell is a value of the type `cell_type` of an operator's arguments.  A forward pass gives h
+    (T, B, H), the tensors named by `kept`, the last h and the last c (empty where there is none);
+    how much it keeps is a number, 0 is nothing.
+    """
+
+    device: str
+    cell_type: str
+    kept: tuple[str, ...]
+    h_is_kept: bool
+
+    def encode(self, variant: Variant) -> Any:
+        """The cell of a variant."""
+        ...
+
+    def decode(self, cell: Any, numbers: Numbers) -> Variant:
+        """A variant with the mathematics of a cell."""
+        ...
+
+    def keep(self, inputs: Inputs) -> int:
+        """How much a forward pass keeps where there is a backward pass."""
+        ...
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise ValueError unless the engine computes on these tensors."""
+        ...
+
+    def ready(self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool) -> bool:
+        """Whether the engine computes this call, or leaves it to the definition.
+
+        Raises ValueError in place of the latter where the caller has named the engine.
+        """
+        ...
+
+    def empty(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
+        """Tensors like those of a forward pass, not computed."""
+        ...
+
+    def forward(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
+        """A forward pass."""
+        ...
+
+    def backward(
+        self,
+        cell: Any,
+        numbers: Numbers,
+        inputs: Inputs,
+        kept: tuple[Tensor, ...],
+        incoming: tuple[Tensor | None, ...],
+        of_x: bool,
+    ) -> list[Tensor]:
+        """Gradients of the inputs that have one, in their order; of x only where asked for.
+
+        `kept` begins with h where `h_is_kept`.
+        """
+        ...
+
+
+class Operator:
+    """The recurrence of an engine: a call with a variant, its numbers and its inputs.
+
+    Args:
+        name: of the operator, as in `"lnrnn::recurrence"`; the derivative adds `_backward`.
+        passes: what computes.
+    """
+
+    def __init__(self, name: str, passes: Passes) -> None:
+        self.passes = passes
+        self._saved = int(passes.h_is_kept) + len(passes.kept)
+        self._first = 0 if passes.h_is_kept else 1
+        outputs = 3 + len(passes.kept)
+        given = ", ".join(f"Tensor {n}" if n in _ALWAYS else f"Tensor? {n}" for n in Inputs._fields)
+        kept = ", ".join(f"Tensor kept{i}" for i in range(self._saved))
+        incoming = ", ".join(f"Tensor? {n}" for n in INCOMING)
+        how = f"{passes.cell_type} cell, float[] numbers"
+        forward = f"({given}, {how}, int keep) -> ({', '.join(['Tensor'] * outputs)})"
+        backward = f"({given}, {kept}, {incoming}, {how}, bool of_x) -> Tensor[]"
+        self.operator = self._register(name, self._compute, forward)
+        self.derivative = self._register(f"{name}_backward", self._compute_dense, backward)
+        self.operator.register_fake(self._empty)
+        self.derivative.register_fake(self._empty_gradients)
+        self.operator.register_autograd(self._gradients, setup_context=self._setup)
+        self.derivative.register_autograd(self._second, setup_context=self._setup_second)
+        self._function, self._function_backward = _functions(self)
+
+    def _register(self, name: str, run: Callable[..., Any], schema: str) -> Any:
+        found = torch.library.custom_op(
+            name, run, mutates_args=(), device_types=self.passes.device, schema=schema
+        )
+        torch.library.register_autocast(found, self.passes.device, torch.float32)
+        return found
+
+    def __call__(
+        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool = False
+    ) -> tuple[Tensor, ...]:
+        """All h (T, B, H), the last h and, of an lstm, the last c.
+
+        Args:
+            variant: the cell.
+            numbers: the scalars of the call.
+            inputs: its arrays.
+            named: whether the caller has named this engine, so that no other may compute.
+        """
+        dtype = inputs.x.dtype
+        if dtype in _HALVES:
+            h, *final = self._recur(variant, numbers, _widened(inputs), named)
+            return h, *(s.to(dtype) for s in final)
+        return self._recur(variant, numbers, inputs, named)
+
+    def _recur(
+        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool
+    ) -> tuple[Tensor, ...]:
+        given = [t for t in inputs if t is not None]
+        cell = self.passes.encode(variant)
+        if not by_definition(given):
+            self.passes.check(inputs)
+            ready = torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)
+        else:
+            ready = False
+        if not ready:
+            variant = self.passes.decode(cell, numbers)
+            return definition.recurrence(ops, variant, numbers, inputs)
+        keep = 0
+        if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+            keep = self.passes.keep(inputs)
+        if self.eager(given):
+            run = self._function.apply if keep else self._compute
+            h, *_, h_last, c_last = run(*inputs, cell, numbers, keep)  # pyright: ignore
+        else:
+            how = [*cell] if isinstance(cell, tuple) else cell
+            h, *_, h_last, c_last = self.operator(*inputs, how, [*numbers], keep)
+            # kept for the backward pass, while callers may change outputs in place before it
+            h = h.clone() if keep and self.passes.h_is_kept else h
+        return (h, h_last) if inputs.c0 is None else (h, h_last, c_last)
+
+    def eager(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether this call needs no operator."""
+        device = self.passes.device
+        return (
+            not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(device)
+            and all(
+                type(t) in _PLAIN and t.device.type == device and not t.is_neg() for t in tensors
+            )
+        )
+
+    def _compute(self, *args: Any) -> tuple[Tensor, ...]:
+        *arrays, cell, numbers, keep = args
+        return self.passes.forward(_hashable(cell), Numbers(*numbers), Inputs(*arrays), keep)
+
+    def _empty(self, *args: Any) -> tuple[Tensor, ...]:
+        *arrays, cell, numbers, keep = args
+        return self.passes.empty(_hashable(cell), Numbers(*numbers), Inputs(*arrays), keep)
+
+    def _compute_backward(self, *args: Any) -> list[Tensor]:
+        *arrays, cell, numbers, of_x = args
+        a, rest = Inputs(*arrays[:_INPUTS]), arrays[_INPUTS:]
+        kept, incoming = tuple(rest[: self._saved]), tuple(rest[self._saved :])
+        return self.passes.backward(_hashable(cell), Numbers(*numbers), a, kept, incoming, of_x)
+
+    def _compute_dense(self, *args: Any) -> list[Tensor]:
+        return [g.contiguous() for g in self._compute_backward(*args)]  # as the fake says
+
+    def _empty_gradients(self, *args: Any) -> list[Tensor]:
+        a, of_x = Inputs(*args[:_INPUTS]), args[-1]
+        return [t.new_empty(t.shape) for t in _differentiable(a, of_x)]
+
+    def _setup(
+        self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], eager: bool = False
+    ) -> None:
+        *arrays, ctx.cell, ctx.numbers, _ = inputs
+        ctx.eager = eager
+        ctx.save_for_backward(*arrays, *output[self._first : self._first + self._saved])
+        ctx.set_materialize_grads(False)
+
+    def _gradients(self, ctx: Any, *grads: Any) -> Any:
+        of_x = ctx.needs_input_grad[_X]
+        dh, *_, dh_last, dc_last = grads
+        saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
+        arrays = (*saved, *incoming)
+        if any(g is not None and _is_batched(g) for g in incoming):
+            a = _leaves(Inputs(*saved[:_INPUTS]))
+            with torch.enable_grad():
+                found = self._define_gradients(ctx, a, of_x, incoming)
+        # after a call without the operator only these can ask for it
+        elif not (ctx.eager and self.eager([t for t in incoming if t is not None])):
+            cell = [*ctx.cell] if isinstance(ctx.cell, tuple) else ctx.cell
+            found = self.derivative(*arrays, cell, [*ctx.numbers], of_x)
+        elif torch.is_grad_enabled():
+            found = self._function_backward.apply(*arrays, ctx.cell, ctx.numbers, of_x)
+        else:
+            found = self._compute_backward(*arrays, ctx.cell, ctx.numbers, of_x)
+        gradients: list[Any] = [None] * (_INPUTS + 3)
+        for i, gradient in zip(asked(Inputs(*saved[:_INPUTS]), of_x), found, strict=True):
+            gradients[i] = gradient
+        return tuple(gradients)
+
+    def _setup_second(self, ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        *arrays, ctx.cell, ctx.numbers, ctx.of_x = inputs
+        ctx.save_for_backward(*arrays)
+        ctx.set_materialize_grads(False)
+
+    def _second(self, ctx: Any, upstream: Sequence[Tensor | None]) -> Any:
+        """The derivative of the gradients, which is that of the definition's gradients."""
+        higher = torch.is_grad_enabled()
+        arrays = ctx.saved_tensors
+        a = _leaves(Inputs(*arrays[:_INPUTS]), higher)
+        with torch.enable_grad():
+            incoming = [None if g is None else _leaf(g, higher) for g in arrays[-len(INCOMING) :]]
+            first = self._define_gradients(ctx, a, ctx.of_x, incoming, create_graph=True)
+        pairs = [(f, u) for f, u in zip(first, upstream, strict=True) if u is not None]
+        arguments = _differentiable(a)
+        found = torch.autograd.grad(
+            [f for f, _ in pairs],
+            [*arguments, *(g for g in incoming if g is not None)],
+            [u for _, u in pairs],
+            create_graph=higher,
+            materialize_grads=True,
+        )
+        gradients: list[Any] = [None] * (len(arrays) + 3)
+        for i, gradient in zip(asked(a), found, strict=False):
+            gradients[i] = gradient
+        rest = iter(found[len(arguments) :])
+        of_incoming = [None if g is None else next(rest) for g in incoming]
+        gradients[len(arrays) - len(incoming) : len(arrays)] = of_incoming
+        return tuple(gradients)
+
+    def _define_gradients(
+        self,
+        ctx: Any,
+        a: Inputs,
+        of_x: bool,
+        incoming: Sequence[Tensor | None],
+        create_graph: bool = False,
+    ) -> Sequence[Tensor]:
+        """The gradients of the definition."""
+        numbers = Numbers(*ctx.numbers)
+        variant = self.passes.decode(_hashable(ctx.cell), numbers)
+        values = definition.recurrence(ops, variant, numbers, a)
+        weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
+        return torch.autograd.grad(
+            [v for v, _ in weighed],
+            _differentiable(a, of_x),
+            [g for _, g in weighed],
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+
+
+def asked(a: Inputs, of_x: bool = True) -> list[int]:
+    """Where the inputs are that have a gradient, in the order of a backward pass's results."""
+    return [i for i in _PLACES if a[i] is not None and (of_x or i != _X)]
+
+
+def _functions(self: Operator) -> tuple[Any, Any]:
+    """The operator and its derivative as autograd functions."""
+
+    class Recurrence(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore
+            found = self._compute(*args)
+            self._setup(ctx, args, found, eager=True)
+            # what is kept is not what callers may change in place
+            return (found[0].clone(), *found[1:]) if self.passes.h_is_kept else found
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            return self._gradients(ctx, *grad_outputs)
+
+    class RecurrenceBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore
+            found = self._compute_backward(*args)
+            self._setup_second(ctx, args, found)
+            return tuple(found)
+
+        @staticmethod
+        def backward(ctx: Any, *grad_outputs: Any) -> Any:
+            return self._second(ctx, list(grad_outputs))
+
+    return Recurrence, RecurrenceBackward
+
+
+def _hashable(cell: Any) -> Any:
+    return tuple(cell) if isinstance(cell, list) else cell
+
+
+def _widened(inputs: Inputs) -> Inputs:
+    """All but x in float32 where it is of half precision."""
+    wide = (t.float() if t is not None and t.dtype in _HALVES else t for t in inputs)
+    return Inputs(*wide)._replace(x=inputs.x)  # pyright: ignore
+
+
+def by_definition(tensors: list[Tensor]) -> bool:
+    """Whether this call is traced for export, or inside a transformation of functions."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # pyright: ignore
+        return True
+    # operators with Python rules refuse torch.func, which has no public question for this
+    if torch._C._are_functorch_transforms_active():
+        return True
+    forward_ad = torch.autograd.forward_ad
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:  # no dual numbers anywhere
+        return False
+    return any(
+        t.is_floating_point() and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    )
+
+
+def _is_batched(t: Tensor) -> bool:
+    """Whether `vmap` runs over a backward pass, as `is_grads_batched` and `jacobian` make it."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
+
+
+def _differentiable(a: Inputs, of_x: bool = True) -> list[Any]:
+    return [a[i] for i in asked(a, of_x)]
+
+
+def _leaves(a: Inputs, higher: bool = False) -> Inputs:
+    """The inputs, those that are differentiable as leaves of a graph of its own."""
+    leaves = [_leaf(t, higher) for t in _differentiable(a)]
+    names = [Inputs._fields[i] for i in asked(a)]
+    return a._replace(**dict(zip(names, leaves, strict=True)))
+
+
+def _leaf(t: Tensor, higher: bool) -> Tensor:
+    """`t` where a graph begins; for higher derivatives one that goes on to where `t` is from."""
+    return t.view_as(t) if higher and t.requires_grad else t.detach().requires_grad_()

@@ -1,0 +1,110 @@
+"""The host's part of the split kernel: memory for what programs tell each other, and launches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lnrnn.engines.triton import split
+from lnrnn.engines.triton.cell import constants
+from lnrnn.engines.triton.choose import Split
+from lnrnn.engines.triton.describe import Cell, divided
+from lnrnn.engines.triton.exchange import CHANNELS
+
+# about a second of an H100
+POLLS = 1 << 20
+
+_watched: list[tuple[Tensor, Any]] = []
+
+
+def forward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
+    """Run the split kernel over arrays as the tile kernel takes them."""
+    _run(split.forward, c, options, arrays, options.rows, known)
+
+
+def backward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
+    """Run its derivative likewise."""
+    _run(split.backward, c, options, arrays, options.rows * -(-c.units // options.own), known)
+
+
+def _run(
+    kernel: Any, c: Cell, options: Split, arrays: tuple[Any, ...], rows: int, known: dict[str, Any]
+) -> None:
+    """Of each tile every program gets `rows` rows of words of all columns."""
+    gates = arrays[0]
+    # a captured graph has no host beside it
+    watched = not (gates.is_cuda and torch.cuda.is_current_stream_capturing())
+    if watched:
+        check()
+    tiles = -(-gates.shape[1] // options.rows)
+    c = divided(c, options.own, POLLS)
+    known = known | constants_of(c, options, gates.dtype)
+    words = rows * c.programs * c.block // (2 if known["PAIRS"] else 1)
+    memory = _memory(c, options, tiles, words, gates)
+    known = {n: v for n, v in known.items() if n in kernel.arg_names}
+    known |= dict(C=constants(c), num_warps=options.warps)
+    launch(kernel, (c.programs, tiles), (*arrays, *memory, *gates.shape[:2]), known)
+    if watched:
+        _watch(memory[-1])
+
+
+def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
+    """What both kernels are compiled for besides dtype and precision."""
+    return dict(
+        C=c,
+        M=options.rows,
+        CHUNK=options.chunk,
+        CHUNKS=-(-c.programs * c.block // options.chunk),
+        SOURCES=min(c.programs, options.sources),
+        PAIRS=dtype.itemsize == 2,
+        CHANNELS=CHANNELS,
+    )
+
+
+def launch(
+    kernel: Any, grid: tuple[int, int], arrays: tuple[Any, ...], known: dict[str, Any]
+) -> None:
+    """Start all programs at once, or none."""
+    kernel[grid](*arrays, 0, **known, num_stages=1, launch_cooperative_grid=True)
+
+
+def check() -> None:
+    """Raise RuntimeError if a program of an earlier call has waited in vain.
+
+    Looks at the calls that are done, and waits for none.
+    """
+    waiting = []
+    failed = False
+    for lost, event in _watched:
+        if event is not None and not event.query():
+            waiting.append((lost, event))
+        elif int(lost):
+            failed = True
+    _watched[:] = waiting
+    if failed:
+        raise RuntimeError(
+            f"The programs of a recurrence wait for each other at most {POLLS} polls, and one gave "
+            "up: the results of that call are wrong; run it with engine='portable'."
+        )
+
+
+def _memory(c: Cell, options: Split, tiles: int, words: int, like: Tensor) -> list[Tensor]:
+    """Words of tiles, words of rows, and the flag of a program that gave up."""
+    of_tiles, of_rows = tiles * 2 * words, tiles * 2 * CHANNELS * c.peers * options.rows
+    whole = torch.zeros(of_tiles + of_rows + 1, dtype=torch.int64, device=like.device)
+    parts = whole[:of_tiles], whole[of_tiles : of_tiles + of_rows], whole[-1:].view(torch.int32)
+    return list(parts)
+
+
+def _watch(flag: Tensor) -> None:
+    lost = flag[:1]
+    if not flag.is_cuda:
+        _watched.append((lost, None))
+        return
+    there = torch.empty(1, dtype=torch.int32, pin_memory=True)
+    there.copy_(lost, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    _watched.append((there, event))
