@@ -90,7 +90,7 @@ def test_blocks_say_what_they_are(page):
 def modules() -> list[ModuleType]:
     """The modules of the package whose examples need no framework but Keras."""
     names = ["lnrnn", *(m.name for m in pkgutil.walk_packages(lnrnn.__path__, "lnrnn."))]
-    rooms = ("lnrnn.engines.portable.ops_", "lnrnn.train")
+    rooms = ("lnrnn.engines.portable.ops_", "lnrnn.engines.triton.", "lnrnn.train")
     return [importlib.import_module(n) for n in names if not n.startswith(rooms)]
 
 

@@ -32,7 +32,7 @@ class _Core:
 
     device = "cpu"
     cell_type = "int[]"
-    kept = call.KEPT
+    kept: tuple[str, ...] = call.KEPT
     h_is_kept = True
 
     def encode(self, variant: Variant) -> tuple[int, ...]:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 from lnrnn.engines.fused.sequence import sequence
 
@@ -18,9 +20,8 @@ def on(framework: str, named: bool = False) -> SimpleNamespace:
     if framework != "torch":
         raise ValueError(f"The Triton engine computes for torch, not {framework}.")
     if named not in _bound:
-        from lnrnn.engines.portable import ops_torch
-        from lnrnn.engines.triton import torch_op
-
-        run = partial(torch_op.recurrence, named=named)
-        _bound[named] = SimpleNamespace(sequence=partial(sequence, ops_torch, run))
+        ops: Any = import_module("lnrnn.engines.portable.ops_torch")
+        op: Any = import_module("lnrnn.engines.triton.torch_op")
+        run = partial(op.recurrence, named=named)
+        _bound[named] = SimpleNamespace(sequence=partial(sequence, ops, run))
     return _bound[named]

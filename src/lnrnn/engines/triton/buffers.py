@@ -7,7 +7,7 @@ Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zer
 |---|---|---|
 | P | (T, B, G, K) like x | the input part of each gate; a saving kernel leaves the gates there |
 | U | (K, G, K) | centred over each group of a layer norm, as its bias is |
-| VECTORS | (3 G + 4, K) | of each gate bias of h U, gain and shift of its recurrent norm; of states |
+| VECTORS | (3 G + 4, K) | bias of h U, gain and shift of recurrent norms, by gate; of states |
 | H_LAST, C_LAST | (B, K) | the initial states, then the last ones |
 | MASK, RESET | (T, B) | bytes, or None |
 | TAKE_H, TAKE_C | (T, B, K) | zoneout, or None |

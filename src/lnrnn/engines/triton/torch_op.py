@@ -31,7 +31,7 @@ class _Kernels:
 
     device = "cpu" if INTERPRETED else "cuda"
     cell_type = "float[]"
-    kept = Kept._fields
+    kept: tuple[str, ...] = Kept._fields
     h_is_kept = False
 
     def __init__(self) -> None:
