@@ -16,7 +16,7 @@ import torch
 
 from lnrnn import engines
 from lnrnn.engines import select
-from lnrnn.engines.native import torch_op
+from lnrnn.engines.fused import torch_op
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing import adapters, golden
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormLSTMCell
