@@ -2,7 +2,7 @@
 
 python tests/gpu/compiled.py            compare with the recorded table of this Triton
 python tests/gpu/compiled.py --few      the same of the few entries that tests compile
-python tests/gpu/compiled.py --record   record it
+python tests/gpu/compiled.py --record   record it (with --few these entries alone)
 
 Of each entry: registers, bytes that registers spill, bytes of memory on chip, instructions of the
 loop over time (of a kernel without one, of its longest loop, or all).
@@ -235,7 +235,8 @@ def main(options: list[str]) -> int:
         found = dict(zip(chosen, pool.map(compiled, chosen), strict=True))
     table = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     if "--record" in options:
-        table[triton.__version__] = {named(e): f for e, f in found.items()}
+        others = table.get(triton.__version__, {}) if "--few" in options else {}
+        table[triton.__version__] = others | {named(e): f for e, f in found.items()}
         RECORD.write_text(json.dumps(table, indent=1) + "\n")
     recorded = table.get(triton.__version__)
     wrong = [c for e, f in found.items() for c in complaints(e, f, recorded)]

@@ -26,7 +26,7 @@ from lnrnn import __version__
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
-from lnrnn.engines.triton import choose
+from lnrnn.engines.triton import choose, divide
 from lnrnn.variant import Variant
 
 VARIABLE = "LNRNN_GPU_CHECK"
@@ -89,7 +89,11 @@ def compare(variant: Variant, numbers: Numbers, a: Inputs, run: Run) -> str | No
     names = ["h", "h_last", "c_last"][: len(values)] + [f"gradient of {n}" for n in leaves]
     bounds = _BOUNDS[_precision(a.x.dtype)]
     worst, reason = 1.0, None
-    found = run(variant, numbers, drawn, incoming)
+    try:
+        found = run(variant, numbers, drawn, incoming)
+        divide.check(wait=True)
+    except divide.Lost as lost:
+        return f"self-check: {lost}"
     for i, (name, actual, wanted) in enumerate(zip(names, found, expected, strict=True)):
         wanted = wanted.detach()
         scale = wanted.abs().nan_to_num(0.0).max().clamp(min=0.1)

@@ -33,7 +33,7 @@ class Split(NamedTuple):
 _HALF = {16: 2, 32: 4, 64: 8, 128: 16}
 _HALF_BACK = _HALF | {128: 8}
 _SINGLE = {16: 2, 32: 4, 64: 8}
-_SINGLE_BACK = {16: 2, 32: 8, 64: 16}
+_SINGLE_BACK = {16: 2, 32: 8, 64: 8}
 # rows and columns of a program of the split kernel, the best first
 _SPLIT_HALF = ((16, 32), (16, 16), (32, 32), (32, 16), (16, 8))
 _SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16))

@@ -70,21 +70,28 @@ def launch(
     kernel[grid](*arrays, 0, **known, num_stages=1, launch_cooperative_grid=True)
 
 
-def check() -> None:
-    """Raise RuntimeError if a program of an earlier call has waited in vain.
+class Lost(RuntimeError):
+    """A program of the split kernel has waited in vain for another."""
 
-    Looks at the calls that are done, and waits for none.
+
+def check(wait: bool = False) -> None:
+    """Raise `Lost` if a program of an earlier call has waited in vain.
+
+    Args:
+        wait: whether for calls that are not done, which are left out otherwise.
     """
     waiting = []
     failed = False
     for lost, event in _watched:
+        if event is not None and wait:
+            event.synchronize()
         if event is not None and not event.query():
             waiting.append((lost, event))
         elif int(lost):
             failed = True
     _watched[:] = waiting
     if failed:
-        raise RuntimeError(
+        raise Lost(
             f"The programs of a recurrence wait for each other at most {POLLS} polls, and one gave "
             "up: the results of that call are wrong; run it with engine='portable'."
         )

@@ -73,7 +73,7 @@ def store(at, words, m=None):
 def late_words(words, wanted, step):
     """1 where a wanted word of a tile does not bear the step's number, else 0."""
     late = (((words >> 32) != step) & wanted).to(tl.int32)
-    return tl.max(tl.reshape(late, (late.numel,), can_reorder=True), 0)
+    return tl.max(late)
 
 
 @triton.jit
