@@ -13,8 +13,12 @@ EXPORT = Path(__file__).parents[2] / "examples" / "c" / "export.py"
 
 def trained(folder: Path) -> Path:
     text = folder / "text.txt"
-    text.write_text("Was it a car or a cat I saw? Élan, naïveté: no lemon, no melon. " * 60, "utf-8")
-    options = dict(text=str(text), units=24, layers=2, length=20, batch=4, steps=30, backend="torch")
+    text.write_text(
+        "Was it a car or a cat I saw? Élan, naïveté: no lemon, no melon. " * 60, "utf-8"
+    )
+    options = dict(
+        text=str(text), units=24, layers=2, length=20, batch=4, steps=30, backend="torch"
+    )
     assert train.train(folder / "run", options) == 0
     return folder / "run"
 
@@ -22,7 +26,12 @@ def trained(folder: Path) -> Path:
 def test_the_example_writes_what_python_writes(tmp_path: Path, program: Path) -> None:
     run = trained(tmp_path)
     subprocess.run([sys.executable, EXPORT, run, tmp_path], check=True)
-    arguments = [program, tmp_path / "layers.safetensors", tmp_path / "characters.safetensors", "80"]
+    arguments = [
+        program,
+        tmp_path / "layers.safetensors",
+        tmp_path / "characters.safetensors",
+        "80",
+    ]
     written = subprocess.run(arguments, capture_output=True, check=True).stdout.decode()
     text = "".join(train.sample(run, None, "", 80, 0.0, 0))
     assert written == text + "\n"
