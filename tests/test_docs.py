@@ -84,7 +84,7 @@ def test_snippets_run(page, fresh, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_say_what_they_are(page):
-    assert {language for language, _, _ in blocks(page)} <= {"python", "bash", "text"}
+    assert {language for language, _, _ in blocks(page)} <= {"python", "bash", "text", "c", "cmake"}
 
 
 def modules() -> list[ModuleType]:

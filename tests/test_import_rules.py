@@ -230,6 +230,7 @@ RULES = (
             *_MATHEMATICS,
             "lnrnn.bench",
             f"lnrnn.{f}",
+            *(("lnrnn.convert", "lnrnn.stream") if f == "torch" else ()),
             inside=("tensorflow",),
         )
         for f in ("torch", "keras", "jax", "tensorflow")

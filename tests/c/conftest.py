@@ -13,4 +13,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> Path:
-    return request.config.getoption("--example")
+    given = request.config.getoption("--example")
+    assert given is not None, "These tests need --example PROGRAM: run make test-c."
+    return given

@@ -29,8 +29,8 @@ NATIVE = {
 }
 
 
-def weights_of(variant: Variant, units: int, inputs: int, seed: int = 0, **rates: float) -> Weights:
-    rng = np.random.default_rng(seed)
+def weights_of(variant: Variant, units: int, inputs: int, **rates: Any) -> Weights:
+    rng = np.random.default_rng(0)
     params = random_params(variant, sizes_for(variant, inputs, units), rng)
     return Weights(variant, {n: p.astype(np.float32) for n, p in params.items()}, **rates)
 
@@ -51,7 +51,7 @@ def sequence(weights: Weights, x: Array, reset: Array | None = None) -> Array:
 
 
 def in_blocks(stream: lnrnn.Stream, x: Array, lengths: list[int]) -> Array:
-    """What a stream gives for blocks of these lengths; 0 is one step without a dimension of time."""
+    """What a stream gives for blocks of these lengths; 0 is one step, without T."""
     found, t = [], 0
     for length in lengths:
         found.append(stream(x[t])[None] if length == 0 else stream(x[t : t + length]))
@@ -63,7 +63,7 @@ def in_blocks(stream: lnrnn.Stream, x: Array, lengths: list[int]) -> Array:
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_stream_gives_the_bits_of_the_sequence(name: str) -> None:
     variant = NATIVE[name]
-    rates = {"zoneout": 0.1, "zoneout_cell": 0.3 if variant.cell == "lstm" else 0.0}
+    rates: dict[str, Any] = {"zoneout": 0.1, "zoneout_cell": 0.3 if variant.cell == "lstm" else 0.0}
     weights = weights_of(variant, 19, 7, **rates)
     rng = np.random.default_rng(1)
     x = rng.standard_normal((90, 3, 7)).astype(np.float32)
@@ -126,8 +126,9 @@ def test_files_give_the_same_stream(tmp_path: Any) -> None:
     x = np.random.default_rng(0).standard_normal((5, 1, 3)).astype(np.float32)
     expected = lnrnn.Stream(module)(x)
     np.testing.assert_array_equal(lnrnn.Stream(tmp_path / "gru.safetensors")(x), expected)
+    weight: Any = module.weight_hh_l0
     with torch.no_grad():
-        module.weight_hh_l0.mul_(2)
+        weight.mul_(2)
     assert not np.array_equal(lnrnn.Stream(module)(x), expected)
 
 
@@ -193,7 +194,8 @@ def test_int8_and_bfloat16_keep_a_language_model() -> None:
         window = numbers[starts[None] + torch.arange(41)[:, None]]
         logits = head(module(eye[window[:-1]])[0])
         optimizer.zero_grad()
-        loss(logits.flatten(0, 1), window[1:].flatten()).backward()
+        error: Any = loss(logits.flatten(0, 1), window[1:].flatten())
+        error.backward()
         optimizer.step()
     held_out = numbers[52000:56001]
     x = eye[held_out[:-1]].numpy()[:, None]
@@ -244,7 +246,7 @@ def test_calls_that_do_not_fit() -> None:
         stream(good.astype(np.float64))
     with pytest.raises(ValueError, match=r"out has the shape \(B, R\) .* R=4; got \(2, 3\)"):
         stream(good, out=good)
-    with pytest.raises(ValueError, match="out is an array of float32 .* can be written to"):
+    with pytest.raises(ValueError, match=r"out is an array of float32 .* can be written to"):
         stream(good, out=np.empty((2, 8), np.float32)[:, ::2])
     with pytest.raises(ValueError, match="overlap in part"):
         square = lnrnn.Stream(weights_of(NATIVE["lstm"], 3, 3))

@@ -13,6 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from lnrnn.bench.problem import LIMIT, NORMALISED, PLAIN, Competitor, Problem, Runs
 from lnrnn.bench.settings import COMPILED, Settings
+from lnrnn.convert import Weights
+from lnrnn.stream import Stream
+from lnrnn.stream.stream import FORMS
 from lnrnn.torch import (
     LayerNormGRU,
     LayerNormGRUCell,
@@ -215,9 +218,51 @@ def _steps(settings: Settings) -> list[Competitor]:
         row(
             "lnrnn, T = 1", NORMALISED, lambda p: _of_one(_ours(p, NORMALISED, "auto")), False, True
         ),
+        *(_streams() if settings.dtype == "float32" else []),
         row(f"{stock}Cell", PLAIN, _stock_cell, True),
         row(f"{stock}, T = 1", PLAIN, lambda p: _of_one(_stock(p)), False, True),
+        *(
+            [_in_integers(stock)]
+            if settings.dtype == "float32" and settings.cell != "simple"
+            else []
+        ),
     ]
+
+
+def _streams() -> list[Competitor]:
+    """Streams by the form of their weights, into an array that is there."""
+
+    def row(form: str) -> Competitor:
+        def ready(problem: Problem) -> Runs:
+            weights = Weights(problem.variants[NORMALISED], problem.params[NORMALISED])
+            stream = Stream(weights, problem.point.batch, form)
+            x, y = problem.x[0], np.empty_like(problem.states[0])
+
+            def first() -> np.ndarray:
+                stream.state = (tuple(problem.states),)
+                return stream(x)
+
+            # what 8 bits give is near, to no tolerance of a dtype
+            return Runs({"step": lambda: stream(x, out=y)}, first if form != "int8" else None)
+
+        name = "lnrnn.Stream" if form == "float32" else f"lnrnn.Stream, {form}"
+        return Competitor(name, NORMALISED, ready, dtype=form)
+
+    return [row(form) for form in FORMS]
+
+
+def _in_integers(stock: str) -> Competitor:
+    """PyTorch's module with weights of 8 bits, rounded as they are read."""
+
+    def ready(problem: Problem) -> Runs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.ao.quantization.quantize_dynamic(
+                nn.Sequential(_stock(problem)), {nn.LSTM, nn.GRU}, dtype=torch.qint8
+            )[0]
+        return _step(_of_one(module), problem, "float32", False)._replace(y=None)
+
+    return Competitor(f"{stock}, int8, T = 1", PLAIN, ready)
 
 
 def _step(step: Callable[[Tensor, Any], Any], problem: Problem, dtype: str, of_cell: bool) -> Runs:

@@ -63,7 +63,15 @@ class Task(NamedTuple):
 TASKS = {
     "sequence": Task(("forward", "training"), SMALL, memory=True),
     "packed": Task(("forward", "training"), _BATCHES, ("torch",), memory=True),
-    "step": Task(("step",), (Point(1, 1, 128), Point(1, 1, 256), Point(1, 32, 256)), ("torch",)),
+    "step": Task(
+        ("step",),
+        (
+            *(Point(1, 1, n) for n in (16, 32, 64, 128, 256, 512)),
+            Point(1, 8, 256),
+            Point(1, 32, 256),
+        ),
+        ("torch",),
+    ),
     "fit": Task(
         ("predict_on_batch", "train_on_batch", "predict", "fit"),
         (*_BATCHES, Point(100, 1, 128), Point(100, 1, 512)),

@@ -56,15 +56,25 @@ def _refuse_others(source: Any) -> None:
 
 
 def _others(source: Any) -> Iterator[Any]:
-    if is_layer(source) or isinstance(source, Weights):
-        return
+    """The parts of a model that hold none of our layers and do something."""
+    for part in () if _is_ours(source) else _parts(source):
+        if _holds(part):
+            yield from _others(part)
+        elif type(part).__name__ not in _SILENT:
+            yield part
+
+
+def _holds(source: Any) -> bool:
+    return _is_ours(source) or any(_holds(part) for part in _parts(source))
+
+
+def _is_ours(source: Any) -> bool:
+    return is_layer(source) or isinstance(source, Weights)
+
+
+def _parts(source: Any) -> Sequence[Any]:
     if isinstance(source, Mapping):
-        parts: Sequence[Any] = list(source.values())
-    elif hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
-        parts = (source.forward_layer, source.backward_layer)
-    else:
-        parts = inside(source)
-    for part in parts:
-        yield from _others(part)
-    if not parts and type(source).__name__ not in _SILENT and not isinstance(source, (list, tuple)):
-        yield source
+        return list(source.values())
+    if hasattr(source, "forward_layer") and hasattr(source, "backward_layer"):
+        return (source.forward_layer, source.backward_layer)
+    return inside(source)

@@ -31,9 +31,9 @@ class Stream:
     float32 in all three.
 
     Args:
-        source: path of a file that [lnrnn.save][] or `lnrnn convert` wrote; a layer, cell or
-            stack of `lnrnn.torch` or `lnrnn.keras`, or a model of nothing but such layers;
-            [Weights][lnrnn.convert.Weights], or a list of them.  Its weights are copied.
+        source: path of a file that [lnrnn.save][lnrnn.convert.save] or `lnrnn convert` wrote; a
+            layer, cell or stack of `lnrnn.torch` or `lnrnn.keras`, or a model of nothing but such
+            layers; [Weights][lnrnn.convert.Weights], or a list of them.  Its weights are copied.
         batch: rows B that advance together.
         weights: how the kernels are stored: `"float32"`, `"bfloat16"` (half of the memory) or
             `"int8"` (a quarter).

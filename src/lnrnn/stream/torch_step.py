@@ -110,9 +110,9 @@ def _packed(
     batch: int,
 ) -> Any:
     arrays = {n: _canonical(t, gates, gates_of(variant, n)).numpy() for n, t in params.items()}
-    rates = (0.0 if take is None else 1 - take for take in (take_h, take_c))
+    of_h, of_c = (0.0 if take is None else 1 - take for take in (take_h, take_c))
     try:
-        weights = Weights(variant, arrays, *rates)
+        weights = Weights(variant, arrays, of_h, of_c)
     except FileError:  # weights that are not finite
         return None
     file = b"".join(pieces(*contents(Checkpoint({"layers.0.forward": weights}), {})))

@@ -23,7 +23,7 @@ class _Step(nn.Module):
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         several = len(states) > 1
-        hx: Any = states if several else states[0]
+        hx: Any = states if several else next(iter(states))
         if isinstance(self.module, LayerNormCell):
             new = self.module(x, hx)
             return (new[0], *new) if several else (new, new)

@@ -133,9 +133,11 @@ def parts(model: Any) -> tuple[np.ndarray, list[Any], np.ndarray, np.ndarray]:
     embedding = next(a for a in model.layers if isinstance(a, keras.layers.Embedding))
     layers = [a for a in model.layers if isinstance(a, keras.layers.RNN)]
     head = model.layers[-1]
-    arrays = (embedding.embeddings, head.kernel, head.bias)
-    table, kernel, bias = (keras.ops.convert_to_numpy(a).astype(np.float32) for a in arrays)
-    return table, layers, kernel, bias
+
+    def array(variable: Any) -> np.ndarray:
+        return np.array(keras.ops.convert_to_numpy(variable), np.float32)
+
+    return array(embedding.embeddings), layers, array(head.kernel), array(head.bias)
 
 
 def generate(
