@@ -25,7 +25,7 @@ struct Partial {
 // them: a worker writes its own on a board, all meet, and each reads those of all.
 template <class T>
 struct Share {
-    int64_t first, last;         // units
+    int64_t first, last;              // units
     int parts = 1, from = 0, to = 1;  // of all units; those of this worker
     int64_t H = 0, panels = 0, width = 0;  // all units, of which a part is some panels of a width
     Meeting* team = nullptr;
@@ -364,8 +364,9 @@ struct Taken {
 
 // The gradients of v of one row, for the units [first, last).
 template <class T>
-[[gnu::always_inline]] inline void apply_back(const Site<T>& site, const NormBack<T>& row, const Taken<T>& taken, int64_t H,
-                       int from, int to, int64_t first, int64_t last) {
+[[gnu::always_inline]] inline void apply_back(const Site<T>& site, const NormBack<T>& row,
+                                              const Taken<T>& taken, int64_t H, int from, int to,
+                                              int64_t first, int64_t last) {
     for (int g = from; g < to; ++g) {
         const T mean = row.st->mean[g], scale = row.st->scale[g];
         const T down = taken.down[g], tilt = taken.tilt[g];

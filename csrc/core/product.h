@@ -402,8 +402,8 @@ inline void copy_element(const Stack<const O>& a, int64_t K, int64_t k, int64_t 
         memcpy(to, a.at(k) + first, columns * sizeof(E));
 }
 
-// `columns` columns from `first` on of the pairs k, k + 1 ... of rows, K rows in all, as many as a vector
-// has lanes: as rows, `pitch` apart.
+// `columns` columns from `first` on of as many pairs of rows as a vector has lanes, from pair k on, of
+// K rows in all: as rows, `pitch` apart.
 inline void turn_pairs(const Stack<const bfloat16>& a, int64_t K, int64_t k, int64_t first,
                        int64_t columns, Pair* to, int64_t pitch) {
     constexpr int L = lanes<float>;
