@@ -31,20 +31,12 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
 
 OUTSIDE: Mapping[str, str] = MappingProxyType(
     {
-        "deir_lngru": "its candidate is normed twice, on its parts and on their sum",
+        "deir_lngru": "its candidate is normed on its parts and on their sum, with a bias between the two",
         "dreamerv3_block_core": "its norms sit in the layers before a block-diagonal GRU",
         "labml_hyperlstm": "a second LSTM scales the products of the first at each step",
-        "lamb_lnlstm": "its input gate is at most 1 - f",
-        "lamb_lnlstm_clip": "the cell that it carries is clipped, the one that it shows is not",
         "lingvo_lnlstm_doubleproj": "the gates read a joint projection of [x, h]",
         "lingvo_sru_ln": "an SRU: no recurrent matrix, norms on gates and cell, a highway",
         "magenta_hyperlstm": "a second LSTM scales the weights of the first at each step",
-        "pytorchkaldi_gru_ln_relu": "a GRU whose new h is normed",
-        "pytorchkaldi_gru_ln_tanh": "a GRU whose new h is normed",
-        "pytorchkaldi_ligru_ln_relu": "a light GRU whose new h is normed",
-        "pytorchkaldi_ligru_ln_tanh": "a light GRU whose new h is normed",
-        "pytorchkaldi_minimalgru_ln_tanh": "one gate is both the reset and the update",
-        "pytorchkaldi_rnn_ln_tanh": "a simple cell whose new h is normed",
         "r2dreamer_deter": "its norms sit in the layers before a block-diagonal GRU",
         "torchrl_dreamerv3_blockgru": "its norms sit in the layers before a block-diagonal GRU",
         "zero_lnatr": "an ATR: twin gates from the sum and difference of two norms",

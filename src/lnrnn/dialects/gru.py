@@ -555,6 +555,64 @@ _SLIGRU = replace(
 )
 _LIGHT = (_LIGRU, _SLIGRU)
 
+# No norm of the gates: the new h is normed.
+
+_KALDI_NORM: dict[str, Layout] = {
+    "ln.0.gamma": Columns("hidden_norm_gain"),
+    "ln.0.beta": Columns("hidden_norm_bias"),
+}
+
+
+def _kaldi(gates: str) -> dict[str, Layout]:
+    """pytorch-kaldi's weights: one matrix for each source and gate."""
+    names = {g: "h" if g == "n" else g for g in gates}
+    return {
+        **per_gate("w{}.0.weight", "kernel", names, Transposed),
+        **per_gate("u{}.0.weight", "recurrent_kernel", names, Transposed),
+        **_KALDI_NORM,
+    }
+
+
+_KALDI_GRU = Dialect(
+    name="pytorchkaldi_gru_ln_relu",
+    title="pytorch-kaldi GRU with gru_use_laynorm",
+    source=Source(
+        "mravanelli/pytorch-kaldi",
+        "neural_networks.py::GRU",
+        "9773257d4c4edb8bd9a2dcd8c81afa2a4ab9da07",
+        "CC-BY-4.0",
+    ),
+    variant=Variant(
+        cell="gru",
+        hidden_norm=True,
+        reset="before",
+        epsilon=1e-6,
+        epsilon_at="deviation",
+        ddof=1,
+        activation="relu",
+    ),
+    layout=_kaldi("nzr"),
+    initializers={"kernel": _LINEAR},
+    per_gate=("recurrent_kernel",),
+)
+_KALDI_LIGRU = replace(
+    _KALDI_GRU,
+    name="pytorchkaldi_ligru_ln_relu",
+    title="pytorch-kaldi liGRU with ligru_use_laynorm",
+    source=replace(_KALDI_GRU.source, path="neural_networks.py::liGRU"),
+    variant=_KALDI_GRU.variant.replace(cell="ligru", reset="after"),
+    layout=_kaldi("nz"),
+)
+_KALDI_MINIMAL = replace(
+    _KALDI_GRU,
+    name="pytorchkaldi_minimalgru_ln_tanh",
+    title="pytorch-kaldi minimalGRU with minimalgru_use_laynorm and tanh",
+    source=replace(_KALDI_GRU.source, path="neural_networks.py::minimalGRU"),
+    variant=_KALDI_GRU.variant.replace(coupled=True, activation="tanh"),
+    layout=_kaldi("nz"),
+)
+_RELU = (*_LIGHT, _KALDI_GRU, _KALDI_LIGRU)
+
 TABLE: tuple[Dialect, ...] = (
     _HASTE,
     _SOCKEYE,
@@ -582,7 +640,8 @@ TABLE: tuple[Dialect, ...] = (
     _LINGVO,
     _ARM,
     _ZERO,
-    *_LIGHT,
+    _KALDI_MINIMAL,
+    *_RELU,
     *(
         replace(
             relu,
@@ -590,6 +649,6 @@ TABLE: tuple[Dialect, ...] = (
             title=relu.title + " and tanh",
             variant=relu.variant.replace(activation="tanh"),
         )
-        for relu in _LIGHT
+        for relu in _RELU
     ),
 )

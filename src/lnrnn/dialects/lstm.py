@@ -1067,20 +1067,32 @@ def _lamb(gates: str) -> dict[str, Layout]:
     }
 
 
-_LAMB_UNCAPPED = Dialect(
-    name="lamb_lnlstm_uncapped",
-    title="lamb TiledLSTMCell with layer_norm, cap_input_gate=False",
+_LAMB = Dialect(
+    name="lamb_lnlstm",
+    title="lamb TiledLSTMCell with layer_norm",
     source=Source(
         "deepmind/lamb",
         "lamb/tiled_lstm.py::TiledLSTMCell",
         "254a0b0e330c44e00cf535f98e9538d6e735750b",
         "Apache-2.0",
     ),
-    variant=_HASTE.variant.replace(epsilon=1e-9),
+    variant=_HASTE.variant.replace(capped=True, epsilon=1e-9),
     layout=_lamb("gofi"),
     scope="TiledLSTMCell/",
     initializers={"recurrent_kernel": "glorot_uniform"},
     per_gate=("kernel", "recurrent_kernel"),
+)
+_LAMB_UNCAPPED = replace(
+    _LAMB,
+    name="lamb_lnlstm_uncapped",
+    title="lamb TiledLSTMCell with layer_norm, cap_input_gate=False",
+    variant=_LAMB.variant.replace(capped=False),
+)
+_LAMB_CLIP = replace(
+    _LAMB_UNCAPPED,
+    name="lamb_lnlstm_clip",
+    title="lamb TiledLSTMCell with layer_norm, cap_input_gate=False and cell_clip",
+    variant=_LAMB_UNCAPPED.variant.replace(cell_clip=0.4, cell_clip_at="carried"),
 )
 _LAMB_TIED = replace(
     _LAMB_UNCAPPED,
@@ -1262,7 +1274,9 @@ TABLE: tuple[Dialect, ...] = (
     _DYNET,
     _PRPN,
     _IKOSTRIKOV,
+    _LAMB,
     _LAMB_UNCAPPED,
+    _LAMB_CLIP,
     _LAMB_TIED,
     _THUMT,
     _THUMT_TANH,

@@ -71,6 +71,25 @@ _PRNN = Dialect(
     initializers={"kernel": _LINEAR, "recurrent_kernel": _LINEAR},
 )
 
+_KALDI = Dialect(
+    name="pytorchkaldi_rnn_ln_tanh",
+    title="pytorch-kaldi RNN with rnn_use_laynorm and tanh: the new h is normed",
+    source=Source(
+        "mravanelli/pytorch-kaldi",
+        "neural_networks.py::RNN",
+        "9773257d4c4edb8bd9a2dcd8c81afa2a4ab9da07",
+        "CC-BY-4.0",
+    ),
+    variant=Variant(cell="simple", hidden_norm=True, epsilon=1e-6, epsilon_at="deviation", ddof=1),
+    layout={
+        "wh.0.weight": Transposed(Columns("kernel")),
+        "uh.0.weight": Transposed(Columns("recurrent_kernel")),
+        "ln.0.gamma": Columns("hidden_norm_gain"),
+        "ln.0.beta": Columns("hidden_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR},
+)
+
 _HASTE = Dialect(
     name="haste_lnindrnn",
     title="haste LayerNormIndRNN",
@@ -111,6 +130,7 @@ TABLE: tuple[Dialect, ...] = (
         ),
     ),
     _HASTE,
+    _KALDI,
     _PRNN,
     replace(
         _PRNN,

@@ -215,8 +215,9 @@ def base_name(name: str) -> str:
     if name in DIALECTS or name in OUTSIDE:
         return name
     for condition in _CONDITIONS:
-        if name.removesuffix(condition) in DIALECTS:
-            return name.removesuffix(condition)
+        base = name.removesuffix(condition)
+        if base in DIALECTS or base in OUTSIDE:
+            return base
     return name
 
 
