@@ -19,9 +19,9 @@ import pytest
 
 import lnrnn
 from lnrnn.dialects import DIALECTS, OUTSIDE
-from lnrnn.variant import Variant
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN, initial
 from lnrnn.testing import TOLERANCES
+from lnrnn.variant import Variant
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -31,7 +31,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
 
 OUTSIDE: Mapping[str, str] = MappingProxyType(
     {
-        "deir_lngru": "its candidate is normed on its parts and on their sum, with a bias between the two",
+        "deir_lngru": "its candidate is normed on its parts and again on their sum",
         "dreamerv3_block_core": "its norms sit in the layers before a block-diagonal GRU",
         "labml_hyperlstm": "a second LSTM scales the products of the first at each step",
         "lingvo_lnlstm_doubleproj": "the gates read a joint projection of [x, h]",

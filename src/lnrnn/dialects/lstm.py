@@ -1104,6 +1104,10 @@ _LAMB_TIED = replace(
 
 # The sum normed over all gates: more programs.
 
+_NARROW: Initializer = {
+    "class_name": "RandomUniform",
+    "config": {"minval": -0.04, "maxval": 0.04},
+}
 _THUMT = Dialect(
     name="thumt_lnlstm",
     title="THUMT LSTMCell with normalization",
@@ -1120,10 +1124,7 @@ _THUMT = Dialect(
         "layer_norm.weight": Rows(*(Columns("sum_norm_gain", g) for g in "igfo")),
         "layer_norm.bias": Rows(*(Columns("sum_norm_bias", g) for g in "igfo")),
     },
-    initializers=dict.fromkeys(
-        ("kernel", "recurrent_kernel", "bias_x"),
-        {"class_name": "RandomUniform", "config": {"minval": -0.04, "maxval": 0.04}},
-    ),
+    initializers=dict.fromkeys(("kernel", "recurrent_kernel", "bias_x"), _NARROW),
     masked_output="hold",
 )
 _THUMT_TANH = replace(
