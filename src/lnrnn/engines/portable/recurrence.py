@@ -210,7 +210,7 @@ class Recurrence:
             both = self.sigma(P[..., : 2 * units])
             i, f = both[..., :units], both[..., units:]
         if variant.capped:
-            i = self.ops.where(i > 1 - f, 1 - f, i)
+            i = i - self.ops.activation("relu")(i - (1 - f))
         g = self._candidate(self._gate(P, "g", run), noise)
         carried, shown = self._cell_norm(f * c + i * g)
 
