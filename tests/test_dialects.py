@@ -51,7 +51,7 @@ def random_params(
     params = random_like(shapes(dialect.variant, sizes or sizes_of(dialect)), seed)
     for layout in dialect.layout.values():
         if isinstance(layout, Shared):
-            rows = layout.of.of
+            rows = [row for row in layout.of.of if isinstance(row, Columns)]
             first = Parts(dialect.variant, params).block(rows[0].param, rows[0].gates)
             for row in rows:
                 Parts(dialect.variant, params).block(row.param, row.gates)[:] = first
