@@ -392,6 +392,22 @@ def test_info_names_frameworks_engines_and_dialects(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_info_with_words_is_the_dialects_that_have_them_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def found(*words: str) -> set[str]:
+        assert lnrnn("info", *words) == 0
+        heading, *rows = capsys.readouterr().out.splitlines()
+        assert heading.split()[:3] == ["dialect", "cell", "norms"]
+        return {row.split()[0] for row in rows}
+
+    assert found("GRU", "whole", "new", "1e-05") == {"transdreamer_lngru_v2"}
+    assert found("rllib", "dreamer") == {"rllib_dreamerv3_gru"}
+    assert found("h'", "lstm", "carry") == {"returnn_lnlstm_hidden"}
+    assert lnrnn("info", "lstm", "nothing of the kind") == 2
+    assert "No dialect has 'lstm' and 'nothing of the kind'" in capsys.readouterr().err
+
+
 def test_the_program_loads_no_framework_before_it_must() -> None:
     # not `info`, which asks TensorFlow whether it takes the native engine's operators
     code = "import sys, lnrnn.cli; lnrnn.cli.main(['inspect', ''])\nprint(sorted(sys.modules))"

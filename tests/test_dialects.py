@@ -16,7 +16,9 @@ from lnrnn.dialects import (
     Columns,
     Dialect,
     MinusOne,
+    Pixel,
     Rows,
+    Shared,
     Stacked,
     Transposed,
     Unused,
@@ -42,8 +44,18 @@ def random_like(named: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.nd
     return {n: rng.integers(-3000, 3000, shape) / 1024 for n, shape in named.items()}
 
 
-def random_params(dialect: Dialect, seed: int = 0) -> dict[str, np.ndarray]:
-    return random_like(shapes(dialect.variant, sizes_of(dialect)), seed)
+def random_params(
+    dialect: Dialect, seed: int = 0, sizes: Sizes | None = None
+) -> dict[str, np.ndarray]:
+    """Canonical weights that the original can have: what is one there is equal here."""
+    params = random_like(shapes(dialect.variant, sizes or sizes_of(dialect)), seed)
+    for layout in dialect.layout.values():
+        if isinstance(layout, Shared):
+            rows = [row for row in layout.of.of if isinstance(row, Columns)]
+            first = Parts(dialect.variant, params).block(rows[0].param, rows[0].gates)
+            for row in rows:
+                Parts(dialect.variant, params).block(row.param, row.gates)[:] = first
+    return params
 
 
 def random_weights(dialect: Dialect, seed: int = 1) -> dict[str, np.ndarray]:
@@ -68,7 +80,7 @@ def test_export_then_import_is_the_identity(dialect: Dialect) -> None:
 def test_sizes_are_read_off_the_shapes(dialect: Dialect) -> None:
     for inputs, units, projected in ((1, 1, 1), (1, 9, 1), (6, 1, 2), (5, 5, 5), (4, 3, 8)):
         sizes = Sizes(inputs, units, projected if dialect.variant.projection else units)
-        params = random_like(shapes(dialect.variant, sizes), seed=4)
+        params = random_params(dialect, 4, sizes)
         assert_same(dialect.to_canonical(dialect.from_canonical(params)), params)
 
 
@@ -82,7 +94,7 @@ def test_import_then_export_is_the_identity(dialect: Dialect) -> None:
 @ALL
 def test_gradients_follow_the_chain_rule(dialect: Dialect) -> None:
     """A loss linear in the canonical weights has the mapped gradient in the original's."""
-    slopes = random_params(dialect, seed=2)
+    slopes = random_like(shapes(dialect.variant, sizes_of(dialect)), seed=2)
     weights, moves = random_weights(dialect), random_weights(dialect, seed=3)
 
     def loss(w: dict[str, np.ndarray]) -> float:
@@ -156,6 +168,11 @@ BIAS = 10 + np.arange(8.0)
             [[2, 3], [12, 13]],
         ),
         (Rows(Columns("sum_norm_gain", "f")), [[2, 3]]),
+        (
+            Rows(Columns("kernel", "f"), Columns("kernel", "i")),
+            [[[2, 3], [0, 1]], [[10, 11], [8, 9]]],
+        ),
+        (Pixel(Columns("sum_norm_gain", "f")), [[[2]], [[3]]]),
         (Unused(Columns("sum_norm_gain", "f")), [0, 0]),
     ],
 )
@@ -204,6 +221,22 @@ def test_unused_weights_have_zero_gradients_and_default_to_zero() -> None:
     for weights in (dialect.from_canonical(params), dialect.gradients(params)):
         np.testing.assert_array_equal(weights["gamma"][0], params["x_norm_gain"])
         np.testing.assert_array_equal(weights["gamma"][1], 0)
+
+
+def test_one_weight_for_several_gates() -> None:
+    dialect = dialects.get("axlearn_rmslstm")
+    assert dialect.shapes(Sizes(4, 7, 7))["norm/scale"] == (7,)
+    weights = random_weights(dialect)
+    params = dialect.to_canonical(weights)
+    gain = params["sum_norm_gain"].reshape(4, 7)
+    np.testing.assert_array_equal(gain, np.tile(weights["norm/scale"], (4, 1)))
+    slopes = random_like({n: a.shape for n, a in params.items()}, seed=5)
+    np.testing.assert_array_equal(
+        dialect.gradients(slopes)["norm/scale"], slopes["sum_norm_gain"].reshape(4, 7).sum(0)
+    )
+    params["sum_norm_gain"][0] += 1
+    with pytest.raises(ValueError, match=r"'axlearn_rmslstm' has one weight 'norm/scale' for 4"):
+        dialect.from_canonical(params)
 
 
 def test_any_one_prefix_is_accepted() -> None:

@@ -21,6 +21,7 @@ import lnrnn
 from lnrnn.dialects import DIALECTS, OUTSIDE
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN, initial
 from lnrnn.testing import TOLERANCES
+from lnrnn.variant import Variant
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -193,9 +194,29 @@ def test_every_dialect_is_in_the_tables():
 
 
 def test_a_row_of_a_table_says_what_the_dialect_is():
-    (row,) = [r for r in rows(hooks().table("lstm")) if r[0] == "`tf1_lnlstm_peephole_clip`"]
-    assert row[2] == "sum `i`; sum `f`; sum `g`; sum `o`" and row[3] == "carry"
-    assert row[4] == "1e-12" and "`peephole=after`" in row[5] and "`cell_clip=1.0`" in row[5]
+    table = hooks().table("lstm")
+    (row,) = [r for r in rows(table) if r[0] == "`tf1_lnlstm_peephole_clip`"]
+    assert row[2] == "1e-12" and "`peephole=after`" in row[3] and "`cell_clip=1.0`" in row[3]
+    above = table[: table.index(row[0])].rsplit("### ", 1)[1].splitlines()[0]
+    assert above == "Sum, gate by gate; the normed cell used and carried"
+    (row,) = [r for r in rows(table) if r[0] == "`axlearn_rmslstm`"]
+    assert row[3] == "sum without bias, `norm=rms`"
+
+
+def test_dialects_under_one_heading_are_one_form_and_under_two_are_two():
+    forms: dict[str, set[object]] = {}
+    for dialect in DIALECTS.values():
+        heading = dialect.variant.cell + hooks().function(dialect.variant)
+        forms.setdefault(heading, set()).add(_form(dialect.variant))
+    assert [len(found) for found in forms.values()] == [1] * len(forms)
+    assert len(set.union(*forms.values())) == len(forms)
+
+
+def _form(variant: Variant) -> tuple[object, ...]:
+    """What the dialects of one heading have in common."""
+    norms = frozenset((norm.site, norm.gates) for norm in variant.norms)
+    options = variant.hidden_norm, variant.coupled, variant.reset, variant.update
+    return variant.cell, norms, variant.cell_norm, *options
 
 
 def test_options_of_the_commands_are_on_their_page():
@@ -215,20 +236,6 @@ def test_dialects_in_the_readme_exist():
         code for row in rows(section(ROOT / "README.md", "Dialects")) for code in codes(row[2])
     ]
     assert named and set(named) <= set(DIALECTS)
-
-
-def _form(name: str) -> tuple[object, ...]:
-    """What a row of the table of coinciding forms has in common."""
-    variant = DIALECTS[name].variant
-    norms = frozenset((norm.site, norm.gates) for norm in variant.norms)
-    return variant.cell, norms, variant.cell_norm, variant.reset, variant.update
-
-
-def test_dialects_that_are_said_to_coincide_do():
-    table = rows(section(DOCS / "choosing.md", "Which coincide"))
-    forms = [{_form(name) for name in codes(row[3])} for row in table]
-    assert [len(f) for f in forms] == [1] * len(table)
-    assert len(set.union(*forms)) == len(table), "two rows are one form"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -725,18 +725,20 @@ def variants(draw) -> Variant:
         "projection_clip": st.sampled_from([None, 0.4]),
     }
     own = {
-        "lstm": "cell_norm cell_norm_gain cell_norm_bias hidden_norm forget_bias coupled peephole "
+        "lstm": "cell_norm cell_norm_gain cell_norm_bias forget_bias coupled capped peephole "
         "output_peephole cell_clip cell_clip_at hidden_clip projection projection_bias "
         "projection_clip output_activation recurrent_activation",
-        "gru": "reset update update_bias recurrent_activation cell_clip",
+        "gru": "reset update update_bias coupled recurrent_activation cell_clip",
         "ligru": "update update_bias recurrent_activation",
     }
-    common = "norm epsilon epsilon_at ddof bias_x bias_h bias tied_bias activation"
+    common = "norm epsilon epsilon_at ddof bias_x bias_h bias tied_bias hidden_norm activation"
     fields = {"cell": cell}
     for name in f"{common} {own.get(cell, '')}".split():
         options = typing.get_args(hints[name]) or (False, True)
         fields[name] = draw(drawn.get(name, st.sampled_from(options)))
-    gates = "fgo" if fields.get("coupled") else Variant(cell=cell).gates
+    if fields.get("coupled"):
+        fields["capped"] = False
+    gates = Variant(cell=cell, coupled=fields.get("coupled", False)).gates
     norms = draw(_norms(gates))
     if fields.get("peephole") == "inside":
         norms = tuple(Norm("sum", g, draw(st.booleans()), draw(st.booleans())) for g in gates)
@@ -753,7 +755,7 @@ def variants(draw) -> Variant:
         if fields["peephole"] != "after":
             fields["output_peephole"] = "gate"
         if fields["cell_norm"] != "carry":
-            fields["cell_clip_at"] = draw(st.sampled_from(["before_norm", "incoming"]))
+            fields["cell_clip_at"] = draw(st.sampled_from(["before_norm", "incoming", "carried"]))
     try:
         return Variant(**fields, norms=norms)
     except ValueError:

@@ -21,8 +21,18 @@ from lnrnn.variant import Variant
 
 _MARKER = re.compile(r"^<!-- (table|help): (\w+) -->$", re.MULTILINE)
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
-# columns of their own
-_SHOWN = {"cell", "norms", "norm", "epsilon", "cell_norm", "cell_norm_gain", "cell_norm_bias"}
+# in the heading of a group, or in a column
+_SHOWN = {
+    "cell", "norms", "epsilon", "cell_norm", "cell_norm_gain", "cell_norm_bias", "hidden_norm",
+    "reset", "update", "coupled",
+}  # fmt: skip
+_CELL_NORMS = {
+    "none": "no cell norm",
+    "output": "the output from the normed cell, the raw one carried",
+    "carry": "the normed cell used and carried",
+    "carry_only": "the normed cell carried, the output from the raw one",
+    "after_tanh": "the activated cell normed",
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -42,61 +52,85 @@ def options(command: str) -> str:
 
 
 def table(which: str) -> str:
-    """The table of a cell's dialects, or for `"outside"` that of the relatives.
+    """The dialects of a cell, those of one function under one heading, or the relatives.
 
     Raises:
         ValueError: there is no such cell.
     """
     if which == "outside":
         return _table(("name", "why"), ((f"`{n}`", why) for n, why in OUTSIDE.items()))
-    chosen = [d for d in DIALECTS.values() if d.variant.cell == which]
-    if not chosen:
+    groups: dict[str, list[Dialect]] = {}
+    for dialect in DIALECTS.values():
+        if dialect.variant.cell == which:
+            groups.setdefault(function(dialect.variant), []).append(dialect)
+    if not groups:
         raise ValueError(f"No dialect has the cell {which!r}; use one that Variant names.")
-    lstm = which == "lstm"
-    heading = ("name", "what it is", "norms", *(["cell norm"] if lstm else []))
-    heading = (*heading, "epsilon", "else", "source", "licence")
-    return _table(heading, (_row(d, lstm) for d in chosen))
-
-
-def _row(dialect: Dialect, lstm: bool) -> tuple[str, ...]:
-    variant = dialect.variant
-    cell_norm = [_cell_norm(variant)] if lstm else []
-    name, source = f"`{dialect.name}`", _source(dialect.source)
-    start = (name, dialect.title, _norms(variant), *cell_norm, f"{variant.epsilon:g}")
-    return (*start, _else(variant), source, dialect.source.licence)
-
-
-def _norms(variant: Variant) -> str:
-    kind = "RMS: " if variant.norm == "rms" else ""
-    return kind + "; ".join(f"{n.site} `{n.gates}`{_affine(n.gain, n.bias)}" for n in variant.norms)
-
-
-def _cell_norm(variant: Variant) -> str:
-    if variant.cell_norm == "none":
-        return "–"
-    return variant.cell_norm + _affine(variant.cell_norm_gain, variant.cell_norm_bias)
-
-
-def _affine(gain: bool, bias: bool) -> str:
-    """What the norm has beside its statistics, where it is not both gain and bias."""
-    return {(True, True): "", (True, False): " (gain)", (False, True): " (bias)"}.get(
-        (gain, bias), " (plain)"
+    heading = ("name", "what it is", "epsilon", "else", "source", "licence")
+    return "\n\n".join(
+        f"### {title}\n\n{_table(heading, map(_row, found))}" for title, found in groups.items()
     )
 
 
+def function(variant: Variant) -> str:
+    """What a variant computes, but for its constants, activations, biases and clips."""
+    sites: dict[str, list[str]] = {}
+    for site in ("x", "h", "sum", "pre"):
+        gates = [norm.gates for norm in variant.norms_at(site)]
+        if gates:
+            sites.setdefault(_gates(gates, variant.gates), []).append(
+                {"pre": "[x, h]"}.get(site, site)
+            )
+    found = [", ".join(f"{' and '.join(named)}{over}" for over, named in sites.items())]
+    found = found if sites else ["no norm of the gates"]
+    if variant.cell == "lstm" and not (variant.cell_norm == "none" and variant.hidden_norm):
+        found.append(_CELL_NORMS[variant.cell_norm])
+    found += ["the new h normed"] * variant.hidden_norm
+    if variant.cell == "gru":
+        found.append("one gate to reset and update" if variant.coupled else "")
+        found += [f"reset {variant.reset}", f"update {variant.update}"]
+    found += ["coupled gates"] * (variant.coupled and variant.cell == "lstm")
+    text = "; ".join(part for part in found if part)
+    return text[0].upper() + text[1:] if text[0] not in "xh" else text
+
+
+def _gates(groups: list[str], every: str) -> str:
+    """The gates of the norms at a site, in words."""
+    if len(every) == 1 or groups == [every]:
+        return ""
+    if sorted(groups) == sorted(every):
+        return ", gate by gate"
+    return " over " + " and over ".join(f"`{gates}`" for gates in groups)
+
+
+def _row(dialect: Dialect) -> tuple[str, ...]:
+    variant = dialect.variant
+    name, source = f"`{dialect.name}`", _source(dialect.source)
+    epsilon = f"{variant.epsilon:g}"
+    return (name, dialect.title, epsilon, _else(variant), source, dialect.source.licence)
+
+
 def _else(variant: Variant) -> str:
-    """The fields that are not at their defaults; of the reset gate always."""
-    found = []
+    """Norms without a gain or a bias, and the fields that are not at their defaults."""
+    lacking: dict[str, list[str]] = {}
+    for norm in variant.norms:
+        sites = lacking.setdefault(_lacks(norm.gain, norm.bias), [])
+        sites += [norm.site] if norm.site not in sites else []
+    if variant.cell_norm != "none":
+        lack = _lacks(variant.cell_norm_gain, variant.cell_norm_bias)
+        lacking.setdefault(lack, []).append("cell")
+    found = [f"{' and '.join(sites)} {lack}" for lack, sites in lacking.items() if lack]
     for field in dataclasses.fields(variant):
         value = getattr(variant, field.name)
-        if field.name in _SHOWN or (value == field.default and field.name not in _always(variant)):
-            continue
-        found.append(field.name if value is True else f"{field.name}={value}")
-    return ", ".join(f"`{f}`" for f in found) or "–"
+        if field.name not in _SHOWN and value != field.default:
+            found.append(f"`{field.name}`" if value is True else f"`{field.name}={value}`")
+    return ", ".join(found) or "–"
 
 
-def _always(variant: Variant) -> tuple[str, ...]:
-    return ("reset", "update") if variant.cell == "gru" else ()
+def _lacks(gain: bool, bias: bool) -> str:
+    """What a norm has not, of gain and bias."""
+    return {(True, True): "", (True, False): "without bias", (False, True): "without gain"}.get(
+        (gain, bias), "without gain and bias"
+    )
 
 
 def _source(source: Source) -> str:

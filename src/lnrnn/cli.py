@@ -14,7 +14,7 @@ from lnrnn import __version__
 from lnrnn.train.settings import BACKENDS, CELLS, POLICIES, Settings, UserError
 
 if TYPE_CHECKING:
-    from lnrnn.dialects import Source
+    from lnrnn.dialects import Dialect, Source
     from lnrnn.variant import Variant
 
 _SOURCE = (
@@ -100,7 +100,28 @@ def _bench(**options: Any) -> int:
         return 1
 
 
-def _info() -> int:
+def _info(words: Sequence[str]) -> int:
+    from lnrnn import dialects
+    from lnrnn.train.report import columns
+
+    table = [
+        _line(d)
+        for d in dialects.DIALECTS.values()
+        if all(w.lower() in " ".join((*_line(d), d.title)).lower() for w in words)
+    ]
+    if not table:
+        raise UserError(
+            f"No dialect has {' and '.join(map(repr, words))} in its row or title; see lnrnn info."
+        )
+    if not words:
+        _machine()
+    heading = ("dialect", "cell", "norms", "cell norm or reset", "epsilon", "source")
+    print(columns(heading, table))
+    return 0
+
+
+def _machine() -> None:
+    """Print the versions, the engines and the instruction sets of this machine."""
     from lnrnn import dialects
     from lnrnn.engines import select
     from lnrnn.engines.native import core
@@ -120,11 +141,6 @@ def _info() -> int:
         if engine != "triton" or framework == "torch"
         for answer in (select.report(select.Request(variant, framework, device=device))[engine],)
     ]
-    table = [
-        (d.name, v.cell, _norms(v), v.cell_norm, f"{v.epsilon:g}", _short(d.source))
-        for d, v in ((d, d.variant) for d in dialects.DIALECTS.values())
-    ]
-    heading = ("dialect", "cell", "norms", "cell norm", "epsilon", "source")
     print(f"lnrnn {__version__}\n")
     print(columns(("framework", "version"), frameworks) + "\n")
     print(columns(("engine", "on", "computes an LSTM"), engines) + "\n")
@@ -136,8 +152,14 @@ def _info() -> int:
             for n, why in sets.items()
         ]
         print(columns(("instruction set", "usable"), here) + "\n")
-    print(columns(heading, table))
-    return 0
+
+
+def _line(dialect: Dialect) -> tuple[str, ...]:
+    """A dialect's row of the table."""
+    variant = dialect.variant
+    then = {"lstm": variant.cell_norm, "gru": f"{variant.reset}, {variant.update}"}
+    start = (dialect.name, variant.cell, _norms(variant), then.get(variant.cell, ""))
+    return (*start, f"{variant.epsilon:g}", _short(dialect.source))
 
 
 def _norms(variant: Variant) -> str:
@@ -150,7 +172,7 @@ def _norms(variant: Variant) -> str:
         site if shared == [variant.gates] else f"{site}[{' '.join(shared)}]"
         for site, shared in gates.items()
     )
-    return ", ".join(sites) + kind
+    return ", ".join([*sites, *["h'"] * variant.hidden_norm]) + kind
 
 
 def _short(source: Source) -> str:
@@ -352,7 +374,14 @@ def _parser() -> argparse.ArgumentParser:
         help="for bench.md, bench.csv, bench.json and bench.png (default: runs/ and the time)",
     )
 
-    info = commands.add_parser("info", help="versions, engines, dialects", epilog=_EXIT)
+    info = commands.add_parser(
+        "info",
+        help="versions, engines, dialects",
+        description="Versions, engines and the table of dialects; with words, the dialects alone "
+        "in whose row or title all of them stand.",
+        epilog=_EXIT,
+    )
+    info.add_argument("words", nargs="*", metavar="WORD", help="such as: gru sum whole")
     info.set_defaults(command=_info)
     return parser
 

@@ -21,9 +21,8 @@ _LSTM_ONLY = (
     "cell_norm",
     "cell_norm_gain",
     "cell_norm_bias",
-    "hidden_norm",
     "forget_bias",
-    "coupled",
+    "capped",
     "peephole",
     "output_peephole",
     "cell_clip_at",
@@ -90,7 +89,8 @@ class Variant:
     - gru, ligru: $h' = z h + (1 - z) n$ with $z = \sigma(P_z + b_{update})$ and $n$
       as `reset` says (a ligru has no reset gate: $n = \phi(P_n)$).
 
-    Gates are named `i f g o` (lstm), `r z n` (gru), `z n` (ligru), `n` (simple, indrnn).
+    Gates are named `i f g o` (lstm), `r z n` (gru), `z n` (ligru), `n` (simple, indrnn);
+    a coupled cell has not the first of them.
 
     Args:
         cell: `"simple"`, `"indrnn"`, `"ligru"`, `"lstm"` or `"gru"`.
@@ -106,7 +106,7 @@ class Variant:
             `"after_tanh"`: $h' = o\,\mathrm{LN}(\psi(c'))$, $c'$ is carried.
         cell_norm_gain: whether the cell norm has a gain.
         cell_norm_bias: whether the cell norm has a bias.
-        hidden_norm: lstm; normalise h' (gain and bias) before it is emitted and carried.
+        hidden_norm: normalise h' (gain and bias) before it is emitted and carried.
         bias_x: a bias inside the input norm, $b_x$.
         bias_h: a bias inside the recurrent norm, $b_h$ (with reset "after" and no norm
             the second bias of Keras's and PyTorch's GRU).
@@ -118,14 +118,16 @@ class Variant:
             $n = \phi(N_\Sigma(X_n + r H_n))$ of the raw parts; `"before"`: the
             recurrent projection of n is $(r h) U_n$; `"whole"`: $n = \phi(r P_n)$.
         update: gru, ligru; `"keep"`: $h' = z h + (1-z) n$; `"new"`: $h' = z n + (1-z) h$.
-        coupled: lstm without an input gate, $i = 1 - f$ (CIFG).
+        coupled: one gate does the work of two: an lstm without an input gate,
+            $i = 1 - f$ (CIFG); a gru without a reset gate, $r = z$ (the minimal gated unit).
+        capped: lstm; the input gate is at most what f leaves, $i = \min(\sigma(P_i), 1 - f)$.
         peephole: lstm; `"after"` adds $w_i c$, $w_f c$ and $w_o c'$ after the norms,
             `"inside"` within them, where $c'$ is the cell as it is carried.
         output_peephole: `"gate"` adds $w_o c'$ to the output gate, `"cell"` to the
             argument of $\psi$.
         cell_clip: bound on |c| of an lstm (on |h'| of a gru), or None.
         cell_clip_at: lstm; clip `"before_norm"`, `"after_norm"` (of a carried norm), or
-            the `"incoming"` c.
+            the `"incoming"` c, or the `"carried"` one alone, which the output does not see.
         hidden_clip: lstm; bound on the incoming |h|, or None.
         projection: lstm; h' is multiplied by a projection matrix (H, P).
         projection_bias: whether the projection has a bias.
@@ -171,10 +173,11 @@ class Variant:
     reset: Literal["after", "inside", "before", "whole"] = "after"
     update: Literal["keep", "new"] = "keep"
     coupled: bool = False
+    capped: bool = False
     peephole: Literal["none", "after", "inside"] = "none"
     output_peephole: Literal["gate", "cell"] = "gate"
     cell_clip: float | None = None
-    cell_clip_at: Literal["before_norm", "after_norm", "incoming"] = "before_norm"
+    cell_clip_at: Literal["before_norm", "after_norm", "incoming", "carried"] = "before_norm"
     hidden_clip: float | None = None
     projection: bool = False
     projection_bias: bool = False
@@ -197,7 +200,8 @@ class Variant:
     @property
     def gates(self) -> str:
         """The gate letters of the cell, in the canonical order of all weights."""
-        return "fgo" if self.coupled else _CELL_GATES[self.cell]
+        gates = _CELL_GATES[self.cell]
+        return gates[1:] if self.coupled else gates
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -283,7 +287,7 @@ class Variant:
             (_GRU_ONLY, ("gru",)),
             (_UPDATE_ONLY, ("gru", "ligru")),
             (("recurrent_activation",), ("lstm", "gru", "ligru")),
-            (("cell_clip",), ("lstm", "gru")),
+            (("cell_clip", "coupled"), ("lstm", "gru")),
         ):
             for name in names:
                 if self.cell not in cells and getattr(self, name) != defaults[name]:
@@ -332,6 +336,11 @@ class Variant:
             )
 
     def _check_lstm(self) -> None:
+        if self.capped and self.coupled:
+            raise ValueError(
+                "A coupled lstm has no input gate to bound; got coupled=True, capped=True: use "
+                "one of the two."
+            )
         if self.cell_clip_at == "after_norm" and self.cell_norm != "carry":
             raise ValueError(
                 "cell_clip_at='after_norm' bounds the normalised cell that is carried; got "

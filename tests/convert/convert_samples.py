@@ -11,6 +11,7 @@ import numpy as np
 
 from lnrnn.convert import Weights, originals
 from lnrnn.convert.forms import FORMS
+from lnrnn.dialects import Shared
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing import random_params, sizes_for
 from lnrnn.variant import Variant
@@ -34,6 +35,8 @@ def original_weights(form: str, dtype: str = "float32", seed: int = 1607) -> dic
     """Random weights as the original of a form has them, the unused ones included."""
     dialect = FORMS[form]
     drawn = random_params(dialect.variant, sizes_for(dialect.variant), rng(seed))
+    if any(isinstance(layout, Shared) for layout in dialect.layout.values()):
+        drawn = dialect.to_canonical(dialect.gradients(drawn, ""))  # with equal copies
     found = originals(Weights(dialect.variant, drawn), form, "")
     noise = rng(seed + 1)
     ones = shapes(dialect.variant, sizes_for(dialect.variant)).items()

@@ -154,6 +154,10 @@ def test_golden_weights_are_found_in_a_file(path, tmp_path):
     if given is None:  # a relative outside the spec is not taken for one inside
         with np.load(path.with_suffix(".npz")) as arrays:
             weights = {n[2:]: arrays[n] for n in arrays.files if n.startswith("w/")}
+        if path.name.startswith("labml_hyperlstm"):  # within it lies a cell that is a dialect
+            found = find(open_file(save_npz(tmp_path / "w.npz", weights)))
+            assert [(f.scope, f.fits[0].name) for f in found] == [("hyper.", "labml_lnlstm")]
+            return
         with pytest.raises(FileError, match=r"No tensors have|lie with others that it has not"):
             read(save_npz(tmp_path / "w.npz", weights))
         return

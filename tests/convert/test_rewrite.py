@@ -89,6 +89,10 @@ def test_a_wider_form_computes_the_same(variant, target):
 
 def forbidden(variant: Variant, target: Variant) -> str | None:
     """Why the rules themselves forbid a change, told apart without the code under test."""
+    if variant.cell == "gru" and variant.coupled:
+        if not target.coupled:
+            return "coupled is True here"
+        return "update is" if variant.update != target.update else None
     if variant.coupled and not target.coupled:
         shared = any("f" in n.gates and n.gates != "f" for n in variant.norms)
         return "statistics of its own" if shared else None

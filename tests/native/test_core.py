@@ -385,6 +385,12 @@ def test_no_is_a_sentence():
     assert isinstance(answer, select.No)
     with pytest.raises(ValueError, match="it has no peephole"):
         select.choose("native", select.Request(peephole, "torch"))
+    for variant, reason in (
+        (Variant(cell="lstm", capped=True), "it has no capped"),
+        (Variant(cell="gru", coupled=True), "it has no gru without a reset gate"),
+        (Variant(cell="simple", hidden_norm=True), "it has no hidden_norm"),
+    ):
+        assert reason in (call.refusal(variant) or "")
 
 
 @pytest.mark.parametrize("name", SUPPORTED)

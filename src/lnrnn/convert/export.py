@@ -59,7 +59,10 @@ def originals(
     if weights.variant != target:
         weights = rewrite(weights, target)
     before = (origin.scope if own and origin else dialect.scope) if scope is None else scope
-    found = dialect.from_canonical(weights.params, "")
+    try:
+        found = dialect.from_canonical(weights.params, "")
+    except ValueError as error:
+        raise FileError(str(error)) from error
     if own and origin:
         kept = {n: np.asarray(v) for n, v in origin.kept.items() if n in found}
         if any(kept[n].shape != found[n].shape for n in kept):

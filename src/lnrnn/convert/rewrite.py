@@ -24,7 +24,7 @@ _SITES: tuple[Site, ...] = ("x", "h", "sum")
 _ODD = ("sigmoid", "hard_sigmoid", "keras2_hard_sigmoid")  # f(-a) = 1 - f(a)
 _NORMED = ("norm", "epsilon", "epsilon_at", "ddof")
 _FUNCTION = (
-    "cell_norm", "hidden_norm", "reset", "cell_clip", "hidden_clip", "projection_clip",
+    "capped", "cell_norm", "hidden_norm", "reset", "cell_clip", "hidden_clip", "projection_clip",
     "activation", "recurrent_activation", "output_activation",
 )  # fmt: skip
 _REASONS = {
@@ -61,7 +61,7 @@ def rewrite(weights: Weights, target: Variant) -> Weights:
         return dataclasses.replace(weights, origin=None)
     if weights.variant.cell == "indrnn" and target.cell == "simple":
         weights = _as_matrix(weights)
-    if weights.variant.coupled and not target.coupled:
+    if weights.variant.cell == "lstm" and weights.variant.coupled and not target.coupled:
         weights = _uncouple(weights)
     source = weights.variant
     _check_function(source, target)
@@ -91,6 +91,8 @@ def _check_function(source: Variant, target: Variant) -> None:
                 f"A norm of the gates {''.join(sorted(gates))!r} together at site {site!r} is "
                 f"something that the wanted form {verb}: the two are different functions."
             )
+    if source.cell == "gru" and source.coupled:  # turned round, z would turn r round too
+        _same(source, target, "update")
     if source.update != target.update and source.recurrent_activation not in _ODD:
         raise FileError(
             "The update gate is turned round where f(-a) = 1 - f(a); recurrent_activation="

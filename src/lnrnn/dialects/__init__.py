@@ -16,7 +16,9 @@ from lnrnn.dialects.dialect import Source as Source
 from lnrnn.dialects.layout import Columns as Columns
 from lnrnn.dialects.layout import Layout as Layout
 from lnrnn.dialects.layout import MinusOne as MinusOne
+from lnrnn.dialects.layout import Pixel as Pixel
 from lnrnn.dialects.layout import Rows as Rows
+from lnrnn.dialects.layout import Shared as Shared
 from lnrnn.dialects.layout import Stacked as Stacked
 from lnrnn.dialects.layout import Transposed as Transposed
 from lnrnn.dialects.layout import Unused as Unused
@@ -29,10 +31,14 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
 
 OUTSIDE: Mapping[str, str] = MappingProxyType(
     {
+        "deir_lngru": "its candidate is normed on its parts and again on their sum",
         "dreamerv3_block_core": "its norms sit in the layers before a block-diagonal GRU",
+        "labml_hyperlstm": "a second LSTM scales the products of the first at each step",
         "lingvo_lnlstm_doubleproj": "the gates read a joint projection of [x, h]",
         "lingvo_sru_ln": "an SRU: no recurrent matrix, norms on gates and cell, a highway",
         "magenta_hyperlstm": "a second LSTM scales the weights of the first at each step",
+        "r2dreamer_deter": "its norms sit in the layers before a block-diagonal GRU",
+        "torchrl_dreamerv3_blockgru": "its norms sit in the layers before a block-diagonal GRU",
         "zero_lnatr": "an ATR: twin gates from the sum and difference of two norms",
         "zero_lnlrn": "an LRN: no recurrent matrix, the state added to normed keys",
         "zero_lnolrn": "an LRN with an output gate",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from lnrnn.dialects.layout import Layout, Parts
+from lnrnn.dialects.layout import Layout, Parts, Shared
 from lnrnn.params import Sizes, shapes
 from lnrnn.variant import Variant
 
@@ -102,7 +102,8 @@ class Dialect:
     def shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         """The original's weight names (without scope) and shapes at some sizes."""
         zeros = {n: np.zeros(s, bool) for n, s in shapes(self.variant, sizes).items()}
-        return {n: a.shape for n, a in self._pack(zeros, offsets=False).items()}
+        packed = self._pack(zeros, offsets=False)
+        return {n: a.shape for n, a in self._joined(packed, np.any).items()}
 
     def scope_of(self, weights: Mapping[str, Any]) -> str:
         """What stands before the names of `weights`, the same before each.
@@ -163,12 +164,25 @@ class Dialect:
 
         Returns:
             Original name to array, in the dtype of the canonical weights.
+
+        Raises:
+            ValueError: gains or biases differ that are one weight in the original.
         """
         packed = self._pack(params, offsets=True)
+        for name, layout in self.layout.items():
+            copies = packed[name]
+            if isinstance(layout, Shared) and not np.array_equal(
+                copies, np.broadcast_to(copies[:1], copies.shape), equal_nan=True
+            ):
+                raise ValueError(
+                    f"{self.name!r} has one weight {name!r} for {len(copies)} gates; got gates "
+                    "that differ: write another dialect."
+                )
+        packed = self._joined(packed, lambda copies, axis: copies.take(0, axis))
         if unused is not None:
             before = self.scope_of(unused)
             ones = {n: np.ones_like(a, bool) for n, a in params.items()}
-            for name, used in self._pack(ones, offsets=False).items():
+            for name, used in self._joined(self._pack(ones, offsets=False), np.any).items():
                 packed[name] = np.where(used, packed[name], unused[before + name])
         return self._scoped(packed, scope)
 
@@ -178,7 +192,8 @@ class Dialect:
         """Gradients of the original's weights from those of the canonical ones.
 
         The same rearrangement as `from_canonical` without the offsets of gains stored
-        minus one; an unused weight has a zero gradient.
+        minus one; an unused weight has a zero gradient, and that of one weight which stands
+        for several is the sum of theirs.
 
         Args:
             gradients: canonical name to gradient.
@@ -187,7 +202,17 @@ class Dialect:
         Returns:
             Original name to gradient.
         """
-        return self._scoped(self._pack(gradients, offsets=False), scope)
+        packed = self._pack(gradients, offsets=False)
+        return self._scoped(self._joined(packed, np.sum), scope)
+
+    def _joined(
+        self, packed: dict[str, np.ndarray], join: Callable[..., np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """`packed` with the copies of a shared weight made one by `join(copies, axis)`."""
+        return {
+            n: join(a, axis=0) if isinstance(self.layout[n], Shared) else a
+            for n, a in packed.items()
+        }
 
     def _pack(self, arrays: Mapping[str, Any], *, offsets: bool) -> dict[str, np.ndarray]:
         parts = Parts(self.variant, {n: np.asarray(a) for n, a in arrays.items()}, offsets)

@@ -183,6 +183,60 @@ _SKIP_THOUGHTS = Dialect(
     per_gate=("kernel", "recurrent_kernel"),
 )
 
+_TRANSDREAMER = Dialect(
+    name="transdreamer_lngru",
+    title="TransDreamer LayerNormGRUCell",
+    source=Source(
+        "changchencc/TransDreamer",
+        "model/utils.py::LayerNormGRUCell",
+        "393007a1528acdfb70a2a813e09ab7b2e236bd4f",
+        "no licence",
+    ),
+    variant=Variant(cell="gru", norms=_GATES_APART, update="new"),
+    layout={
+        "fc_i2h.net.weight": _rows("kernel", "zr"),
+        "fc_h2h.net.weight": _rows("recurrent_kernel", "zr"),
+        "fc_i2c.net.weight": _rows("kernel", "n"),
+        "fc_h2c.net.weight": _rows("recurrent_kernel", "n"),
+        "layer_norm_hh.weight": Columns("h_norm_gain", "zr"),
+        "layer_norm_hh.bias": Columns("h_norm_bias", "zr"),
+        "layer_norm_ih.weight": Columns("x_norm_gain", "zr"),
+        "layer_norm_ih.bias": Columns("x_norm_bias", "zr"),
+        "layer_norm_c.weight": Columns("x_norm_gain", "n"),
+        "layer_norm_c.bias": Columns("x_norm_bias", "n"),
+        "layer_norm_u.weight": Columns("h_norm_gain", "n"),
+        "layer_norm_u.bias": Columns("h_norm_bias", "n"),
+    },
+)
+_ELEKTRISCHES = Dialect(
+    name="elektrisches_lngru",
+    title="LayerNorm_GRU LayerNormGRUCell, norms without gain and bias",
+    source=Source(
+        "ElektrischesSchaf/LayerNorm_GRU",
+        "GRU_layernorm_cell.py::LayerNormGRUCell",
+        "09023f712dd1be7ea38e2c9d41feef9bc07edd0b",
+        "MIT",
+    ),
+    variant=Variant(
+        cell="gru",
+        norms=tuple(replace(norm, gain=False, bias=False) for norm in _GATES_APART),
+        bias_x=True,
+        bias_h=True,
+        update="new",
+    ),
+    layout={
+        "i2h.weight": _rows("kernel", "zr"),
+        "i2h.bias": Columns("bias_x", "zr"),
+        "h2h.weight": _rows("recurrent_kernel", "zr"),
+        "h2h.bias": Columns("bias_h", "zr"),
+        "h_hat_W.weight": _rows("kernel", "n"),
+        "h_hat_W.bias": Columns("bias_x", "n"),
+        "h_hat_U.weight": _rows("recurrent_kernel", "n"),
+        "h_hat_U.bias": Columns("bias_h", "n"),
+    },
+    initializers=dict.fromkeys(("kernel", "recurrent_kernel", "bias_x", "bias_h"), _TORCH),
+)
+
 # The sum normed over all gates, reset of the whole candidate.
 
 _DREAMER = Variant(
@@ -268,6 +322,50 @@ _SHEEPRL_NOBIAS = replace(
     variant=_DREAMER,
     layout={n: p for n, p in _SHEEPRL.layout.items() if n != "linear.bias"},
 )
+# The original draws by a normal law of the deviation that a truncated one would need.
+_WIDE = fan_scaled(1 / 0.8796**2, "fan_avg", "untruncated_normal")
+_RLLIB = replace(
+    _SHEEPRL_NOBIAS,
+    name="rllib_dreamerv3_gru",
+    title="RLlib DreamerV3GRU",
+    source=Source(
+        "ray",
+        "rllib/algorithms/dreamerv3/torch/models/components/sequence_model.py::DreamerV3GRU",
+        "2.60.0 (PyPI)",
+        "Apache-2.0",
+    ),
+    initializers={"kernel": _WIDE, "recurrent_kernel": _WIDE},
+)
+_PYDREAMER_SOURCE = Source(
+    "jurgisp/pydreamer",
+    "pydreamer/models/rnn.py::NormGRUCell",
+    "8a4ea85a925b57ddf24a221b41dfb3257f89d63a",
+    "MIT",
+)
+_PYDREAMER_LATE = Dialect(
+    name="pydreamer_normgru_latereset",
+    title="pydreamer NormGRUCellLateReset",
+    source=replace(_PYDREAMER_SOURCE, path="pydreamer/models/rnn.py::NormGRUCellLateReset"),
+    variant=_DREAMER,
+    layout={
+        "weight_ih.weight": _rows("kernel", "rzn"),
+        "weight_hh.weight": _rows("recurrent_kernel", "rzn"),
+        "lnorm.weight": Columns("sum_norm_gain", "rzn"),
+        "lnorm.bias": Columns("sum_norm_bias", "rzn"),
+    },
+)
+_TRANSDREAMER_2 = Dialect(
+    name="transdreamer_lngru_v2",
+    title="TransDreamer LayerNormGRUCellV2",
+    source=replace(_TRANSDREAMER.source, path="model/utils.py::LayerNormGRUCellV2"),
+    variant=_DREAMER.replace(epsilon=1e-5),
+    layout={
+        "fc.net.weight": Transposed(_xh("rnz")),
+        "layer_norm.weight": Columns("sum_norm_gain", "rnz"),
+        "layer_norm.bias": Columns("sum_norm_bias", "rnz"),
+    },
+    initializers={"recurrent_kernel": "glorot_uniform"},
+)
 _TRUNCATED_IN = fan_scaled(1.0, "fan_in", "truncated_normal")
 _EMBODIED_RMS = Dialect(
     name="embodied_gru_prerms",
@@ -334,6 +432,20 @@ _SOCKEYE_PER_GATE = Dialect(
         **per_gate("{}_scale", "sum_norm_bias", _SWAPPED_GATES),
     },
     initializers={"sum_norm_gain": "zeros", "sum_norm_bias": "ones"},
+)
+
+_PYDREAMER_GATES = {"r": "reset", "z": "update", "n": "newval"}
+_PYDREAMER = Dialect(
+    name="pydreamer_normgru",
+    title="pydreamer NormGRUCell",
+    source=_PYDREAMER_SOURCE,
+    variant=Variant(cell="gru", norms=_EACH, reset="inside", update="new", epsilon=1e-3),
+    layout={
+        "weight_ih.weight": _rows("kernel", "rzn"),
+        "weight_hh.weight": _rows("recurrent_kernel", "rzn"),
+        **per_gate("ln_{}.weight", "sum_norm_gain", _PYDREAMER_GATES),
+        **per_gate("ln_{}.bias", "sum_norm_bias", _PYDREAMER_GATES),
+    },
 )
 
 _RESET_BEFORE = Variant(cell="gru", norms=_EACH, reset="before", update="new")
@@ -443,6 +555,64 @@ _SLIGRU = replace(
 )
 _LIGHT = (_LIGRU, _SLIGRU)
 
+# No norm of the gates: the new h is normed.
+
+_KALDI_NORM: dict[str, Layout] = {
+    "ln.0.gamma": Columns("hidden_norm_gain"),
+    "ln.0.beta": Columns("hidden_norm_bias"),
+}
+
+
+def _kaldi(gates: str) -> dict[str, Layout]:
+    """pytorch-kaldi's weights: one matrix for each source and gate."""
+    names = {g: "h" if g == "n" else g for g in gates}
+    return {
+        **per_gate("w{}.0.weight", "kernel", names, Transposed),
+        **per_gate("u{}.0.weight", "recurrent_kernel", names, Transposed),
+        **_KALDI_NORM,
+    }
+
+
+_KALDI_GRU = Dialect(
+    name="pytorchkaldi_gru_ln_relu",
+    title="pytorch-kaldi GRU with gru_use_laynorm",
+    source=Source(
+        "mravanelli/pytorch-kaldi",
+        "neural_networks.py::GRU",
+        "9773257d4c4edb8bd9a2dcd8c81afa2a4ab9da07",
+        "CC-BY-4.0",
+    ),
+    variant=Variant(
+        cell="gru",
+        hidden_norm=True,
+        reset="before",
+        epsilon=1e-6,
+        epsilon_at="deviation",
+        ddof=1,
+        activation="relu",
+    ),
+    layout=_kaldi("nzr"),
+    initializers={"kernel": _LINEAR},
+    per_gate=("recurrent_kernel",),
+)
+_KALDI_LIGRU = replace(
+    _KALDI_GRU,
+    name="pytorchkaldi_ligru_ln_relu",
+    title="pytorch-kaldi liGRU with ligru_use_laynorm",
+    source=replace(_KALDI_GRU.source, path="neural_networks.py::liGRU"),
+    variant=_KALDI_GRU.variant.replace(cell="ligru", reset="after"),
+    layout=_kaldi("nz"),
+)
+_KALDI_MINIMAL = replace(
+    _KALDI_GRU,
+    name="pytorchkaldi_minimalgru_ln_tanh",
+    title="pytorch-kaldi minimalGRU with minimalgru_use_laynorm and tanh",
+    source=replace(_KALDI_GRU.source, path="neural_networks.py::minimalGRU"),
+    variant=_KALDI_GRU.variant.replace(coupled=True, activation="tanh"),
+    layout=_kaldi("nz"),
+)
+_RELU = (*_LIGHT, _KALDI_GRU, _KALDI_LIGRU)
+
 TABLE: tuple[Dialect, ...] = (
     _HASTE,
     _SOCKEYE,
@@ -452,19 +622,26 @@ TABLE: tuple[Dialect, ...] = (
     _NEMATUS_RMS,
     _NEMATUS_RMS_B,
     _SKIP_THOUGHTS,
+    _TRANSDREAMER,
+    _ELEKTRISCHES,
     _DREAMER_2,
     _DREAMER_3,
     _NM512,
     _SHEEPRL,
     _SHEEPRL_NOBIAS,
+    _RLLIB,
+    _PYDREAMER_LATE,
+    _TRANSDREAMER_2,
     _EMBODIED_RMS,
     _EMBODIED_LAYER,
     _ICEFALL,
     _SOCKEYE_PER_GATE,
+    _PYDREAMER,
     _LINGVO,
     _ARM,
     _ZERO,
-    *_LIGHT,
+    _KALDI_MINIMAL,
+    *_RELU,
     *(
         replace(
             relu,
@@ -472,6 +649,6 @@ TABLE: tuple[Dialect, ...] = (
             title=relu.title + " and tanh",
             variant=relu.variant.replace(activation="tanh"),
         )
-        for relu in _LIGHT
+        for relu in _RELU
     ),
 )

@@ -101,7 +101,7 @@ class Stacked:
 
 @dataclass(frozen=True, init=False)
 class Rows:
-    """Vectors as the rows of a matrix; one vector n as a matrix (1, n)."""
+    """Vectors as the rows of a matrix, one vector n as (1, n); matrices (m, n) as (m, k, n)."""
 
     of: tuple[Layout, ...]
 
@@ -109,7 +109,32 @@ class Rows:
         object.__setattr__(self, "of", of)
 
     def pack(self, parts: Parts) -> np.ndarray:
-        return np.stack([layout.pack(parts) for layout in self.of])
+        return np.stack([layout.pack(parts) for layout in self.of], axis=-2)
+
+
+@dataclass(frozen=True)
+class Pixel:
+    """A weight of a convolution at a single pixel: two more axes of length 1."""
+
+    of: Layout
+
+    def pack(self, parts: Parts) -> np.ndarray:
+        return self.of.pack(parts)[..., None, None]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One vector that stands for several of ours: the rows of `of` are its copies.
+
+    Only here is the original smaller than the canonical weight.  Read, it is repeated;
+    written, the copies have to be equal; its gradient is the sum of theirs.
+    """
+
+    of: Rows
+
+    def pack(self, parts: Parts) -> np.ndarray:
+        """The copies (k, n), which the dialect makes one."""
+        return self.of.pack(parts)
 
 
 @dataclass(frozen=True)

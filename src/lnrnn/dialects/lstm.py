@@ -9,7 +9,9 @@ from lnrnn.dialects.layout import (
     Columns,
     Layout,
     MinusOne,
+    Pixel,
     Rows,
+    Shared,
     Stacked,
     Transposed,
     Unused,
@@ -19,6 +21,7 @@ from lnrnn.variant import Norm, Variant
 
 _JOINED = (Norm("sum"),)
 _SPLIT = (Norm("x"), Norm("h"))
+_GAINS = (Norm("x", bias=False), Norm("h", bias=False))
 _EACH = tuple(Norm("sum", gate) for gate in "ifgo")
 
 
@@ -103,7 +106,7 @@ _HASTE = Dialect(
     ),
     variant=Variant(
         cell="lstm",
-        norms=(Norm("x", bias=False), Norm("h", bias=False)),
+        norms=_GAINS,
         cell_norm="output",
         bias=True,
     ),
@@ -840,6 +843,371 @@ _ZERO = Dialect(
     initializers={"recurrent_kernel": "glorot_uniform"},
 )
 
+# The sum normed gate by gate: more programs.
+
+_LABML_GATES = {"i": "0", "f": "1", "g": "2", "o": "3"}
+_LABML = Dialect(
+    name="labml_lnlstm",
+    title="labml_nn LSTMCell with layer_norm",
+    source=Source("labml-nn", "labml_nn/lstm/__init__.py::LSTMCell", "0.5.1 (PyPI)", "MIT"),
+    variant=Variant(cell="lstm", norms=_EACH, cell_norm="output", bias_h=True),
+    layout={
+        "hidden_lin.weight": _rows("recurrent_kernel", "ifgo"),
+        "hidden_lin.bias": Columns("bias_h", "ifgo"),
+        "input_lin.weight": _rows("kernel", "ifgo"),
+        **per_gate("layer_norm.{}.weight", "sum_norm_gain", _LABML_GATES),
+        **per_gate("layer_norm.{}.bias", "sum_norm_bias", _LABML_GATES),
+        "layer_norm_c.weight": Columns("cell_norm_gain"),
+        "layer_norm_c.bias": Columns("cell_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR, "recurrent_kernel": _LINEAR, "bias_h": _TORCH},
+)
+
+
+def _axlearn(param: str) -> Layout:
+    """One vector for all gates."""
+    return Shared(Rows(*(Columns(param, gate) for gate in "gfio")))
+
+
+_AXLEARN = Dialect(
+    name="axlearn_lnlstm",
+    title="axlearn LSTMCell with LayerNorm, one gain and bias for all gates",
+    source=Source(
+        "apple/axlearn",
+        "axlearn/common/rnn.py::LSTMCell",
+        "34aed43c1b6e581c4753d06d7cbeedd5010ef26b",
+        "Apache-2.0",
+    ),
+    variant=Variant(cell="lstm", norms=_EACH, epsilon=1e-8),
+    layout={
+        "input_proj/weight": Rows(*(_xh(gate) for gate in "gfio")),
+        "norm/scale": _axlearn("sum_norm_gain"),
+        "norm/bias": _axlearn("sum_norm_bias"),
+    },
+    initializers=_XAVIER,
+)
+_AXLEARN_PROJ = replace(
+    _AXLEARN,
+    name="axlearn_lnlstm_proj_clip",
+    title="axlearn LSTMCell with LayerNorm, max_cell_value and a projection",
+    variant=_AXLEARN.variant.replace(cell_clip=0.5, projection=True),
+    layout={**_AXLEARN.layout, "output_proj/weight": Columns("projection_kernel")},
+)
+_AXLEARN_RMS = replace(
+    _AXLEARN,
+    name="axlearn_rmslstm",
+    title="axlearn LSTMCell with RMSNorm, one gain for all gates",
+    variant=_AXLEARN.variant.replace(
+        norm="rms", norms=tuple(replace(norm, bias=False) for norm in _EACH)
+    ),
+    layout={n: p for n, p in _AXLEARN.layout.items() if n != "norm/bias"},
+)
+
+_PRAXIS_SOURCE = Source(
+    "google/praxis",
+    "praxis/layers/rnn_cell.py::LayerNormalizedLstmCellSimple",
+    "feeaff19915ca9c3de8b372b7427d15c81f0d757",
+    "Apache-2.0",
+)
+_PRAXIS = replace(
+    _LINGVO_SIMPLE,
+    name="praxis_lnlstm",
+    title="praxis LayerNormalizedLstmCellSimple",
+    source=_PRAXIS_SOURCE,
+)
+_PRAXIS_PROJ = replace(
+    _LINGVO_SIMPLE_PROJ,
+    name="praxis_lnlstm_proj",
+    title="praxis LayerNormalizedLstmCellSimple with a linear output and a projection",
+    source=_PRAXIS_SOURCE,
+)
+
+# x and h normed over all gates: more programs.
+
+_DIENGINE = Dialect(
+    name="diengine_lnlstm",
+    title="DI-engine LSTM, as get_lstm makes it for R2D2 and NGU",
+    source=Source(
+        "DI-engine", "ding/torch_utils/network/rnn.py::LSTM", "0.5.3 (PyPI)", "Apache-2.0"
+    ),
+    variant=Variant(cell="lstm", norms=_SPLIT, bias=True),
+    layout={
+        "bias": Rows(Columns("bias", "ifog")),
+        "norm.0.weight": Columns("x_norm_gain", "ifog"),
+        "norm.0.bias": Columns("x_norm_bias", "ifog"),
+        "norm.1.weight": Columns("h_norm_gain", "ifog"),
+        "norm.1.bias": Columns("h_norm_bias", "ifog"),
+        "wx.0": Columns("kernel", "ifog"),
+        "wh.0": Columns("recurrent_kernel", "ifog"),
+    },
+    initializers=dict.fromkeys(("kernel", "recurrent_kernel", "bias"), _TORCH),
+)
+
+_UNREAD_CONVOLUTION = Unused(
+    Pixel(Transposed(Stacked(*[Columns("recurrent_kernel", "o")] * 2)))  # (H, 2 H, 1, 1)
+)
+_UNREAD_NORM = Unused(Pixel(Columns("x_norm_gain", "o")))
+_OPENSTL = Dialect(
+    name="openstl_convlstm_1x1",
+    title="OpenSTL ConvLSTMCell with layer_norm, at a single pixel",
+    source=Source(
+        "chengtan9907/OpenSTL",
+        "openstl/modules/convlstm_modules.py::ConvLSTMCell",
+        "c74deb5d4c3da585291f9f18281f3fefdbba3a54",
+        "Apache-2.0",
+    ),
+    variant=Variant(cell="lstm", norms=_SPLIT),
+    layout={
+        "conv_x.0.weight": Pixel(_rows("kernel", "ifgo")),
+        "conv_x.1.weight": Pixel(Columns("x_norm_gain", "ifgo")),
+        "conv_x.1.bias": Pixel(Columns("x_norm_bias", "ifgo")),
+        "conv_h.0.weight": Pixel(_rows("recurrent_kernel", "ifgo")),
+        "conv_h.1.weight": Pixel(Columns("h_norm_gain", "ifgo")),
+        "conv_h.1.bias": Pixel(Columns("h_norm_bias", "ifgo")),
+        "conv_o.0.weight": _UNREAD_CONVOLUTION,
+        "conv_o.1.weight": _UNREAD_NORM,
+        "conv_o.1.bias": _UNREAD_NORM,
+        "conv_last.weight": _UNREAD_CONVOLUTION,
+    },
+    initializers={"kernel": _LINEAR, "recurrent_kernel": _LINEAR},
+)
+
+_DYNET = Dialect(
+    name="dynet_lnlstm",
+    title="DyNet VanillaLSTMBuilder with ln_lstm, started from a state",
+    source=Source(
+        "clab/dynet",
+        "dynet/lstm.cc::VanillaLSTMBuilder",
+        "22b44958476731af4d1fdbc553626eca3a27e808",
+        "Apache-2.0",
+    ),
+    variant=_PAPER.replace(bias=True, forget_bias=1.0, epsilon=1e-8, epsilon_at="deviation"),
+    layout={
+        "x2i": _rows("kernel", "ifog"),
+        "h2i": _rows("recurrent_kernel", "ifog"),
+        "bi": Columns("bias", "ifog"),
+        "ln_gh": Columns("h_norm_gain", "ifog"),
+        "ln_bh": Columns("h_norm_bias", "ifog"),
+        "ln_gx": Columns("x_norm_gain", "ifog"),
+        "ln_bx": Columns("x_norm_bias", "ifog"),
+        "ln_gc": Columns("cell_norm_gain"),
+        "ln_bc": Columns("cell_norm_bias"),
+    },
+    initializers={"recurrent_kernel": "glorot_uniform"},
+)
+
+# The input's bias is drawn with the bound 1/sqrt(I) in these two originals.
+_LINEAR_BOTH: dict[str, Initializer] = {
+    "kernel": _LINEAR,
+    "recurrent_kernel": _LINEAR,
+    "bias_x": _TORCH,
+    "bias_h": _TORCH,
+}
+_PRPN = Dialect(
+    name="prpn_lnlstm",
+    title="PRPN LSTMCell, with the unbiased deviation",
+    source=Source(
+        "yikangshen/PRPN",
+        "LSTMCell.py::LSTMCell",
+        "42212fb5ed4234f507137eb05af26a810c1cd33a",
+        "MIT",
+    ),
+    variant=_PAPER.replace(bias_x=True, bias_h=True, epsilon=1e-6, epsilon_at="deviation", ddof=1),
+    layout={
+        "ih.0.weight": _rows("kernel", "ifgo"),
+        "ih.0.bias": Columns("bias_x", "ifgo"),
+        "ih.1.gamma": Columns("x_norm_gain", "ifgo"),
+        "ih.1.beta": Columns("x_norm_bias", "ifgo"),
+        "hh.0.weight": _rows("recurrent_kernel", "ifgo"),
+        "hh.0.bias": Columns("bias_h", "ifgo"),
+        "hh.1.gamma": Columns("h_norm_gain", "ifgo"),
+        "hh.1.beta": Columns("h_norm_bias", "ifgo"),
+        "c_norm.gamma": Columns("cell_norm_gain"),
+        "c_norm.beta": Columns("cell_norm_bias"),
+    },
+    initializers=_LINEAR_BOTH,
+)
+_IKOSTRIKOV = Dialect(
+    name="ikostrikov_lnlstm",
+    title="pytorch-meta-optimizer LayerNormLSTMCell, with the unbiased deviation",
+    source=Source(
+        "ikostrikov/pytorch-meta-optimizer",
+        "layer_norm_lstm.py::LayerNormLSTMCell",
+        "0154d4d4fc856163885a62bac06174311aa58caf",
+        "MIT",
+    ),
+    variant=_PRPN.variant.replace(forget_bias=-1.0, epsilon=1e-5),
+    layout={
+        "fc_i2h.weight": _rows("kernel", "ifog"),
+        "fc_i2h.bias": Columns("bias_x", "ifog"),
+        "fc_h2h.weight": _rows("recurrent_kernel", "ifog"),
+        "fc_h2h.bias": Columns("bias_h", "ifog"),
+        "ln_i2h.weight": Rows(Columns("x_norm_gain", "ifog")),
+        "ln_i2h.bias": Rows(Columns("x_norm_bias", "ifog")),
+        "ln_h2h.weight": Rows(Columns("h_norm_gain", "ifog")),
+        "ln_h2h.bias": Rows(Columns("h_norm_bias", "ifog")),
+        "ln_h2o.weight": Rows(Columns("cell_norm_gain")),
+        "ln_h2o.bias": Rows(Columns("cell_norm_bias")),
+    },
+    initializers=_LINEAR_BOTH,
+)
+
+
+def _lamb(gates: str) -> dict[str, Layout]:
+    """The weights of lamb's cell with some gates."""
+    names = {g: "j" if g == "g" else g for g in gates}
+    return {
+        **per_gate("tiled_linear/W_x_{}", "kernel", names),
+        **per_gate("tiled_linear/W_h_{}", "recurrent_kernel", names),
+        **per_gate("tiled_linear/B_{}", "bias", names),
+        "tiled_linear/ln_x/gain": Rows(Columns("x_norm_gain", gates)),
+        "tiled_linear/ln_h/gain": Rows(Columns("h_norm_gain", gates)),
+        "ln_c/gain": Rows(Columns("cell_norm_gain")),
+        "ln_c/bias": Rows(Columns("cell_norm_bias")),
+    }
+
+
+_LAMB = Dialect(
+    name="lamb_lnlstm",
+    title="lamb TiledLSTMCell with layer_norm",
+    source=Source(
+        "deepmind/lamb",
+        "lamb/tiled_lstm.py::TiledLSTMCell",
+        "254a0b0e330c44e00cf535f98e9538d6e735750b",
+        "Apache-2.0",
+    ),
+    variant=_HASTE.variant.replace(capped=True, epsilon=1e-9),
+    layout=_lamb("gofi"),
+    scope="TiledLSTMCell/",
+    initializers={"recurrent_kernel": "glorot_uniform"},
+    per_gate=("kernel", "recurrent_kernel"),
+)
+_LAMB_UNCAPPED = replace(
+    _LAMB,
+    name="lamb_lnlstm_uncapped",
+    title="lamb TiledLSTMCell with layer_norm, cap_input_gate=False",
+    variant=_LAMB.variant.replace(capped=False),
+)
+_LAMB_CLIP = replace(
+    _LAMB_UNCAPPED,
+    name="lamb_lnlstm_clip",
+    title="lamb TiledLSTMCell with layer_norm, cap_input_gate=False and cell_clip",
+    variant=_LAMB_UNCAPPED.variant.replace(cell_clip=0.4, cell_clip_at="carried"),
+)
+_LAMB_TIED = replace(
+    _LAMB_UNCAPPED,
+    name="lamb_lnlstm_tied",
+    title="lamb TiledLSTMCell with layer_norm and tie_gates",
+    variant=_LAMB_UNCAPPED.variant.replace(coupled=True, norms=_GAINS),
+    layout=_lamb("gof"),
+)
+
+# The sum normed over all gates: more programs.
+
+_NARROW: Initializer = {
+    "class_name": "RandomUniform",
+    "config": {"minval": -0.04, "maxval": 0.04},
+}
+_THUMT = Dialect(
+    name="thumt_lnlstm",
+    title="THUMT LSTMCell with normalization",
+    source=Source(
+        "THUNLP-MT/THUMT",
+        "thumt/modules/recurrent.py::LSTMCell",
+        "4893578278c08f436fbaaf799257cea15b0c9b56",
+        "BSD-3-Clause",
+    ),
+    variant=Variant(cell="lstm", norms=_JOINED, bias_x=True, output_activation="linear"),
+    layout={
+        "gates.weight": Transposed(_xh("igfo")),
+        "gates.bias": Columns("bias_x", "igfo"),
+        "layer_norm.weight": Rows(*(Columns("sum_norm_gain", g) for g in "igfo")),
+        "layer_norm.bias": Rows(*(Columns("sum_norm_bias", g) for g in "igfo")),
+    },
+    initializers=dict.fromkeys(("kernel", "recurrent_kernel", "bias_x"), _NARROW),
+    masked_output="hold",
+)
+_THUMT_TANH = replace(
+    _THUMT,
+    name="thumt_lnlstm_tanh",
+    title="THUMT LSTMCell with normalization and activation=tanh",
+    variant=_THUMT.variant.replace(output_activation="tanh"),
+)
+
+_FAN_IN = fan_scaled(1.0, "fan_in")
+_CAFFE2 = Dialect(
+    name="caffe2_lnlstm",
+    title="Caffe2 LayerNormLSTM",
+    source=Source(
+        "pytorch/pytorch",
+        "caffe2/python/rnn_cell.py::LayerNormLSTMCell",
+        "067fce36880eb96fac8238c8a6f6cb40eae6248d (run: torch 1.4.0, PyPI)",
+        "BSD-3-Clause",
+    ),
+    variant=Variant(cell="lstm", norms=_JOINED, bias_x=True, bias_h=True, epsilon=1e-4),
+    layout={
+        "i2h_w": _rows("kernel", "ifog"),
+        "i2h_b": Columns("bias_x", "ifog"),
+        "gates_t_w": _rows("recurrent_kernel", "ifog"),
+        "gates_t_b": Columns("bias_h", "ifog"),
+        "gates_t_norm_scale": Columns("sum_norm_gain", "ifog"),
+        "gates_t_norm_bias": Columns("sum_norm_bias", "ifog"),
+    },
+    scope="lnlstm/",
+    initializers={"kernel": _FAN_IN, "recurrent_kernel": _FAN_IN},
+    masked_output="hold",
+)
+_CAFFE2_FORGET = replace(
+    _CAFFE2,
+    name="caffe2_lnlstm_fb1",
+    title="Caffe2 LayerNormLSTM with forget_bias=1",
+    variant=_CAFFE2.variant.replace(forget_bias=1.0),
+)
+
+# No norm of the gates.
+
+_ADEPT = Dialect(
+    name="adept_lnlstm",
+    title="adeptRL LSTMCellLayerNorm, whose cell alone is normed",
+    source=Source(
+        "heronsystems/adeptRL",
+        "adept/modules/sequence.py::LSTMCellLayerNorm",
+        "d8554d134c1dfee6659baafd886684351c1dd982",
+        "GPL-3.0",
+    ),
+    variant=Variant(cell="lstm", cell_norm="carry", bias_x=True, bias_h=True),
+    layout={
+        "ih.weight": _rows("kernel", "ifog"),
+        "ih.bias": Columns("bias_x", "ifog"),
+        "hh.weight": _rows("recurrent_kernel", "ifog"),
+        "hh.bias": Columns("bias_h", "ifog"),
+        "ln_cell.weight": Columns("cell_norm_gain"),
+        "ln_cell.bias": Columns("cell_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR, "recurrent_kernel": _LINEAR},
+)
+
+_KALDI_GATES = {"f": "f", "i": "i", "o": "o", "g": "c"}
+_KALDI = Dialect(
+    name="pytorchkaldi_lstm_ln_tanh",
+    title="pytorch-kaldi LSTM with lstm_use_laynorm: the new h is normed",
+    source=Source(
+        "mravanelli/pytorch-kaldi",
+        "neural_networks.py::LSTM",
+        "9773257d4c4edb8bd9a2dcd8c81afa2a4ab9da07",
+        "CC-BY-4.0",
+    ),
+    variant=Variant(cell="lstm", hidden_norm=True, epsilon=1e-6, epsilon_at="deviation", ddof=1),
+    layout={
+        **per_gate("w{}x.0.weight", "kernel", _KALDI_GATES, Transposed),
+        **per_gate("u{}h.0.weight", "recurrent_kernel", _KALDI_GATES, Transposed),
+        "ln.0.gamma": Columns("hidden_norm_gain"),
+        "ln.0.beta": Columns("hidden_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR},
+    per_gate=("recurrent_kernel",),
+)
+
 TABLE: tuple[Dialect, ...] = (
     _KIROS,
     _BASELINES,
@@ -896,4 +1264,25 @@ TABLE: tuple[Dialect, ...] = (
     _RETURNN_CONCAT,
     _RNMT_PLUS,
     _ZERO,
+    _LABML,
+    _AXLEARN,
+    _AXLEARN_PROJ,
+    _AXLEARN_RMS,
+    _PRAXIS,
+    _PRAXIS_PROJ,
+    _DIENGINE,
+    _OPENSTL,
+    _DYNET,
+    _PRPN,
+    _IKOSTRIKOV,
+    _LAMB,
+    _LAMB_UNCAPPED,
+    _LAMB_CLIP,
+    _LAMB_TIED,
+    _THUMT,
+    _THUMT_TANH,
+    _CAFFE2,
+    _CAFFE2_FORGET,
+    _ADEPT,
+    _KALDI,
 )

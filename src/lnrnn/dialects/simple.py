@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lnrnn.dialects.dialect import Dialect, Source
-from lnrnn.dialects.layout import Columns, Rows, Unused
+from lnrnn.dialects.dialect import Dialect, Source, fan_scaled
+from lnrnn.dialects.layout import Columns, Rows, Transposed, Unused
 from lnrnn.variant import Norm, Variant
 
 _BOOK = Dialect(
@@ -43,6 +43,51 @@ _TFA = Dialect(
         "kernel": Columns("kernel"),
         "recurrent_kernel": Columns("recurrent_kernel"),
     },
+)
+
+# U(-1/sqrt(n), 1/sqrt(n)) with n the input size, as torch.nn.Linear draws its matrix.
+_LINEAR = fan_scaled(1 / 3, "fan_in")
+_PRNN = Dialect(
+    name="prnn_lnrnn_relu",
+    title="pRNN LayerNormRNNCell",
+    source=Source(
+        "LevensteinLab/pRNN",
+        "prnn/utils/thetaRNN.py::LayerNormRNNCell",
+        "316ac4cf6c718b9831edcec95d588d93f3efff9e",
+        "MIT",
+    ),
+    variant=Variant(
+        cell="simple",
+        norms=(Norm("sum", gain=False),),
+        epsilon=1e-4,
+        epsilon_at="deviation",
+        activation="relu",
+    ),
+    layout={
+        "weight_ih": Transposed(Columns("kernel")),
+        "weight_hh": Transposed(Columns("recurrent_kernel")),
+        "bias": Columns("sum_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR, "recurrent_kernel": _LINEAR},
+)
+
+_KALDI = Dialect(
+    name="pytorchkaldi_rnn_ln_tanh",
+    title="pytorch-kaldi RNN with rnn_use_laynorm and tanh: the new h is normed",
+    source=Source(
+        "mravanelli/pytorch-kaldi",
+        "neural_networks.py::RNN",
+        "9773257d4c4edb8bd9a2dcd8c81afa2a4ab9da07",
+        "CC-BY-4.0",
+    ),
+    variant=Variant(cell="simple", hidden_norm=True, epsilon=1e-6, epsilon_at="deviation", ddof=1),
+    layout={
+        "wh.0.weight": Transposed(Columns("kernel")),
+        "uh.0.weight": Transposed(Columns("recurrent_kernel")),
+        "ln.0.gamma": Columns("hidden_norm_gain"),
+        "ln.0.beta": Columns("hidden_norm_bias"),
+    },
+    initializers={"kernel": _LINEAR},
 )
 
 _HASTE = Dialect(
@@ -85,4 +130,12 @@ TABLE: tuple[Dialect, ...] = (
         ),
     ),
     _HASTE,
+    _KALDI,
+    _PRNN,
+    replace(
+        _PRNN,
+        name="prnn_lnrnn_tanh",
+        title="pRNN LayerNormRNNCell with tanh",
+        variant=_PRNN.variant.replace(activation="tanh"),
+    ),
 )

@@ -65,7 +65,8 @@ class KerasLayout:
 
     def __init__(self, variant: Variant, sizes: Sizes, order: str = KERAS) -> None:
         self.variant = variant
-        self.gates = _GATES.get(variant.cell, variant.gates) if order == KERAS else variant.gates
+        stock = _GATES.get(variant.cell, variant.gates) if order == KERAS else variant.gates
+        self.gates = "".join(g for g in stock if g in variant.gates)
         expected = shapes(variant, sizes)
         self.names = tuple(expected)
         first = self.names[:2]

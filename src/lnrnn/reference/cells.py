@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from lnrnn.reference.norm import Array
 from lnrnn.reference.parts import (
     ACTIVATIONS,
@@ -17,6 +19,7 @@ from lnrnn.reference.parts import (
     Cell,
     Totals,
     clip,
+    hidden_norm,
     identity,
     input_part,
     join,
@@ -40,16 +43,17 @@ class Step(NamedTuple):
 def simple_step(
     cell: Cell, x: Array, h: Array, c: Array, recurrent_mask: Array, candidate_mask: Array
 ) -> Step:
-    """h' = phi(N_sum(N_x(x W + b_x) + N_h(h U + b_h)) + b), also of the indrnn."""
+    """h' = phi(N_sum(N_x(x W + b_x) + N_h(h U + b_h)) + b), also of the indrnn, normed."""
     gates = cell.variant.gates
     x, q, back_pre = pre_norm(cell, x, h * recurrent_mask)
     xs, back_x = input_part(cell, x)  # (B,H)
     hs, back_h = recurrent_part(cell, q, gates)
     p, back_p = outer_part(cell, xs + hs, gates)
-    new, slope = ACTIVATIONS[cell.variant.activation](p)
+    n, slope = ACTIVATIONS[cell.variant.activation](p)
+    new, back_new = hidden_norm(cell, n)
 
     def back(dh: Array, dc: Array, totals: Totals):
-        ds = back_p(dh * slope, totals)
+        ds = back_p(back_new(dh, totals) * slope, totals)
         dx, dq = back_pre(back_x(ds, totals), back_h(ds, totals), totals)
         return dx, dq * recurrent_mask, dc
 
@@ -59,14 +63,14 @@ def simple_step(
 def gru_step(
     cell: Cell, x: Array, h: Array, c: Array, recurrent_mask: Array, candidate_mask: Array
 ) -> Step:
-    """h' = z h + (1 - z) n of the gru and the ligru, which has no reset gate."""
+    """h' = z h + (1 - z) n, normed, of the gru and the ligru, which has no reset."""
     variant, gates = cell.variant, cell.variant.gates
     sigma, phi = ACTIVATIONS[variant.recurrent_activation], ACTIVATIONS[variant.activation]
     before = variant.reset == "before"
     # where r acts on a finished P_n (or there is no r), all gates are finished together
     together = variant.cell == "ligru" or variant.reset == "whole"
-    early = gates if together else "rz"
-    in_h = "rz" if before else gates  # the gates of the one recurrent product
+    early = gates if together else gates.replace("n", "")
+    in_h = early if before else gates  # the gates of the one recurrent product
 
     x, q, back_pre = pre_norm(cell, x, h * recurrent_mask)
     xw, back_x = input_part(cell, x)  # (B, G H)
@@ -76,7 +80,10 @@ def gru_step(
     p = cell.split(pw, early)
 
     z, z_slope = sigma(p["z"] + variant.update_bias)
-    r, r_slope = sigma(p["r"]) if "r" in gates else (1.0, 0.0)
+    if variant.cell == "ligru":
+        r, r_slope = 1.0, 0.0
+    else:
+        r, r_slope = (z, z_slope) if variant.coupled else sigma(p["r"])
 
     # the candidate: what r multiplies, and what is done to the product.  "after" has no
     # sum norm on n and "inside" no other, so N_sum(x + r h) is both
@@ -88,15 +95,17 @@ def gru_step(
     m = n * candidate_mask
 
     keep = z if variant.update == "keep" else 1 - z
-    new, within = clip(keep * h + (1 - keep) * m, variant.cell_clip)
+    bounded, within = clip(keep * h + (1 - keep) * m, variant.cell_clip)
+    new, back_new = hidden_norm(cell, bounded)
 
     def back(dh: Array, dc: Array, totals: Totals):
-        d = dh * within
+        d = back_new(dh, totals) * within
         dkeep = d * (h - m)
         dz = (dkeep if variant.update == "keep" else -dkeep) * z_slope
         da = back_a(d * (1 - keep) * candidate_mask * n_slope, totals)
         dproduct = back_hn(da, totals)
         dr, dgated = dproduct * gated * r_slope, dproduct * r
+        dz = dz + dr if variant.coupled else dz
 
         ds = join({"r": dr, "z": dz, "n": dgated}, early)
         ds = cell.split(back_p(ds, totals), early)
@@ -142,12 +151,17 @@ def lstm_step(
     # the cell: at most one of the three norms is there
     f, f_slope = sigma(p["f"] + variant.forget_bias)
     i, i_slope = (1 - f, 0.0) if variant.coupled else sigma(p["i"])
+    by_f = float(variant.coupled)  # the share of i that follows f
+    if variant.capped:
+        over = i > 1 - f
+        i, i_slope, by_f = np.where(over, 1 - f, i), i_slope * ~over, over
     g, g_slope = phi(p["g"])
     u = g * candidate_mask
     bounded, open_before = clip_cell(f * c + i * u, "before_norm")
     normed, back_normed = norm_cell(bounded, "carry")
     new, open_after = clip_cell(normed, "after_norm")
     carried, back_carried = norm_cell(new, "carry_only")
+    carried, open_carried = clip_cell(carried, "carried")
     shown, back_shown = norm_cell(new, "output")
 
     # the output gate
@@ -163,19 +177,17 @@ def lstm_step(
     t, t_slope = psi(shown + in_cell * peep_o)
     e, back_e = norm_cell(t, "after_tanh")
     projected, back_projected = projection(cell, o * e)
-    out, back_out = (
-        state_norm(cell, projected, "hidden_norm") if variant.hidden_norm else identity(projected)
-    )
+    out, back_out = hidden_norm(cell, projected)
 
     def back(dh: Array, dc: Array, totals: Totals):
         doe = back_projected(back_out(dh, totals), totals)
         dt = back_e(doe * o, totals) * t_slope
         dp = {"o": back_o(doe * e * o_slope, totals)}
         dcarried = dc + back_peep_o(dt if in_cell else dp["o"], totals)
-        dnew = back_shown(dt, totals) + back_carried(dcarried, totals)
+        dnew = back_shown(dt, totals) + back_carried(dcarried * open_carried, totals)
         dcell = back_normed(dnew * open_after, totals) * open_before
         di, df = dcell * u, dcell * c
-        dp["f"] = (df - di if variant.coupled else df) * f_slope
+        dp["f"] = (df - di * by_f) * f_slope
         dp["i"] = di * i_slope
         dp["g"] = dcell * i * candidate_mask * g_slope
 

@@ -149,6 +149,11 @@ def affine_norm(
     return u * scale + shift, back
 
 
+def hidden_norm(cell: Cell, h: Array) -> tuple[Array, Back]:
+    """The norm of the new h, (B,R), where a variant has one."""
+    return state_norm(cell, h, "hidden_norm") if cell.variant.hidden_norm else identity(h)
+
+
 def state_norm(cell: Cell, v: Array, name: str) -> tuple[Array, Back]:
     """The norm of a new c or h, (B,H); the gradient of what it normalises is bounded."""
     y, back_norm = affine_norm(cell, v, name)

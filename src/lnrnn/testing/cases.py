@@ -94,6 +94,10 @@ VARIANTS: dict[str, Variant] = {
         Norm("pre"), bias=True, epsilon=1e-4, reset="whole", update="new", update_bias=-1.0
     ),
     "gru_after_pre_rms": _gru(Norm("pre", bias=False), norm="rms", bias=True),
+    "gru_minimal_before_hidden": _gru(
+        Norm("x"), Norm("h", "z"), coupled=True, reset="before", hidden_norm=True
+    ),
+    "gru_minimal_inside": _gru(*_each("sum", "zn"), coupled=True, reset="inside", update="new"),
     "gru_x_h_deviation": _gru(*_X_H, epsilon=1e-2, epsilon_at="deviation", ddof=1),
     "lstm": _lstm(bias=True, forget_bias=1.0),
     "lstm_linear_output": _lstm(bias=True, output_activation="linear", activation="relu"),
@@ -120,6 +124,15 @@ VARIANTS: dict[str, Variant] = {
         bias=True, cell_norm="output", epsilon=1e-2, epsilon_at="deviation"
     ),
     "lstm_x_h_hidden": _lstm(*_X_H, cell_norm="carry", hidden_norm=True),
+    "lstm_x_h_capped_clip_carried": _lstm(
+        *_GAINS,
+        bias=True,
+        capped=True,
+        cell_norm="output",
+        peephole="after",
+        cell_clip=0.6,
+        cell_clip_at="carried",
+    ),
     "lstm_pre_cell_output": _lstm(Norm("pre", gain=False), bias=True, cell_norm="output"),
     "lstm_sum": _lstm(Norm("sum"), bias=True, forget_bias=1.0),
     "lstm_sum_cell_carry": _lstm(Norm("sum"), cell_norm="carry"),

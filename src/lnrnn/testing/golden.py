@@ -177,22 +177,25 @@ class Golden:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of some golden files: names that passed or were skipped, and failures.
+    """What became of some golden files: names that passed, failures, and what was not run.
 
     Args:
         passed: names of files.
         failed: name to what was wrong, in one line.
-        skipped: names of files outside the spec.
+        skipped: name to why the file was not run: its cell is outside the spec, or the engine
+            does not compute it.
     """
 
     passed: tuple[str, ...]
     failed: Mapping[str, str]
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, str]
 
     def __str__(self) -> str:
         lines = [f"FAILED {name}: {why}" for name, why in self.failed.items()]
-        if self.skipped:
-            lines.append(f"skipped, outside the spec: {', '.join(self.skipped)}")
+        files: dict[str, list[str]] = {}
+        for name, why in self.skipped.items():
+            files.setdefault(why, []).append(name)
+        lines += [f"skipped, {why}: {', '.join(names)}" for why, names in files.items()]
         return "\n".join([*lines, self.summary])
 
     @property
@@ -215,8 +218,9 @@ def base_name(name: str) -> str:
     if name in DIALECTS or name in OUTSIDE:
         return name
     for condition in _CONDITIONS:
-        if name.removesuffix(condition) in DIALECTS:
-            return name.removesuffix(condition)
+        base = name.removesuffix(condition)
+        if base in DIALECTS or base in OUTSIDE:
+            return base
     return name
 
 
@@ -229,6 +233,12 @@ def read(path: Path) -> Golden | None:
     Raises:
         ValueError: a file is missing or damaged, or lacks what a golden file has.
     """
+    found = _read(path)
+    return None if isinstance(found, str) else found
+
+
+def _read(path: Path) -> Golden | str:
+    """The golden file, or why its cell is outside the spec."""
     try:
         about = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
         name, config, dtype = about["dialect"], about["config"], _DTYPES[about["dtype"]]
@@ -236,7 +246,7 @@ def read(path: Path) -> Golden | None:
         raise ValueError(f"cannot read the .json: {_one_line(error)}") from error
     name = base_name(name)
     if name in OUTSIDE:
-        return None
+        return OUTSIDE[name]
     if name not in DIALECTS:
         raise ValueError(f"no dialect is named {name!r}")
     try:
@@ -297,25 +307,26 @@ def run(paths: Iterable[Path], adapter: Adapter, dtype: str | None = None) -> Re
         adapter: what runs a variant, from [lnrnn.testing.adapters][].
         dtype: what to compute in, with its tolerances, in place of the file's own.
     """
-    passed, failed, skipped = [], {}, []
+    passed: list[str] = []
+    failed: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for path in paths:
         try:
-            golden = read(path)
-            if golden is not None and dtype is not None:
-                golden = replace(golden, dtype=dtype)
-            why = compare(golden, adapter) if golden is not None else None
+            golden = _read(path)
+            if isinstance(golden, str):
+                skipped[path.name] = f"outside the spec ({golden})"
+                continue
+            why = compare(golden if dtype is None else replace(golden, dtype=dtype), adapter)
         except ValueError as error:
             failed[path.name] = _one_line(error)
-            continue
-        except Unsupported:
-            golden, why = None, None
-        if golden is None:
-            skipped.append(path.name)
-        elif why is None:
-            passed.append(path.name)
+        except Unsupported as reason:
+            skipped[path.name] = f"not computed here ({reason})"
         else:
-            failed[path.name] = why
-    return Report(tuple(passed), failed, tuple(skipped))
+            if why is None:
+                passed.append(path.name)
+            else:
+                failed[path.name] = why
+    return Report(tuple(passed), failed, skipped)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

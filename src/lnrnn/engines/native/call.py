@@ -35,7 +35,9 @@ def refusal(variant: Variant) -> str | None:
         return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
     if variant.norms_at("pre"):
         return "it has no norm of the concatenated input (site 'pre')"
-    for option in ("peephole", "projection", "hidden_norm", "cell_clip", "hidden_clip"):
+    if variant.cell == "gru" and variant.coupled:
+        return "it has no gru without a reset gate; the variant has coupled=True"
+    for option in ("capped", "peephole", "projection", "hidden_norm", "cell_clip", "hidden_clip"):
         if getattr(variant, option) not in (None, False, "none"):
             return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
     return None

@@ -164,7 +164,7 @@ class Recurrence:
 
     def _simple(self, inputs: Array, states: States, noise: Noise) -> States:
         X, H = self._projections(inputs, states[0], noise)
-        return (self.phi(self._sum(X, H)),)
+        return (self._hidden_norm(self.phi(self._sum(X, H))),)
 
     _indrnn = _simple
 
@@ -180,10 +180,12 @@ class Recurrence:
         reset, units = self.variant.reset, self.units
         X, H = self._projections(inputs, h, noise)
         early = self._sum(X, H) if reset == "whole" else self._sum(X, H, self.runs[0])
-        both = self.sigma(early[..., : 2 * units])
-        r, z = (self._gate(both, g, self.gates[:2]) for g in "rz")
+        sigmoid = self.gates[:-1]  # r and z, or z for both
+        both = self.sigma(early[..., : len(sigmoid) * units])
+        z = self._gate(both, "z", sigmoid)
+        r = z if self.variant.coupled else self._gate(both, "r", sigmoid)
         if reset == "whole":
-            pre = r * early[..., 2 * units :]
+            pre = r * self._gate(early, "n")
         else:
             if reset == "before":
                 H_n = self._recurrent_projection(r * h, noise, "n")
@@ -207,6 +209,8 @@ class Recurrence:
         else:
             both = self.sigma(P[..., : 2 * units])
             i, f = both[..., :units], both[..., units:]
+        if variant.capped:
+            i = i - self.ops.activation("relu")(i - (1 - f))
         g = self._candidate(self._gate(P, "g", run), noise)
         carried, shown = self._cell_norm(f * c + i * g)
 
@@ -261,7 +265,7 @@ class Recurrence:
     def _update(self, h: Array, n: Array, z: Array) -> Array:
         new = n + z * (h - n) if self.variant.update == "keep" else h + z * (n - h)
         clip = self.variant.cell_clip
-        return new if clip is None else self.ops.clip(new, clip)
+        return self._hidden_norm(new if clip is None else self.ops.clip(new, clip))
 
     def _cell_norm(self, c: Array) -> tuple[Array, Array]:
         """The cell that is carried and the one that the output sees."""
@@ -276,6 +280,8 @@ class Recurrence:
         if variant.cell_clip is not None and variant.cell_clip_at == "after_norm":
             carried = self.ops.clip(carried, variant.cell_clip)
             shown = self.ops.clip(shown, variant.cell_clip)
+        if variant.cell_clip is not None and variant.cell_clip_at == "carried":
+            carried = self.ops.clip(carried, variant.cell_clip)
         return carried, shown
 
     def _output(self, h: Array) -> Array:
@@ -286,7 +292,10 @@ class Recurrence:
                 h = h + self.params["projection_bias"]
             if variant.projection_clip is not None:
                 h = self.ops.clip(h, variant.projection_clip)
-        return self._state_norm(h, "hidden_norm") if variant.hidden_norm else h
+        return self._hidden_norm(h)
+
+    def _hidden_norm(self, h: Array) -> Array:
+        return self._state_norm(h, "hidden_norm") if self.variant.hidden_norm else h
 
     def _clip_incoming(self, states: States) -> States:
         variant = self.variant
@@ -362,7 +371,7 @@ def units_of(variant: Variant, params: Mapping[str, Array]) -> int:
 def _runs(variant: Variant, gates: str) -> tuple[str, ...]:
     """The gates that are computed together, and those that need the first ones' result."""
     if variant.cell == "gru" and variant.reset != "whole":
-        return gates[:2], "n"
+        return gates[:-1], "n"
     if variant.peephole == "inside":
         return gates[:-1], "o"
     return (gates,)
