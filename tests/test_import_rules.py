@@ -110,6 +110,14 @@ RULES = (
         "lnrnn.engines.select",
     ),
     rule(
+        "lnrnn.jax",
+        "jax",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.frontends",
+        "lnrnn.engines.select",
+    ),
+    rule(
         "lnrnn.testing",
         *_MATHEMATICS,
         "lnrnn.dialects",
@@ -117,7 +125,7 @@ RULES = (
         "lnrnn.engines.runs",
         "lnrnn.engines.select",
         "lnrnn.engines.native.call",
-        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
+        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.jax", "lnrnn.engines", *FRAMEWORKS),
     ),
     rule(
         "lnrnn.cli",

@@ -77,6 +77,31 @@ def find(family: Family, given: VariantArgument) -> tuple[Variant, Dialect | Non
     return variant, dialect
 
 
+def named(given: str | Variant) -> tuple[Variant, Dialect | None]:
+    """The variant that a name means where any cell is possible, and its dialect if it is one.
+
+    Args:
+        given: `"lstm"`, `"gru"` or `"simple"` for the default of that family, the name of a
+            dialect, or a variant.
+
+    Raises:
+        ValueError: an unknown name.
+        ArgumentTypeError: neither a name nor a variant.
+    """
+    family = next((f for f in FAMILIES if f.cells[0] == given), None)
+    if family is not None:
+        return find(family, None)
+    if isinstance(given, str):
+        dialect = dialects.get(given)
+        return dialect.variant, dialect
+    if isinstance(given, Variant):
+        return given, None
+    raise ArgumentTypeError(
+        f"variant is 'lstm', 'gru', 'simple', the name of a dialect or a Variant; got {given!r}: "
+        "use for example variant='lstm'."
+    )
+
+
 def without_bias(variant: Variant) -> Variant:
     """The variant without any bias on its pre-activations; a cell norm keeps its own."""
     norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
