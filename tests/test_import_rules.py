@@ -14,7 +14,7 @@ import pytest
 import lnrnn
 
 ROOT = Path(lnrnn.__file__).parent
-FRAMEWORKS = {"keras", "tensorflow", "jax", "jaxlib", "torch"}
+FRAMEWORKS = {"keras", "tensorflow", "jax", "jaxlib", "torch", "flax"}
 TRAINING_TOOLS = {"rich", "matplotlib"}
 
 
@@ -118,6 +118,15 @@ RULES = (
         "lnrnn.engines.select",
     ),
     rule(
+        "lnrnn.nnx",
+        "flax",
+        "jax",
+        *_MATHEMATICS,
+        "lnrnn.engines.select",
+        "lnrnn.frontends",
+        "lnrnn.jax",
+    ),
+    rule(
         "lnrnn.testing",
         *_MATHEMATICS,
         "lnrnn.dialects",
@@ -125,7 +134,14 @@ RULES = (
         "lnrnn.engines.runs",
         "lnrnn.engines.select",
         "lnrnn.engines.native.call",
-        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.jax", "lnrnn.engines", *FRAMEWORKS),
+        inside=(
+            "lnrnn.keras",
+            "lnrnn.torch",
+            "lnrnn.jax",
+            "lnrnn.nnx",
+            "lnrnn.engines",
+            *FRAMEWORKS,
+        ),
     ),
     rule(
         "lnrnn.cli",

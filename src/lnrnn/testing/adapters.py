@@ -283,6 +283,57 @@ def jax_functions(engine: str) -> Adapter:
     return _double("jax", run)
 
 
+def nnx_modules(engine: str) -> Adapter:
+    """The layers of [lnrnn.nnx][], in the dtype of the file; outputs as of `torch_modules`."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lnrnn.jax import functions
+    from lnrnn.nnx import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
+
+    classes: dict[str, Any] = {
+        "simple": LayerNormSimpleRNN,
+        "indrnn": LayerNormSimpleRNN,
+        "lstm": LayerNormLSTM,
+        "gru": LayerNormGRU,
+        "ligru": LayerNormGRU,
+    }
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        options = dict(given.options)
+        sizes = sizes_of(variant, params)
+        layer = classes[variant.cell](
+            sizes.inputs,
+            sizes.units,
+            rngs=nnx.Rngs(0),
+            variant=variant,
+            projection_features=sizes.hidden if variant.projection else None,
+            dtype=given.dtype,
+            param_dtype=_wide(given.dtype),
+            time_major=True,
+            return_carry=True,
+            engine=engine,
+        )
+        graph, state = nnx.split(layer)
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            flags = {n: constant(options[n]) for n in ("mask", "reset") if n in options}
+            shares = {n: constant(options[n]) for n in ("take_h", "take_c") if n in options}
+            module = nnx.merge(graph, state)
+            for name in params:
+                setattr(module, name, nnx.Param(tensors[name]))
+            carry = tuple(tensors[n] for n in _states(variant))[::-1]
+            with mock.patch.object(functions, "noise_of", lambda *_: shares):
+                first = carry if len(carry) > 1 else carry[0]
+                carry, y = module(tensors["x"], initial_carry=first, **flags)
+            y = _filled_in(jnp, y, tensors["h0"], options, flags)
+            return y, *(carry[::-1] if isinstance(carry, tuple) else (carry,))
+
+        return _differentiate("jax", function, variant, params, given)
+
+    return _double("jax", run)
+
+
 def _filled_in(
     framework: Any, y: Tensor, h0: Tensor, options: Mapping[str, Any], flags: Mapping[str, Tensor]
 ) -> Tensor:
@@ -299,7 +350,7 @@ def _filled_in(
 ENGINES = ("reference", "portable", "native")
 # the framework whose tensors an engine computes without the layers of a front end
 OPERATORS = {"torch-op": "torch", "jax-op": "jax"}
-FRONTENDS = ("keras", "torch", "jax", *OPERATORS)
+FRONTENDS = ("keras", "torch", "jax", "nnx", *OPERATORS)
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 
 
@@ -309,7 +360,7 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     Args:
         engine: `"reference"`, `"portable"` or `"native"`; None is the reference, or what a
             front end chooses itself.
-        frontend: `"keras"`, on the backend that KERAS_BACKEND names, `"torch"` or `"jax"`;
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names, `"torch"`, `"jax"` or `"nnx"`;
             `"torch-op"` and `"jax-op"` run the engine (native if not named) on those
             frameworks' tensors, None on those of Keras's backend or of the first framework that
             is installed.
@@ -322,11 +373,16 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
             raise ValueError("No front end computes with the reference: use --engine portable.")
         if frontend in OPERATORS:
             return tensors(engine or "native", OPERATORS[frontend])
-        made = {"keras": keras_layers, "torch": torch_modules, "jax": jax_functions}[frontend]
+        made, framework = {
+            "keras": (keras_layers, None),
+            "torch": (torch_modules, "torch"),
+            "jax": (jax_functions, "jax"),
+            "nnx": (nnx_modules, "jax"),
+        }[frontend]
         layers = made(engine or "auto")
         if engine is None:
             return layers
-        layers = _ran(engine, _framework() if frontend == "keras" else frontend, layers)
+        layers = _ran(engine, framework or _framework(), layers)
         return _supported(layers) if engine == "native" else layers
     if engine in (None, "reference"):
         return run_reference
