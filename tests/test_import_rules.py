@@ -185,7 +185,7 @@ RULES = (
             *_MATHEMATICS,
             "lnrnn.bench",
             f"lnrnn.{f}",
-            inside=("tensorflow",),
+            inside=("tensorflow", "flax"),
         )
         for f in ("torch", "keras", "jax", "tensorflow")
     ),

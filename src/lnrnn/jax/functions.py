@@ -188,8 +188,8 @@ def apply(
 
     Example:
         >>> params = init(jax.random.key(0), "lstm", 3, 8)
-        >>> run = jax.jit(partial(apply, variant="lstm"))
-        >>> y, (h, c) = run(params, jnp.ones((4, 10, 3)))
+        >>> run = jax.jit(apply, static_argnames="variant")
+        >>> y, (h, c) = run(params, jnp.ones((4, 10, 3)), variant="lstm")
         >>> y.shape
         (4, 10, 8)
     """

@@ -168,7 +168,7 @@ def step_stack(
 
     Example:
         >>> stack = init_stack(jax.random.key(0), "lstm", 3, 8, 2)
-        >>> states = [initial_state(params, 4, variant="lstm") for params in stack]
+        >>> y, states = step_stack(stack, jnp.ones((4, 3)), None, variant="lstm")
         >>> y, states = step_stack(stack, jnp.ones((4, 3)), states, variant="lstm")
     """
     states, keys = _of_each(stack, states, 1, key)

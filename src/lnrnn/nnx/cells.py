@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
+from flax import nnx
 
 # the base that nnx.RNN's annotations name; nnx exports it under this module only
 from flax.nnx.nn.recurrent import RNNCellBase
 
 import lnrnn.jax
 from lnrnn.frontends import families
-from lnrnn.nnx.recurrent import Recurrent, carry_of
+from lnrnn.nnx.recurrent import Options, Recurrent, carry_of
 
 
 class LayerNormCell(Recurrent, RNNCellBase):
     """What the three cells share; see [LayerNormLSTMCell][lnrnn.nnx.LayerNormLSTMCell]."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(in_features, hidden_features, rngs=rngs, **options)
 
     def __call__(self, carry: Any, inputs: jax.Array) -> tuple[Any, jax.Array]:
         """One step.
@@ -50,7 +61,7 @@ class LayerNormLSTMCell(LayerNormCell):
 
     Example:
         >>> rnn = nnx.RNN(LayerNormLSTMCell(3, 8, rngs=nnx.Rngs(0)))
-        >>> rnn(jnp.ones((4, 10, 3))).shape
+        >>> rnn(np.ones((4, 10, 3))).shape
         (4, 10, 8)
     """
 
@@ -64,7 +75,7 @@ class LayerNormGRUCell(LayerNormCell):
 
     Example:
         >>> cell = LayerNormGRUCell(3, 8, rngs=nnx.Rngs(0))
-        >>> h, y = cell(cell.initialize_carry((4, 3)), jnp.ones((4, 3)))
+        >>> h, y = cell(cell.initialize_carry((4, 3)), np.ones((4, 3)))
     """
 
     family = families.GRU
@@ -77,7 +88,7 @@ class LayerNormSimpleCell(LayerNormCell):
 
     Example:
         >>> cell = LayerNormSimpleCell(3, 8, rngs=nnx.Rngs(0))
-        >>> h, y = cell(cell.initialize_carry((4, 3)), jnp.ones((4, 3)))
+        >>> h, y = cell(cell.initialize_carry((4, 3)), np.ones((4, 3)))
     """
 
     family = families.SIMPLE

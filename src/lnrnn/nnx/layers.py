@@ -130,7 +130,7 @@ class LayerNormLSTM(LayerNormRNNBase):
 
     Example:
         >>> lstm = LayerNormLSTM(3, 8, rngs=nnx.Rngs(0), return_carry=True)
-        >>> (c, h), y = lstm(jnp.ones((4, 10, 3)))
+        >>> (c, h), y = lstm(np.ones((4, 10, 3)))
         >>> y.shape, c.shape
         ((4, 10, 8), (4, 8))
 
@@ -155,7 +155,7 @@ class LayerNormGRU(LayerNormRNNBase):
     The arguments are those of [LayerNormLSTM][lnrnn.nnx.LayerNormLSTM].
 
     Example:
-        >>> LayerNormGRU(3, 8, rngs=nnx.Rngs(0))(jnp.ones((4, 10, 3))).shape
+        >>> LayerNormGRU(3, 8, rngs=nnx.Rngs(0))(np.ones((4, 10, 3))).shape
         (4, 10, 8)
 
     Source: lmnt-com/haste @ceba32ec.  Initial gains and biases depart from haste's;
@@ -175,7 +175,7 @@ class LayerNormSimpleRNN(LayerNormRNNBase):
     The arguments are those of [LayerNormLSTM][lnrnn.nnx.LayerNormLSTM].
 
     Example:
-        >>> LayerNormSimpleRNN(3, 8, rngs=nnx.Rngs(0))(jnp.ones((4, 10, 3))).shape
+        >>> LayerNormSimpleRNN(3, 8, rngs=nnx.Rngs(0))(np.ones((4, 10, 3))).shape
         (4, 10, 8)
 
     Source: Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4.
