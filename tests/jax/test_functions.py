@@ -124,13 +124,13 @@ def test_transformations() -> None:
 
 def test_export_and_no_second_compilation() -> None:
     variant, params, x, state = case(DIALECTS["lstm"])
-    run = jax.jit(partial(lj.apply, variant=variant))
+    run: Any = jax.jit(partial(lj.apply, variant=variant))
     expected = run(params, x, state)
     run(params, x + 1, state)
     assert run._cache_size() == 1
     exported = export.deserialize(export.export(run)(params, x, state).serialize())
     assert_same(exported.call(params, x, state), expected)
-    named = jax.jit(lj.apply, static_argnames="variant")
+    named: Any = jax.jit(lj.apply, static_argnames="variant")
     assert_same(named(params, x, state, variant=variant), expected)
     named(params, x, state, variant=Variant.from_dict(variant.to_dict()))
     assert named._cache_size() == 1
@@ -215,7 +215,7 @@ def test_regularisers_draw_from_the_key() -> None:
     run = partial(lj.apply, params, x, state, variant=variant)
     key = jax.random.key(4)
     plain = run()[0]
-    for options in (
+    every: tuple[dict[str, Any], ...] = (
         {"zoneout": 0.3},
         {"zoneout_cell": 0.3},
         {"weight_dropout": 0.3},
@@ -223,7 +223,8 @@ def test_regularisers_draw_from_the_key() -> None:
             {"recurrent_dropout": 0.3, "recurrent_dropout_mode": m}
             for m in ("sequence", "step", "candidate")
         ),
-    ):
+    )
+    for options in every:
         drawn = run(key=key, **options)[0]
         assert_same(drawn, run(key=key, engine="portable", **options)[0])
         assert not np.allclose(drawn, run(key=jax.random.key(5), **options)[0])

@@ -146,7 +146,7 @@ def test_dtypes_and_sharding_names() -> None:
         layer = LayerNormLSTM(
             INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, metadata=metadata
         )
-        specs = nnx.get_partition_spec(nnx.state(layer, nnx.Param))
+        specs: Any = nnx.get_partition_spec(nnx.state(layer, nnx.Param))
     assert specs["kernel"].get_value() == jax.sharding.PartitionSpec(None, "model")
     assert layer.kernel[...].dtype == jnp.float32
     assert layer(x).dtype == jnp.bfloat16

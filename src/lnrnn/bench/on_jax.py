@@ -138,7 +138,8 @@ def _nnx_normalised(problem: Problem) -> Runs:
             return _lstm(weights, epsilon, carry, inputs)
 
     def call(w: Any, x: Any, training: bool) -> Any:
-        return nnx.RNN(Cell(w), time_major=True)(x)
+        cell: Any = Cell(w)
+        return nnx.RNN(cell, time_major=True)(x)
 
     return _runs(problem, NORMALISED, call)
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, TypedDict, Unpack
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from lnrnn.engines import select
@@ -14,7 +15,7 @@ from lnrnn.frontends import arguments, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.warn import warn
 from lnrnn.jax import initial, inputs
-from lnrnn.jax.inputs import Layout, States
+from lnrnn.jax.inputs import Layout
 from lnrnn.params import Sizes, sizes_of
 from lnrnn.variant import Variant
 
@@ -273,7 +274,7 @@ def step(
     x = layout.flat(x)
     states = inputs.check_state(state, found.states, _widths(found, params), layout, x.dtype)
     if reset is not None:
-        fresh = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
+        fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
         states = tuple(jnp.where(fresh[0][:, None], 0, s) for s in states)
     checked = _checked(found, dict(options))
     final = select.step(_request(found, x, False))(
@@ -287,7 +288,7 @@ def step(
     return layout.spread(final[0]), shown(tuple(map(layout.spread, final)))
 
 
-def shown(states: States) -> Any:
+def shown(states: Any) -> Any:
     """States as a caller sees them: (h, c) of an LSTM, else h."""
     return states if len(states) > 1 else states[0]
 
@@ -362,7 +363,7 @@ def noise_of(
     rates = {name: options[name] for name in names}
     planned = noise.plan(leading, sizes.hidden, sizes.units, key is not None, **rates)
     return {
-        name: p if isinstance(p, float) else _drawn(p, _stream(key, name), dtype)
+        name: _drawn(p, _stream(key, name), dtype) if isinstance(p, noise.Draw) else p
         for name, p in planned.items()
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -124,11 +125,10 @@ def layer_normalize(
 
 def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], None]]]:
     """Modules and containers of them that a node holds: their names, and how to replace them."""
+    items: Any
+    set_item: Any
     if isinstance(node, nnx.Module):
-        items: Any = list(vars(node).items())
-
-        def set_item(key: Any, new: Any) -> None:
-            setattr(node, key, new)
+        items, set_item = list(vars(node).items()), partial(setattr, node)
     elif isinstance(node, (list, nnx.List)):
         items, set_item = list(enumerate(node)), node.__setitem__
     elif isinstance(node, (dict, nnx.Dict)):

@@ -166,7 +166,7 @@ class Recurrent(nnx.Module):
         wanted = [(*input_shape[:-1], width) for width in widths]
         if carry_init is None:
             return _carry(tuple(jnp.zeros(shape, dtype) for shape in wanted))
-        stream = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+        stream: Any = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         return _carry(tuple(carry_init(stream(), shape, dtype) for shape in wanted))
 
     @property
@@ -204,5 +204,5 @@ def carry_of(state: Any, like: Any = None) -> Any:
     return carry if like is None else jax.tree.map(lambda s, o: s.astype(o.dtype), carry, like)
 
 
-def _carry(states: tuple[Any, ...]) -> Any:
+def _carry(states: Any) -> Any:
     return states[::-1] if len(states) > 1 else states[0]

@@ -322,7 +322,7 @@ def nnx_modules(engine: str) -> Adapter:
             module = nnx.merge(graph, state)
             for name in params:
                 setattr(module, name, nnx.Param(tensors[name]))
-            carry = tuple(tensors[n] for n in _states(variant))[::-1]
+            carry: Any = tuple(tensors[n] for n in _states(variant))[::-1]
             with mock.patch.object(functions, "noise_of", lambda *_: shares):
                 first = carry if len(carry) > 1 else carry[0]
                 carry, y = module(tensors["x"], initial_carry=first, **flags)

@@ -98,7 +98,7 @@ def _check_reset(run: Run, given: Pass) -> None:
     parts = []
     for row in range(BATCH):
         starts = np.flatnonzero(reset[:, row])
-        lengths = np.diff([0, *starts, STEPS])
+        lengths = np.diff(np.array([0, *starts, STEPS]))
         one = _row(given, row, np.ones(STEPS, bool))
         parts.append(_in_blocks(run, one, [int(n) for n in lengths], separate=True))
     _assert_same("a sequence with resets", found, _beside(parts), given.dtype)
@@ -134,7 +134,7 @@ def _in_blocks(run: Run, given: Pass, lengths: Sequence[int], separate: bool = F
         if separate and index:
             dh, dc = (None if d is None else np.zeros_like(d) for d in (dh, dc))
     assert last is not None
-    total |= {"x": np.concatenate(of_x[::-1]), "h0": dh}
+    total |= {"x": np.concatenate(of_x[::-1]), "h0": _some(dh)}
     if dc is not None:
         total["c0"] = dc
     return Results(np.concatenate(outputs[::-1]), last.h, last.c, total)
@@ -169,7 +169,7 @@ def _beside(parts: Sequence[Results]) -> Results:
     for name in parts[0].gradients or {}:
         each = [(p.gradients or {})[name] for p in parts]
         axis = {"x": 1, "h0": 0, "c0": 0}.get(name)
-        gradients[name] = sum(each) if axis is None else np.concatenate(each, axis)
+        gradients[name] = np.sum(each, 0) if axis is None else np.concatenate(each, axis)
     c = None if parts[0].c is None else np.concatenate([_some(p.c) for p in parts])
     y = np.concatenate([p.y for p in parts], 1)
     return Results(y, np.concatenate([p.h for p in parts]), c, gradients)
