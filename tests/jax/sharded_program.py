@@ -45,6 +45,6 @@ found = {
     "sharded": sharded,
     "mapped": gradients(mapped, params, x, state),
     "native": set(runs() - before) == {("native", "jax")},
-    "gathered": "all-gather" in text,
+    "gathered": "all-gather" in str(text),
 }
 print(json.dumps(found))

@@ -143,22 +143,22 @@ def test_dtypes_and_sharding_names() -> None:
     mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
         metadata = {"kernel": {"out_sharding": (None, "model")}}
-        layer = LayerNormLSTM(
+        layer: Any = LayerNormLSTM(
             INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, metadata=metadata
         )
         specs: Any = nnx.get_partition_spec(nnx.state(layer, nnx.Param))
     assert specs["kernel"].get_value() == jax.sharding.PartitionSpec(None, "model")
     assert layer.kernel[...].dtype == jnp.float32
     assert layer(x).dtype == jnp.bfloat16
-    cell = LayerNormLSTMCell(INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
-    assert nnx.RNN(cell)(x).dtype == jnp.bfloat16
+    rnn: Any = nnx.RNN(LayerNormLSTMCell(INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
+    assert rnn(x).dtype == jnp.bfloat16
 
 
 def test_layer_normalize() -> None:
     """Without norms the copy computes what the model did; with them it keeps the weights."""
     rngs = nnx.Rngs(0)
     cells = (nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell, nnx.SimpleCell)
-    layers = [nnx.RNN(cell(UNITS, UNITS, rngs=rngs)) for cell in cells]
+    layers: list[Any] = [nnx.RNN(cell(UNITS, UNITS, rngs=rngs)) for cell in cells]
     for layer in layers:  # zero biases would hide where they go
         for path, param in nnx.to_flat_state(nnx.state(layer, nnx.Param)):
             if path[-1] == "bias":

@@ -167,6 +167,8 @@ class Recurrent(nnx.Module):
         if carry_init is None:
             return _carry(tuple(jnp.zeros(shape, dtype) for shape in wanted))
         stream: Any = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
+        if stream is None:
+            raise ValueError("carry_init draws from a key; got rngs=None: pass rngs=nnx.Rngs(...).")
         return _carry(tuple(carry_init(stream(), shape, dtype) for shape in wanted))
 
     @property
