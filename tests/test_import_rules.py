@@ -14,7 +14,7 @@ import pytest
 import lnrnn
 
 ROOT = Path(lnrnn.__file__).parent
-FRAMEWORKS = {"keras", "tensorflow", "jax", "jaxlib", "torch"}
+FRAMEWORKS = {"keras", "tensorflow", "jax", "jaxlib", "torch", "flax"}
 TRAINING_TOOLS = {"rich", "matplotlib"}
 
 
@@ -178,6 +178,23 @@ RULES = (
         "lnrnn.engines.select",
     ),
     rule(
+        "lnrnn.jax",
+        "jax",
+        *_MATHEMATICS,
+        "lnrnn.dialects",
+        "lnrnn.frontends",
+        "lnrnn.engines.select",
+    ),
+    rule(
+        "lnrnn.nnx",
+        "flax",
+        "jax",
+        *_MATHEMATICS,
+        "lnrnn.engines.select",
+        "lnrnn.frontends",
+        "lnrnn.jax",
+    ),
+    rule(
         "lnrnn.testing",
         *_MATHEMATICS,
         "lnrnn.dialects",
@@ -185,7 +202,14 @@ RULES = (
         "lnrnn.engines.runs",
         "lnrnn.engines.select",
         "lnrnn.engines.fused.call",
-        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.engines", *FRAMEWORKS),
+        inside=(
+            "lnrnn.keras",
+            "lnrnn.torch",
+            "lnrnn.jax",
+            "lnrnn.nnx",
+            "lnrnn.engines",
+            *FRAMEWORKS,
+        ),
     ),
     rule(
         "lnrnn.cli",
@@ -231,7 +255,7 @@ RULES = (
             "lnrnn.bench",
             f"lnrnn.{f}",
             *(("lnrnn.convert", "lnrnn.stream") if f == "torch" else ()),
-            inside=("tensorflow",),
+            inside=("tensorflow", "flax"),
         )
         for f in ("torch", "keras", "jax", "tensorflow")
     ),

@@ -11,18 +11,20 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from lnrnn import Norm, Variant
+from lnrnn import Norm, Variant, dialects
 from lnrnn.params import Sizes
 from lnrnn.reference import Gradients, backward, forward
 from lnrnn.testing import (
     VARIANTS,
     Inputs,
+    adapters,
     assert_close,
     check_gradients,
     random_inputs,
     random_params,
     sizes_for,
 )
+from lnrnn.testing.contract import verify_contract
 from lnrnn.variant import Site
 
 EXTRAS = ("mask", "reset", "zoneout", "recurrent_mask", "candidate_mask")
@@ -770,3 +772,8 @@ def test_gradients_of_any_variant(variant, seed, masked):
     params = random_params(variant, sizes, rng)
     inputs = random_inputs(variant, sizes, rng, 3, 2, EXTRAS if masked else ())
     _check_gradients(variant, params, inputs, rng)
+
+
+@pytest.mark.parametrize("dialect", ["haste_lnlstm", "nematus_lngru", "tfa_lnsimplernn"])
+def test_contract(dialect: str) -> None:
+    verify_contract(adapters.choose("reference"), dialects.get(dialect).variant)

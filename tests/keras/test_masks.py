@@ -22,7 +22,9 @@ from keras_cases import (
     to_numpy,
 )
 
-from lnrnn.testing import assert_close
+from lnrnn import dialects
+from lnrnn.testing import adapters, assert_close
+from lnrnn.testing.contract import verify_contract
 
 # every kind of mask in one batch
 ROWS = {
@@ -185,3 +187,8 @@ def test_training_with_masks(kind):
     for a, e, old in zip(*after, before, strict=True):
         assert_close("weight", a, e, "float32")
         assert np.abs(e - old).max() > 0
+
+
+@pytest.mark.parametrize("dialect", ["tfa_lnlstm", "dreamerv2_gru"])
+def test_contract(dialect):
+    verify_contract(adapters.choose(frontend="keras"), dialects.get(dialect).variant)

@@ -634,7 +634,7 @@ def test_golden_files():
     are those of eight, the file's own and seven with noise on its inputs, states and loss.
     """
     compute = adapters.choose("native", "torch-op")
-    on_tensorflow = adapters.choose("native", "tensorflow")
+    on_tensorflow = adapters.choose("native", "tensorflow-op")
     failures: dict[str, object] = {}
     count = 0
     for path in golden.find([FILES]):

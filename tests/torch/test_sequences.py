@@ -24,6 +24,10 @@ from torch_cases import (
     states_of,
 )
 
+from lnrnn import dialects
+from lnrnn.testing import adapters
+from lnrnn.testing.contract import verify_contract
+
 LENGTHS = [5, 1, 7, 0]
 MASK = torch.tensor(
     [
@@ -200,3 +204,9 @@ def test_a_masked_step_may_hold_anything_finite() -> None:
     x = draw(STEPS, BATCH, INPUTS)
     other = torch.where(MASK[..., None], x, 1e3 * draw(STEPS, BATCH, INPUTS))
     assert_same(module(x, mask=MASK), module(other, mask=MASK))
+
+
+@pytest.mark.parametrize("engine", [None, "portable"])
+@each_kind
+def test_contract(kind: Kind, engine: str | None) -> None:
+    verify_contract(adapters.choose(engine, "torch"), dialects.get(kind.dialect).variant)

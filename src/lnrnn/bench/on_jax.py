@@ -1,8 +1,9 @@
-"""JAX: a layer-normalised `lax.scan` as one writes it, and the product that is the limit."""
+"""JAX: our functions, Flax's `nnx.RNN`, a layer-normalised `lax.scan`, and the product."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -10,12 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid
 
-from lnrnn.bench.problem import NORMALISED, Competitor, Problem, Runs
+from lnrnn.bench.problem import NORMALISED, PLAIN, Competitor, Problem, Runs
+from lnrnn.jax import apply
 
 
-def competitors() -> list[Competitor]:
+def competitors(cell: str) -> list[Competitor]:
     """What is measured from JAX without Keras."""
-    return [Competitor("jax.lax.scan", NORMALISED, _scan)]
+    found = [
+        Competitor("lnrnn.jax", NORMALISED, _ours),
+        Competitor("jax.lax.scan", NORMALISED, _scan),
+    ]
+    if cell == "lstm" and find_spec("flax"):
+        found.append(Competitor("nnx.RNN(cell)", NORMALISED, _nnx_normalised))
+        found.append(Competitor("nnx.RNN(nnx.OptimizedLSTMCell)", PLAIN, _nnx_stock))
+    return found
 
 
 def product(a: np.ndarray, b: np.ndarray, dtype: str) -> Callable[[], Any]:
@@ -91,15 +100,70 @@ _STEPS: dict[str, Callable[..., tuple[Any, Any]]] = {"lstm": _lstm, "gru": _gru,
 
 def _scan(problem: Problem) -> Runs:
     variant, (_, batch, units) = problem.variants[NORMALISED], problem.point
-    weights = {n: jnp.asarray(a) for n, a in problem.params[NORMALISED].items()}
     step = _STEPS[problem.cell]
 
     def call(w: Any, x: Any, training: bool) -> Any:
         start = tuple(jnp.zeros((batch, units)) for _ in variant.states)
         return jax.lax.scan(lambda state, x: step(w, variant.epsilon, state, x), start, x)[1]
 
-    names = sorted(weights)  # the order of the leaves of a dict
+    return _runs(problem, NORMALISED, call)
 
+
+def _ours(problem: Problem) -> Runs:
+    variant = problem.variants[NORMALISED]
+
+    def call(w: Any, x: Any, training: bool) -> Any:
+        return apply(w, x, variant=variant, time_major=True)[0]
+
+    return _runs(problem, NORMALISED, call)
+
+
+def _nnx_normalised(problem: Problem) -> Runs:
+    """A cell as one writes it, in the loop of NNX."""
+    from flax import nnx
+
+    epsilon, (_, batch, units) = problem.variants[NORMALISED].epsilon, problem.point
+
+    class Cell(nnx.Module):
+        num_feature_axes = 1
+
+        def __init__(self, weights: Any) -> None:
+            self.weights = nnx.Dict({n: nnx.Param(w) for n, w in weights.items()})
+
+        def initialize_carry(self, input_shape: Any, rngs: Any = None) -> Any:
+            return jnp.zeros((batch, units)), jnp.zeros((batch, units))
+
+        def __call__(self, carry: Any, inputs: Any) -> Any:
+            weights = {n: w[...] for n, w in self.weights.items()}
+            return _lstm(weights, epsilon, carry, inputs)
+
+    def call(w: Any, x: Any, training: bool) -> Any:
+        cell: Any = Cell(w)
+        return nnx.RNN(cell, time_major=True)(x)
+
+    return _runs(problem, NORMALISED, call)
+
+
+def _nnx_stock(problem: Problem) -> Runs:
+    from flax import nnx
+
+    _, _, units = problem.point
+    inputs = problem.x.shape[-1]
+
+    def call(w: Any, x: Any, training: bool) -> Any:
+        cell = nnx.OptimizedLSTMCell(inputs, units, rngs=nnx.Rngs(0))
+        cell.dense_i.kernel = nnx.Param(w["kernel"])
+        cell.dense_h.kernel = nnx.Param(w["recurrent_kernel"])
+        cell.dense_h.bias = nnx.Param(w["bias"])
+        return nnx.RNN(cell, time_major=True)(x)
+
+    return _runs(problem, PLAIN, call)
+
+
+def _runs(problem: Problem, kind: str, call: Callable[[Any, Any, bool], Any]) -> Runs:
+    """The runs of a function of the weights of a kind, x and whether it is training."""
+    weights = {n: jnp.asarray(a) for n, a in problem.params[kind].items()}
+    names = sorted(weights)  # the order of the leaves of a dict
     forward, training = calls(call, weights, problem.x, problem.dy)
 
     def named() -> dict[str, np.ndarray]:

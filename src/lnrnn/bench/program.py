@@ -92,7 +92,7 @@ def competitors(settings: Settings) -> list[Competitor]:
     if settings.task == "sequence":
         found += _module("on_keras").sequence(settings)
         if float32 and framework == "jax":
-            found += _module("on_jax").competitors()
+            found += _module("on_jax").competitors(settings.cell)
         if float32:
             found.append(_module("core_call").competitor(framework, settings.threads))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lnrnn import dialects
 from lnrnn.dialects import Dialect
@@ -75,6 +75,71 @@ def find(family: Family, given: VariantArgument) -> tuple[Variant, Dialect | Non
             f"{variant.cell!r}: use the {other.name}."
         )
     return variant, dialect
+
+
+def named(given: str | Variant) -> tuple[Variant, Dialect | None]:
+    """The variant that a name means where any cell is possible, and its dialect if it is one.
+
+    Args:
+        given: `"lstm"`, `"gru"` or `"simple"` for the default of that family, the name of a
+            dialect, or a variant.
+
+    Raises:
+        ValueError: an unknown name.
+        ArgumentTypeError: neither a name nor a variant.
+    """
+    family = next((f for f in FAMILIES if f.cells[0] == given), None)
+    if family is not None:
+        return find(family, None)
+    if isinstance(given, str):
+        dialect = dialects.get(given)
+        return dialect.variant, dialect
+    if isinstance(given, Variant):
+        return given, None
+    raise ArgumentTypeError(
+        f"variant is 'lstm', 'gru', 'simple', the name of a dialect or a Variant; got {given!r}: "
+        "use for example variant='lstm'."
+    )
+
+
+class Left(NamedTuple):
+    """Why a family of layers is left."""
+
+    reason: str
+
+
+def chosen(variant: Any, named: Mapping[str, Family]) -> dict[str, Any]:
+    """For each family, as a front end names it, the `variant=` of its layers or a `Left`.
+
+    Args:
+        variant: for all families, or a mapping from the names of some.
+        named: the families.
+
+    Raises:
+        ValueError: a name of no family, a variant that does not exist or has a projection.
+    """
+    if isinstance(variant, Mapping):
+        if not set(variant) <= set(named):
+            raise ValueError(
+                f"A dict of variants has the keys {', '.join(map(repr, named))}; got "
+                f"{', '.join(map(repr, variant))}: name the classes to replace."
+            )
+        found = {n: Left(f"variant= does not name {n}") for n in named} | dict(variant)
+    elif variant is None or variant == "none":
+        found = dict.fromkeys(named, variant)
+    else:
+        cell = (variant if isinstance(variant, Variant) else dialects.get(variant).variant).cell
+        found = {
+            name: variant if cell in family.cells else Left(f"variant= is not of an {name}")
+            for name, family in named.items()
+        }
+    for name, given in found.items():
+        if not isinstance(given, Left) and find(named[name], given)[0].projection:
+            raise ValueError(
+                "layer_normalize keeps the width of h; got a variant with a projection for "
+                f"{name}: use a variant without one."
+            )
+    return found
 
 
 def without_bias(variant: Variant) -> Variant:

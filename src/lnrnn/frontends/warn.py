@@ -7,7 +7,7 @@ import warnings
 from types import FrameType
 
 # packages through which a user's line comes here
-_BETWEEN = ("lnrnn", "torch", "keras", "tensorflow", "jax")
+_BETWEEN = ("lnrnn", "torch", "keras", "tensorflow", "jax", "flax")
 
 
 def warn(message: str) -> None:

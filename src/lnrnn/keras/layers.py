@@ -140,6 +140,8 @@ class LayerNormRNN(keras.layers.RNN):
         if self.go_backwards:
             x = ops.flip(x, axis=0)
             mask = None if mask is None else ops.flip(mask, axis=0)
+        if mask is not None:  # a NaN at a skipped step would reach the gradients
+            x = ops.where(mask[..., None], x, ops.zeros_like(x))
         leading: Any = ops.shape(x)
         noise = cell.noise(tuple(leading[:2]), training)
         if training:

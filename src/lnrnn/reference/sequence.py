@@ -124,6 +124,7 @@ def forward(
     h = _filled("h0", h0, 0.0, [wide_h[1:]])
     c = _filled("c0", c0, 0.0, [wide_c[1:]])
     valid = _filled("mask", mask, True, [wide_h[:2]]).astype(bool)
+    x = np.where(valid[..., None], x, 0.0)  # whatever stands there: zero times NaN is NaN
     # a masked step is no step: it does not reset either
     fresh = valid & _filled("reset", reset, False, [wide_h[:2]]).astype(bool)
     keep = 1.0 - fresh[..., None]

@@ -1,4 +1,7 @@
-"""What the tests of lnrnn share: tolerances, cases, checks of gradients and of garbage."""
+"""What the tests of lnrnn share: tolerances, cases, checks of gradients and of garbage.
+
+[contract][lnrnn.testing.contract]: what holds for every front end.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -241,13 +242,7 @@ def torch_modules(engine: str) -> Adapter:
             hx = states if several else states[0]
             y, hx = torch.func.functional_call(module, weights, (tensors["x"], hx), flags)
             states = hx if several else (hx,)
-            masked_output = options.get("masked_output", "zero")
-            if "mask" in flags and masked_output != "zero":
-                first = tensors["h0"] if masked_output == "hold" else torch.zeros_like(y[0])
-                outputs = [first]
-                for valid, output in zip(flags["mask"], y, strict=True):
-                    outputs.append(torch.where(valid[:, None], output, outputs[-1]))
-                y = torch.stack(outputs[1:])
+            y = _filled_in(torch, y, tensors["h0"], options, flags)
             return y, *(s[0] for s in states)
 
         return _differentiate("torch", function, variant, params, given)
@@ -255,10 +250,107 @@ def torch_modules(engine: str) -> Adapter:
     return run
 
 
+def jax_functions(engine: str) -> Adapter:
+    """The functions of [lnrnn.jax][], in the dtype of the file; outputs as of `torch_modules`."""
+    import jax.numpy as jnp
+
+    from lnrnn.jax import functions
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        options = dict(given.options)
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            flags = {n: constant(options[n]) for n in ("mask", "reset") if n in options}
+            shares = {n: constant(options[n]) for n in ("take_h", "take_c") if n in options}
+            weights = {n: tensors[n] for n in params}
+            states = tuple(tensors[n] for n in _states(variant))
+            # the shares of the file in place of those that the function would draw or expect
+            with mock.patch.object(functions, "noise_of", lambda *_: shares):
+                y, state = functions.apply(
+                    weights,
+                    tensors["x"],
+                    functions.shown(states),
+                    variant=variant,
+                    time_major=True,
+                    engine=engine,
+                    **flags,
+                )
+            y = _filled_in(jnp, y, tensors["h0"], options, flags)
+            return y, *(state if len(states) > 1 else (state,))
+
+        return _differentiate("jax", function, variant, params, given)
+
+    return _double("jax", run)
+
+
+def nnx_modules(engine: str) -> Adapter:
+    """The layers of [lnrnn.nnx][], in the dtype of the file; outputs as of `torch_modules`."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lnrnn.jax import functions
+    from lnrnn.nnx import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
+
+    classes: dict[str, Any] = {
+        "simple": LayerNormSimpleRNN,
+        "indrnn": LayerNormSimpleRNN,
+        "lstm": LayerNormLSTM,
+        "gru": LayerNormGRU,
+        "ligru": LayerNormGRU,
+    }
+
+    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+        options = dict(given.options)
+        sizes = sizes_of(variant, params)
+        layer = classes[variant.cell](
+            sizes.inputs,
+            sizes.units,
+            rngs=nnx.Rngs(0),
+            variant=variant,
+            projection_features=sizes.hidden if variant.projection else None,
+            dtype=given.dtype,
+            param_dtype=_wide(given.dtype),
+            time_major=True,
+            return_carry=True,
+            engine=engine,
+        )
+        graph, state = nnx.split(layer)
+
+        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+            flags = {n: constant(options[n]) for n in ("mask", "reset") if n in options}
+            shares = {n: constant(options[n]) for n in ("take_h", "take_c") if n in options}
+            module = nnx.merge(graph, state)
+            for name in params:
+                setattr(module, name, nnx.Param(tensors[name]))
+            carry: Any = tuple(tensors[n] for n in _states(variant))[::-1]
+            with mock.patch.object(functions, "noise_of", lambda *_: shares):
+                first = carry if len(carry) > 1 else carry[0]
+                carry, y = module(tensors["x"], initial_carry=first, **flags)
+            y = _filled_in(jnp, y, tensors["h0"], options, flags)
+            return y, *(carry[::-1] if isinstance(carry, tuple) else (carry,))
+
+        return _differentiate("jax", function, variant, params, given)
+
+    return _double("jax", run)
+
+
+def _filled_in(
+    framework: Any, y: Tensor, h0: Tensor, options: Mapping[str, Any], flags: Mapping[str, Tensor]
+) -> Tensor:
+    """Outputs whose masked steps are zeros, with what a file has there."""
+    masked_output = options.get("masked_output", "zero")
+    if "mask" not in flags or masked_output == "zero":
+        return y
+    outputs = [h0 if masked_output == "hold" else framework.zeros_like(y[0])]
+    for valid, output in zip(flags["mask"], y, strict=True):
+        outputs.append(framework.where(valid[:, None], output, outputs[-1]))
+    return framework.stack(outputs[1:])
+
+
 ENGINES = ("reference", "portable", "native", "triton")
 # the framework whose tensors an engine computes without the layers of a front end
-OPERATORS = {"torch-op": "torch", "jax": "jax", "tensorflow": "tensorflow"}
-FRONTENDS = ("keras", "torch", *OPERATORS)
+OPERATORS = {"torch-op": "torch", "jax-op": "jax", "tensorflow-op": "tensorflow"}
+FRONTENDS = ("keras", "torch", "jax", "nnx", *OPERATORS)
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 
 
@@ -268,9 +360,10 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     Args:
         engine: `"reference"` or the name of an engine; None is the reference, or what a
             front end chooses itself.
-        frontend: `"keras"`, on the backend that KERAS_BACKEND names, or `"torch"`; `"torch-op"`,
-            `"jax"` and `"tensorflow"` run the engine (native if not named) on those frameworks'
-            tensors, None on those of Keras's backend or of the first that is installed.
+        frontend: `"keras"`, on the backend that KERAS_BACKEND names, `"torch"`, `"jax"` or `"nnx"`;
+            `"torch-op"`, `"jax-op"` and `"tensorflow-op"` run the engine (native if not named) on
+            those frameworks' tensors, None on those of Keras's backend or of the first that is
+            installed.
 
     Raises:
         ValueError: a front end with the reference, or no framework is installed.
@@ -280,10 +373,16 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
             raise ValueError("No front end computes with the reference: use --engine portable.")
         if frontend in OPERATORS:
             return tensors(engine or "native", OPERATORS[frontend])
-        layers = {"keras": keras_layers, "torch": torch_modules}[frontend](engine or "auto")
+        made, framework = {
+            "keras": (keras_layers, None),
+            "torch": (torch_modules, "torch"),
+            "jax": (jax_functions, "jax"),
+            "nnx": (nnx_modules, "jax"),
+        }[frontend]
+        layers = made(engine or "auto")
         if engine is None:
             return layers
-        framework = "torch" if frontend == "torch" else _framework()
+        framework = framework or _framework()
         return _supported(engine, framework, _ran(engine, framework, layers))
     if engine in (None, "reference"):
         return run_reference

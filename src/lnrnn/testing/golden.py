@@ -1,7 +1,7 @@
 """Runs golden files: inputs, weights, results and gradients that an original program gave.
 
 `python -m lnrnn.testing.golden DIR... [--engine reference|portable|native|triton]
-[--frontend keras|torch|torch-op|jax|tensorflow] [--dtype bfloat16|float16]`
+[--frontend keras|torch|jax|nnx|torch-op|jax-op|tensorflow-op] [--dtype bfloat16|float16]`
 
 A golden file is a pair `<name>.npz`, `<name>.json`.  The arrays are time-major:
 `x` (T,B,I), `y` (T,B,R), `h0`, `c0`, `hT`, `cT`, the loss weights `Gy`, `Gh`, `Gc` of

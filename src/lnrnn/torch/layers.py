@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lnrnn.frontends import families
+from lnrnn.frontends import arguments, families
 from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
-from lnrnn.torch import arguments, graph, inputs, stock
+from lnrnn.torch import graph, inputs, stock
 from lnrnn.torch.inputs import Layout, States
 from lnrnn.torch.recurrent import Options, Recurrent
 
@@ -114,6 +114,8 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         before = self._before(hx, (x.shape[1],) if layout.batched else (), x, dtype)
         valid = inputs.valid_steps(lengths, mask, layout, x)
         reset = inputs.flags("reset", reset, layout, x)
+        if valid is not None:  # a NaN at a skipped step would reach the gradients
+            x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
         with scope:
             y, states = self._run(inputs.converted(x, dtype), before, valid, reset)
         if not layout.batched:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from lnrnn import dialects
 from lnrnn.frontends import families
 from lnrnn.frontends.carry import Replacement, Report, Weights, carry_over, vary
 from lnrnn.frontends.families import Family, VariantArgument
@@ -19,7 +18,6 @@ from lnrnn.torch.cells import LayerNormGRUCell, LayerNormLSTMCell, LayerNormRNNC
 from lnrnn.torch.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN
 from lnrnn.torch.parameters import array
 from lnrnn.torch.recurrent import Options, Recurrent
-from lnrnn.variant import Variant
 
 _OPTIONS = tuple(name for name in Options.__annotations__ if name != "variant")
 # the modules that are replaced, the family as `variant=` names it, and what replaces them
@@ -115,7 +113,7 @@ def layer_normalize(
             f"The options of layer_normalize are {', '.join(_OPTIONS)}; got "
             f"{', '.join(sorted(unknown))}: set other arguments on the modules."
         )
-    chosen = _chosen(variant)
+    chosen = families.chosen(variant, _FAMILIES)
     root = copy.deepcopy(module)
     shared = _shared_parameters(root)
     done: dict[nn.Module, nn.Module | None] = {}
@@ -233,7 +231,7 @@ def _reason(old: Any, chosen: Mapping[str, Any], shared: set[nn.Parameter]) -> s
     if shared & set(own.values()):
         return "it shares parameters with another module"
     given = chosen[_REPLACED[type(old)][0]]
-    return given.reason if isinstance(given, _Left) else ""
+    return given.reason if isinstance(given, families.Left) else ""
 
 
 def _shared_parameters(root: nn.Module) -> set[nn.Parameter]:
@@ -245,35 +243,3 @@ def _shared_parameters(root: nn.Module) -> set[nn.Parameter]:
         twice |= seen & own
         seen |= own
     return twice
-
-
-class _Left(NamedTuple):
-    """Why a family of modules is left."""
-
-    reason: str
-
-
-def _chosen(variant: Any) -> dict[str, Any]:
-    """For each family the `variant=` of its modules, or why they are left."""
-    if isinstance(variant, Mapping):
-        if not set(variant) <= set(_FAMILIES):
-            raise ValueError(
-                f"A dict of variants has the keys {', '.join(map(repr, _FAMILIES))}; got "
-                f"{', '.join(map(repr, variant))}: name the classes to replace."
-            )
-        found = {n: _Left(f"variant= does not name {n}") for n in _FAMILIES} | dict(variant)
-    elif variant is None or variant == "none":
-        found = dict.fromkeys(_FAMILIES, variant)
-    else:
-        cell = (variant if isinstance(variant, Variant) else dialects.get(variant).variant).cell
-        found = {
-            name: variant if cell in family.cells else _Left(f"variant= is not of an {name}")
-            for name, family in _FAMILIES.items()
-        }
-    for name, given in found.items():
-        if not isinstance(given, _Left) and families.find(_FAMILIES[name], given)[0].projection:
-            raise ValueError(
-                "layer_normalize keeps the width of h; got a variant with a projection for "
-                f"{name}: use a variant without one."
-            )
-    return found

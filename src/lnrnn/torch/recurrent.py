@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
-from lnrnn.frontends import families
+from lnrnn.frontends import arguments, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
 from lnrnn.params import Sizes, check, shapes
-from lnrnn.torch import advice, arguments, initial, inputs, names
+from lnrnn.torch import advice, initial, inputs, names
 from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
-RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
 _RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what computes, and the dtype of the weights that it takes
@@ -169,22 +168,17 @@ class Recurrent(nn.Module):
         Returns:
             Keywords of [lnrnn.engines.portable.sequence.sequence][].
         """
-        found: dict[str, Any] = {}
-        widths = {"take_h": self.output_size, "take_c": self.hidden_size}
-        for name, rate in (("take_h", self.zoneout), ("take_c", self.zoneout_cell)):
-            if rate and self.training:
-                found[name] = _bernoulli((*leading, widths[name]), 1 - rate, like)
-            elif rate:
-                found[name] = 1 - rate
-        if self.recurrent_dropout and self.training:
-            name, shape = {
-                "sequence": ("recurrent_mask", (leading[-1], self.output_size)),
-                "step": ("recurrent_mask", (*leading, self.output_size)),
-                "candidate": ("candidate_mask", (*leading, self.hidden_size)),
-            }[self.recurrent_dropout_mode]
-            keep = 1 - self.recurrent_dropout
-            found[name] = _bernoulli(shape, keep, like) / keep
-        return found
+        planned = noise.plan(
+            leading,
+            self.output_size,
+            self.hidden_size,
+            self.training,
+            zoneout=self.zoneout,
+            zoneout_cell=self.zoneout_cell,
+            recurrent_dropout=self.recurrent_dropout,
+            recurrent_dropout_mode=self.recurrent_dropout_mode,
+        )
+        return {n: p if isinstance(p, float) else _drawn(p, like) for n, p in planned.items()}
 
     def extra_repr(self) -> str:
         """The sizes and the arguments that are not at their defaults."""
@@ -399,11 +393,7 @@ class Recurrent(nn.Module):
             raise ValueError(
                 "A variant with a projection needs its size; got proj_size=0: pass proj_size."
             )
-        if self.recurrent_dropout_mode == "candidate" and variant.cell in ("simple", "indrnn"):
-            raise ValueError(
-                "recurrent_dropout_mode='candidate' drops the update of a gated cell; got cell "
-                f"{variant.cell!r}: use 'sequence' or 'step'."
-            )
+        noise.check_mode(self.recurrent_dropout_mode, variant)
         sizes = Sizes(self.input_size, self.hidden_size, self.output_size)
         for sentence in (*about_inputs(variant, sizes), *about_units(variant, sizes)):
             warn(sentence)
@@ -426,11 +416,6 @@ class Recurrent(nn.Module):
                 "proj_size is below hidden_size, and 0 for no projection; got "
                 f"{self.proj_size!r} with hidden_size={self.hidden_size}: use a smaller one."
             )
-        if self.recurrent_dropout_mode not in RECURRENT_DROPOUT_MODES:
-            raise ValueError(
-                f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
-                f"{self.recurrent_dropout_mode!r}."
-            )
 
 
 class _Functions(dict[tuple[str, torch.dtype, str], _Function]):
@@ -447,9 +432,9 @@ class _Functions(dict[tuple[str, torch.dtype, str], _Function]):
         return _Functions, ()
 
 
-def _bernoulli(shape: tuple[int, ...], keep: float, like: Tensor) -> Tensor:
-    drawn = torch.rand(shape, device=like.device) < keep
-    return drawn.to(like.dtype)
+def _drawn(mask: noise.Draw, like: Tensor) -> Tensor:
+    ones = torch.rand(mask.shape, device=like.device) < mask.keep
+    return ones.to(like.dtype) * mask.scale
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -89,6 +89,7 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
         given = {n: _widened(a) if n != "x" else a for n, a in given.items()}
     precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
     rounding = precision in _ROUNDING and dtype == np.float32
+    given = _varying(given)
     how = How(call.encode(variant), numbers, tuple(given), rounding)
     fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
     h, *final = _recurrence.bind(*given.values(), how=how, keep=False)
@@ -97,6 +98,23 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
 
 # the names of JAX's precision of products of float32 that are such of bfloat16
 _ROUNDING = ("bfloat16", "BF16_BF16_F32")
+
+
+def _varying(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Within `shard_map`, all arrays as those of one device: the core adds up nothing over them."""
+    axes = {n: _axes_of(a) for n, a in given.items()}
+    every = frozenset().union(*axes.values())
+    return {
+        n: jax.lax.pcast(a, tuple(every - axes[n]), to="varying") if every - axes[n] else a
+        for n, a in given.items()
+    }
+
+
+def _axes_of(a: jax.Array) -> frozenset[str]:
+    """The axes of `shard_map` over which an array differs, where JAX follows them."""
+    typeof: Any = getattr(jax, "typeof", lambda a: None)  # not in older ones, which do not follow
+    kind = getattr(typeof(a), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
 
 
 def _widened(a: jax.Array) -> jax.Array:
@@ -266,8 +284,8 @@ def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any])
     primitive.multiple_results = True
 
     def abstract(*arrays: Any, **options: Any) -> Any:
-        found = jax.eval_shape(partial(meaning, **options), *arrays)
-        return [jax.core.ShapedArray(f.shape, f.dtype) for f in found]
+        found = jax.make_jaxpr(partial(meaning, **options))(*arrays).out_avals
+        return [f.update(weak_type=False) for f in found]
 
     def jvp(arrays: Arrays, tangents: Arrays, **options: Any) -> Any:
         moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
