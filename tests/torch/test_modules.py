@@ -365,7 +365,7 @@ def test_results_may_be_changed_in_place(
 ) -> None:
     """As those of stock layers; the gradients are those of a program that makes new tensors."""
     if case == "operator":
-        monkeypatch.setattr(torch_op, "_eager", lambda tensors: False)
+        monkeypatch.setattr(torch_op.recurrence, "eager", lambda tensors: False)
     options: dict[str, Any] = {"engine": "portable"} if case == "portable" else {}
     options |= {"batch_first": True} if case == "batch_first" else {}
     module = (kind.cell if case == "cell" else kind.layer)(INPUTS, UNITS, **options)

@@ -182,7 +182,11 @@ def refusal(variant: Variant) -> str | None:
         return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
     if variant.norms_at("pre"):
         return "it has no norm of the concatenated input (site 'pre')"
-    for option in ("peephole", "projection", "hidden_norm"):
+    if variant.cell == "gru" and variant.coupled:
+        return "it has no gru without a reset gate; the variant has coupled=True"
+    if variant.cell_clip_at not in _WORDS["cell_clip_at"]:
+        return f"it has no cell_clip_at={variant.cell_clip_at!r}"
+    for option in ("capped", "peephole", "projection", "hidden_norm"):
         if getattr(variant, option) not in (False, "none"):
             return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
     return None
