@@ -195,8 +195,7 @@ class Recurrent(nnx.Module):
     def _keywords(self) -> dict[str, Any]:
         """Options as `lnrnn.jax` takes them, and a key where masks are drawn."""
         names = (*_RATES, "recurrent_dropout_mode", "recurrent_gradient_clip")
-        draws = self.rngs is not None and not self.deterministic
-        key = self.rngs() if draws else None
+        key = None if self.rngs is None or self.deterministic else self.rngs()
         return {"variant": self.variant, "key": key, **{n: getattr(self, n) for n in names}}
 
 

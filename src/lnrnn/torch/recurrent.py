@@ -178,7 +178,8 @@ class Recurrent(nn.Module):
             recurrent_dropout=self.recurrent_dropout,
             recurrent_dropout_mode=self.recurrent_dropout_mode,
         )
-        return {n: p if isinstance(p, float) else _drawn(p, like) for n, p in planned.items()}
+        drawn = (_drawn(p, like) if isinstance(p, noise.Draw) else p for p in planned.values())
+        return dict(zip(planned, drawn, strict=True))
 
     def extra_repr(self) -> str:
         """The sizes and the arguments that are not at their defaults."""
