@@ -5,7 +5,8 @@
 
 JapaneseVowels (Kudo, Toyama and Shimbo 1999): 12 coefficients of linear prediction at 7 to 29
 steps, 270 recordings for training and 370 for the test.  The files come with aeon; only they
-are read.  Each model reads packed sequences and classifies the last state.
+are read.  Each model reads packed sequences and classifies the last state.  The layer-normalised
+one then reads them step by step as well, as a stream with its weights in fewer and fewer bits.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
+from lnrnn import Stream
 from lnrnn.torch import LayerNormLSTM
 
 UNITS, BATCH, LEARNING_RATE = 48, 32, 3e-3
+FORMS = ("float32", "bfloat16", "int8")
 Recordings = tuple[list[Tensor], Tensor]
 
 
@@ -60,8 +63,20 @@ def accuracy(model: nn.Module, data: Recordings) -> float:
         return (model(data[0]).argmax(-1) == data[1]).float().mean().item()
 
 
-def train(make: type[nn.Module], seed: int, steps: int, marks: tuple[int, ...]) -> list[float]:
-    """The test accuracy after each of some numbers of steps."""
+def streamed(model: Classifier, data: Recordings, weights: str) -> float:
+    """The accuracy where the recurrent module reads as a stream, its weights in some form."""
+    stream, found = Stream(model.rnn, weights=weights), []
+    for recording in data[0]:
+        stream.reset()
+        found.append(torch.from_numpy(stream(recording[:, None].numpy())[-1, 0]))
+    with torch.no_grad():
+        return (model.head(torch.stack(found)).argmax(-1) == data[1]).float().mean().item()
+
+
+def train(
+    make: type[nn.Module], seed: int, steps: int, marks: tuple[int, ...]
+) -> tuple[Classifier, list[float]]:
+    """A model, and the test accuracy after each of some numbers of steps."""
     torch.manual_seed(seed)
     (series, speakers), test = read("TRAIN"), read("TEST")
     model = Classifier(make(12, UNITS))
@@ -76,7 +91,7 @@ def train(make: type[nn.Module], seed: int, steps: int, marks: tuple[int, ...]) 
         optimizer.step()
         if step in marks:
             found.append(accuracy(model, test))
-    return found
+    return model, found
 
 
 def main() -> None:
@@ -88,12 +103,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     marks = (given.steps // 8, given.steps // 4, given.steps)
+    test, streams = read("TEST"), []
     columns = "".join(f"{f'step {m}':>10}" for m in marks)
     print(f"test accuracy        seed{columns}   seconds")
     for name, make in (("nn.LSTM", nn.LSTM), ("LayerNormLSTM", LayerNormLSTM)):
         runs, start = [], time.perf_counter()
         for seed in range(given.seeds):
-            runs.append(train(make, seed, given.steps, marks))
+            model, accuracies = train(make, seed, given.steps, marks)
+            runs.append(accuracies)
+            if make is LayerNormLSTM:
+                streams.append([streamed(model, test, form) for form in FORMS])
             spent = (time.perf_counter() - start) / (seed + 1)
             print(
                 f"{name:<18}{seed:>7}"
@@ -102,6 +121,8 @@ def main() -> None:
             )
         means = torch.tensor(runs).mean(0).tolist()
         print(f"{name:<18}{'mean':>7}" + "".join(f"{a:>10.3f}" for a in means))
+    for form, mean in zip(FORMS, torch.tensor(streams).mean(0).tolist(), strict=True):
+        print(f"{'its stream':<18}{'mean':>7}{mean:>30.3f}   {form}")
 
 
 if __name__ == "__main__":

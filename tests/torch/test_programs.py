@@ -41,7 +41,11 @@ def test_japanese_vowels(tmp_path: Path) -> None:
     options = ("--steps", "8", "--seeds", "1")
     lines = printed("examples/japanese_vowels.py", *options, PYTHONPATH=str(tmp_path))
     assert lines[0].split()[-7:] == ["step", "1", "step", "2", "step", "8", "seconds"]
-    assert [line.split()[:2] for line in lines[1:]] == [
+    trained, streams = lines[1:5], lines[5:]
+    assert [line.split()[:2] for line in trained] == [
         [name, which] for name in ("nn.LSTM", "LayerNormLSTM") for which in ("0", "mean")
     ]
-    assert all(0 <= float(value) <= 1 for line in lines[1:] for value in line.split()[2:5])
+    assert all(0 <= float(value) <= 1 for line in trained for value in line.split()[2:5])
+    end = trained[-1].split()[-1]
+    assert streams[0].split() == ["its", "stream", "mean", end, "float32"]
+    assert [line.split()[-1] for line in streams] == ["float32", "bfloat16", "int8"]
