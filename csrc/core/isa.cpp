@@ -55,19 +55,24 @@ const char* without_avx512_bf16() {
 }
 #endif
 #ifdef LNRNN_HAS_amx
-const char* without_amx() {
+const char* ask_for_amx() {
 #ifdef __linux__
     if (without_avx512_bf16()) return lacking;
     unsigned a = 7, b, c = 0, d;
     asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
     if (!(d >> 24 & 1) || !(d >> 22 & 1)) return lacking;  // AMX-TILE and AMX-BF16
-    // once a process; without the system's permission the first tile instruction ends it
+    // without the system's permission the first tile instruction ends the process
     constexpr long request = 0x1023, tile_data = 18;
-    static const bool permitted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    const bool permitted = syscall(SYS_arch_prctl, request, tile_data) == 0;
     return permitted ? nullptr : "the system gives this process no permission for tiles";
 #else
     return "the core asks for the permission for tiles on Linux only";
 #endif
+}
+// once a process: in a virtual machine cpuid takes microseconds
+const char* without_amx() {
+    static const char* const reason = ask_for_amx();
+    return reason;
 }
 #endif
 #ifdef LNRNN_HAS_avx2
