@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_core import LSTM, OPTIONS, SUPPORTED, by_reference, draw
 
@@ -223,13 +223,21 @@ SIZES = [1, 7, 33]
     dtype=st.sampled_from(sorted(DTYPES)),
 )
 def test_any_shape_beside_single_precision(name, seed, steps, batch, inputs, units, options, dtype):
-    """float32 on operands that were rounded beforehand differs by the rounding of h alone."""
+    """float32 on operands that were rounded beforehand differs by the rounding of h alone.
+
+    Of weights with which the yardstick itself loses gradients nothing is asked.
+    """
     variant = SUPPORTED[name]
     params, *rest = prepared(
         draw(variant, seed, steps, batch, inputs, units, sorted(options)), dtype
     )
     for matrix in ("kernel", "recurrent_kernel"):
         params[matrix] = rounded(params[matrix], dtype)
+    exact = by_reference(variant, params, *rest)
+    with rounded_products(dtype):
+        model = by_reference(variant, params, *rest)
+    of_gradients = [n for n in exact if n != "gradient of x" and "gradient" in n]
+    assume(all(np.ptp(model[n] - exact[n]) < 0.1 * np.abs(exact[n]).max() for n in of_gradients))
     found = by_core(variant, (params, *rest), dtype)
     single = by_core(variant, (params, *rest), "float32")
     for n, expected in single.items():
