@@ -41,7 +41,7 @@ class _Core:
         return encode(variant)
 
     def decode(self, cell: tuple[int, ...], numbers: Numbers) -> Variant:
-        return call.decode(cell, numbers.epsilon)
+        return call.decode(cell, numbers)
 
     def keep(self, inputs: Inputs) -> int:
         steps, batch, _ = inputs.x.shape
@@ -149,7 +149,7 @@ def _run(
     core.run(
         cell,
         numbers,
-        call.sizes(a, *turned.values(), rounding=rounding),
+        call.sizes(cell, a, *turned.values(), rounding=rounding),
         addresses + [0] * (len(call.ARRAYS) - len(addresses)),
         back=back,
         dtype=_NAMES[dtype],
