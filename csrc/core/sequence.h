@@ -229,6 +229,7 @@ public:
                 const O* entered = entering;
                 if (pre_) {
                     norm_joint(h, t, normed_x_, entering);
+                    meet_before_inputs();
                     project_inputs(t, 1, rows_of<const O>(normed_x_, pitch_x_));
                 } else {
                     entered = alters() ? enter(h, t, entering) : as_operands(h);
@@ -285,7 +286,10 @@ public:
             if (pre_) {
                 O* x = normed_x_ + in_chunk * pitch_x_;
                 norm_joint(h, t, x, entered);
-                if (!job_.out.xw) project_inputs(t, 1, rows_of<const O>(x, pitch_x_));
+                if (!job_.out.xw) {
+                    meet_before_inputs();
+                    project_inputs(t, 1, rows_of<const O>(x, pitch_x_));
+                }
             } else if (!job_.spec.diagonal) {
                 enter(h, t, entered);
             }
@@ -675,8 +679,6 @@ private:
     // x W + bias_x of some steps from step t on, whose operands are x
     void project_inputs(int64_t t, int64_t steps, Stack<const O> x) const {
         const bool in_place = !narrow && job_.out.xw;
-        // the one before it has been read by all
-        if (!in_place) me_.team->meet(me_.size);
         const int64_t rows = steps * rows_, step = job_.n.B * wide_;
         const Stack<T> to = {inputs(t), rows_, in_place ? step : rows_ * wide_, wide_};
         S* kept = narrow && job_.out.xw && !reads_kept_ ? job_.out.xw + at(t, 0) * wide_ : nullptr;
@@ -686,7 +688,15 @@ private:
     }
 
     // the same of all steps of the chunk
-    void project_chunk(int64_t t) const { project_inputs(t, steps_from(t), x_operands(t)); }
+    void project_chunk(int64_t t) const {
+        meet_before_inputs();
+        project_inputs(t, steps_from(t), x_operands(t));
+    }
+
+    // where x W is not kept in place: the one before it, and its operands, have been read by all
+    void meet_before_inputs() const {
+        if (narrow || !job_.out.xw) me_.team->meet(me_.size);
+    }
 
     // C (rows, N) = bias + A (rows, K) P of the rows of a step, whose columns the team shares
     void multiply_rows(int64_t N, int64_t K, Stack<const O> a, const void* packed, const T* bias,
@@ -816,6 +826,8 @@ private:
     // its gradient, to that of h and to the sums of that of u
     void scale_hidden_back(const T* h, int64_t t, const T* dhu, T* dq) const {
         const T* u = job_.weights.recurrent;
+        // the gradients of x W, which a product of all units reads, are there
+        if (by_units_) me_.team->meet(me_.size);
         for (int64_t r = 0; r < rows_; ++r) {
             if (masked(t, r)) continue;
             each_entering(h, t, r, [&](int64_t j, auto part, Vec<T> v) {

@@ -153,7 +153,7 @@ public:
             return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
                                text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
         T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
-        I_ = shape_[x][2], wide_ = shape_[kernel][1], H_ = wide_ / node_.words[1];
+        I_ = shape_[x][2], H_ = shape_[kernel][1] / node_.words[1], wide_ = node_.words[1] * H_;
         R_ = is_given(projection) ? shape_[h0].back() : H_;
         if (T_ < 1) return status.fail("A recurrence has one step or more; got T=0.");
         // the core reads its inputs unchecked
