@@ -263,8 +263,6 @@ def test_sources_that_no_stream_computes() -> None:
         lnrnn.Stream(LayerNormLSTM(3, 4, bidirectional=True))
     with pytest.raises(ValueError, match="got Linear in Sequential"):
         lnrnn.Stream(torch.nn.Sequential(LayerNormLSTMCell(3, 4), torch.nn.Linear(4, 2)))
-    with pytest.raises(ValueError, match="it has no projection"):
-        lnrnn.Stream(LayerNormLSTM(3, 4, proj_size=2))
     with pytest.raises(ValueError, match="layer 1 takes 3 inputs and layer 0 gives 4"):
         lnrnn.Stream([weights_of(NATIVE["lstm"], 4, 3)] * 2)
     with pytest.raises(ValueError, match="weights is one of"):

@@ -44,8 +44,8 @@ class Stream:
         writes into it and returns it, and allocates nothing.  x is float32.
 
     Raises:
-        ValueError: layers of both directions, a variant that the native engine does not compute,
-            another layer in a model; and in a call, another shape or dtype than these.
+        ValueError: layers of both directions, another layer in a model; and in a call, another
+            shape or dtype than these.
 
     Example:
         >>> import numpy as np

@@ -132,7 +132,7 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
     wide_dtype = single if name in HALVES else dtype
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
-    hidden = a.h0[0][-1] if a.projection else units  # R
+    hidden = a.h0[0][-1] if a.projection and a.h0[0] else units  # R
     sequence, state = (steps, batch, units), (batch, units)
     sequence_h, state_h = (steps, batch, hidden), (batch, hidden)
     joint = (inputs if None in (inputs, hidden) else inputs + hidden,)

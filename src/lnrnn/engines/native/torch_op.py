@@ -108,11 +108,11 @@ def is_plain(tensors: list[Tensor]) -> bool:
 
 def is_dense(t: Any) -> bool:
     """Whether a tensor fills a stretch of memory, as it is or as the transpose of what does."""
-    return t.is_contiguous() or (t.dim() > 1 and _is_turned(t))
+    return t.is_contiguous() or _is_turned(t)
 
 
 def _is_turned(t: Any) -> bool:
-    if t.is_contiguous():
+    if t.dim() < 2 or t.is_contiguous():
         return False
     rows, _, *rest = t.shape
     return t.stride() == ((rest[0], rows * rest[0], 1) if rest else (1, rows))
