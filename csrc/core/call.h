@@ -27,7 +27,7 @@ enum Array : int {
 struct Numbers {
     int64_t T, B, I, H, R;
     int64_t recurrent_moves, candidate_moves;    // whether these factors differ from step to step
-    int64_t batch_first;                         // x and its gradient are (B, T, I)
+    int64_t batch_first, h_batch_first;          // x, or h, and its gradient begin with B
     int64_t kernel_turned, recurrent_turned;     // W and U, and their gradients, are transposes
     int64_t rounding;                            // operands of float32 products are rounded to bfloat16
     double take_h, take_c;                     // zoneout, where it is one number
@@ -47,6 +47,7 @@ Job<T, S> make_job(const Spec& spec, const Numbers& n, void* const* at) {
             n.epsilon,
             n.clip,
             n.batch_first != 0,
+            n.h_batch_first != 0,
             n.kernel_turned != 0,
             n.recurrent_turned != 0,
             {T(n.cell_clip), T(n.hidden_clip), T(n.projection_clip)},
@@ -67,10 +68,10 @@ Job<T, S> make_job(const Spec& spec, const Numbers& n, void* const* at) {
             {}};
 }
 
-constexpr int size_words = 11, scalar_words = 7;
+constexpr int size_words = 12, scalar_words = 7;
 
 inline Numbers numbers_of(const int64_t* n, const double* d) {
-    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10],
+    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11],
             d[0], d[1], d[2], d[3], d[4], d[5], d[6]};
 }
 

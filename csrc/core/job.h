@@ -43,7 +43,7 @@ template <class T, class S>
 struct Job {
     Spec spec;
     double epsilon, clip;  // clip: as of Context
-    bool batch_first;      // x is (B, T, I)
+    bool batch_first, h_batch_first;       // x is (B, T, I), h is (B, T, R)
     bool kernel_turned, recurrent_turned;  // W and U are given as their transposes
     Clips<T> clips;
     Sizes n;

@@ -107,6 +107,79 @@ struct Matrix {
     }
 };
 
+// For a call whose weights have their gates in an order of their own: copies in the order of the core,
+// and memory for gradients in that order, which `give_back` copies to where they go.
+template <class T, class S>
+class Reordered {
+public:
+    Reordered(Job<T, S>& job, Pool& pool, bool back) : spec_(job.spec), H_(job.n.H), pool_(pool) {
+        if (!spec_.order) return;
+        Weights<T>& w = job.weights;
+        Gradients<T, S>& g = job.grad;
+        add(w.kernel, g.kernel, job.n.I, job.kernel_turned, back);
+        if (!spec_.diagonal) add(w.recurrent, g.recurrent, job.n.R, job.recurrent_turned, back);
+        add(w.bias_x, g.bias_x, 1, false, back), add(w.bias_h, g.bias_h, 1, false, back);
+        add(w.gain_x, g.gain_x, 1, false, back), add(w.shift_x, g.shift_x, 1, false, back);
+        add(w.gain_h, g.gain_h, 1, false, back), add(w.shift_h, g.shift_h, 1, false, back);
+        add(w.gain_sum, g.gain_sum, 1, false, back), add(w.shift_sum, g.shift_sum, 1, false, back);
+        copy(given_);
+    }
+
+    void give_back() { copy(found_); }
+
+private:
+    // a matrix of `rows` and a column for each gate and unit, or its transpose; of one side the gates
+    // stand in the order of the core
+    struct Copy {
+        const T* from;
+        T* to;
+        int64_t rows;
+        bool turned, back;
+    };
+
+    void add(const T*& weight, T*& gradient, int64_t rows, bool turned, bool back) {
+        const int64_t size = rows * spec_.gates * H_;
+        auto own = [&] { return memory_.emplace_back(allocate<T>(size)).get(); };
+        if (weight) {
+            T* copied = own();
+            given_.push_back({weight, copied, rows, turned, false});
+            weight = copied;
+        }
+        if (back && gradient) {
+            T* computed = own();
+            found_.push_back({computed, gradient, rows, turned, true});
+            gradient = computed;
+        }
+        elements_ += size;
+    }
+
+    void copy(const std::vector<Copy>& copies) {
+        if (copies.empty()) return;
+        pool_.run(elements_ < 1 << 16 ? 1 : pool_.threads(), [&](int rank, int size) {
+            for (const Copy& it : copies) {
+                // stretches of memory of one gate, one in each row, or of all rows in each unit
+                const int64_t count = it.turned ? H_ : it.rows, length = it.turned ? it.rows : H_;
+                const int64_t apart = it.turned ? length : spec_.gates * H_;
+                for (int g = 0; g < spec_.gates; ++g) {
+                    const int64_t here = g * H_ * (it.turned ? length : 1);
+                    const int64_t there = spec_.place(g) * H_ * (it.turned ? length : 1);
+                    const T* from = it.from + (it.back ? here : there);
+                    T* to = it.to + (it.back ? there : here);
+                    for (int64_t k = count * rank / size; k < count * (rank + 1) / size; ++k)
+                        std::copy_n(from + k * apart, length, to + k * apart);
+                }
+            }
+        });
+    }
+
+    const Spec spec_;
+    const int64_t H_;
+    Pool& pool_;
+    std::vector<Buffer<T>> memory_;
+    std::vector<Copy> given_, found_;
+    int64_t elements_ = 0;
+};
+
 // The packed matrices of a call, and the memory they are in.
 template <class T, class S>
 class Packing {
@@ -262,6 +335,7 @@ void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(job.out.c, all * sizeof(T));
     for (S* projected : {job.out.xw, job.out.hu})
         large_pages(projected, job.spec.gates * all * sizeof(S));
+    const Reordered<T, S> reordered(job, pool, false);
     const Plan plan(kernel, job, pool.threads());
     const Packing<T, S> packing(kernel, job, plan, pool, false);
     Workplace<T, S>(kernel, job, plan, false).run(job, pool, kernel.forward);
@@ -292,11 +366,13 @@ void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(S));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
     large_pages(g.recurrent, job.n.R * job.wide() * sizeof(T));
+    Reordered<T, S> reordered(job, pool, true);
     const Plan plan(kernel, job, pool.threads());
     const Packing<T, S> packing(kernel, job, plan, pool, true);
     const Workplace<T, S> place(kernel, job, plan, true);
     place.run(job, pool, kernel.backward);
     add_up(job, place, pool);
+    reordered.give_back();
 }
 
 #define INSTANTIATE(T, S)                                              \

@@ -214,7 +214,7 @@ public:
     int64_t shared() const { return shared_; }
 
     void forward() {
-        T* all_h = writes_results() ? computed(job_.out.h) : nullptr;
+        T* all_h = writes_results() && !copies_h() ? computed(job_.out.h) : nullptr;
         T* all_c = writes_results() ? job_.out.c : nullptr;
         for (int64_t t = 0; t < job_.n.T; ++t) {
             if (t % chunk_ == 0 && !pre_) project_chunk(t);
@@ -259,9 +259,9 @@ public:
                 project_outputs(t, outputs_);
                 each_rows(t, [&](Rows<T>& rows) { put_out(t, rows, new_h); });
             }
-            if (narrow && writes_results())
+            if (copies_h() && writes_results())
                 for (int64_t r = 0; r < rows_; ++r)
-                    copy_hidden(new_h + r * R_, job_.out.h + at(t, r) * R_);
+                    copy_hidden(new_h + r * R_, h_row(job_.out.h, t, r));
         }
         if (!writes_results()) return;
         const int64_t last = job_.n.T - 1;
@@ -472,14 +472,11 @@ private:
 
     // the h before step t, of a forward pass that is over
     const T* kept_h(int64_t t) const {
-        if constexpr (narrow) {
-            if (t == 0) return job_.in.h0 + me_.first * R_;
-            for (int64_t r = 0; r < rows_; ++r)
-                copy_hidden(job_.out.h + at(t - 1, r) * R_, h_ring_ + r * R_);
-            return h_ring_;
-        } else {
-            return before(job_.in.h0, job_.out.h, nullptr, t, R_);
-        }
+        if (!copies_h()) return before(job_.in.h0, computed(job_.out.h), nullptr, t, R_);
+        if (t == 0) return job_.in.h0 + me_.first * R_;
+        for (int64_t r = 0; r < rows_; ++r)
+            copy_hidden(h_row(job_.out.h, t - 1, r), h_ring_ + r * R_);
+        return h_ring_;
     }
 
     // the states before step t, of a width: the initial ones, kept in `all`, or in a ring of two steps
@@ -578,6 +575,17 @@ private:
     template <class A>
     Stack<A> rows_of(A* base, int64_t row) const {
         return dense(base, rows_, row);
+    }
+
+    // h is computed in memory of steps, and copied to where it is put out: rows that lie as far apart
+    // as batch first would push one another out of the cache while a product reads them
+    bool copies_h() const { return narrow || job_.h_batch_first; }
+
+    // row r of step t of h, or of its gradient
+    template <class A>
+    A* h_row(A* base, int64_t t, int64_t r) const {
+        const int64_t b = me_.first + r;
+        return base + (job_.h_batch_first ? b * job_.n.T + t : t * job_.n.B + b) * R_;
     }
 
     // the rows of x, or of its gradient, from step t on
@@ -871,7 +879,7 @@ private:
     // the gradient of this step's outputs, and zeros where a mask leaves a row out
     void begin_back(int64_t t, T* ds) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            if (job_.grad.dh) add_hidden(dh_ + r * R_, job_.grad.dh + at(t, r) * R_);
+            if (job_.grad.dh) add_hidden(dh_ + r * R_, h_row(job_.grad.dh, t, r));
             if (!masked(t, r)) continue;
             clear_columns(ds + r * wide_);
             if (apart_) clear_columns(dxw_row(t, r));

@@ -1,8 +1,9 @@
 // What the core computes: the cell, the sizes and the arrays.
 //
 // Letters: T time, B batch, I inputs, H units, R width of h, G gates.  Rows of G H hold the gates side
-// by side in the order i f g o, f g o (coupled), r z n, z n (coupled, or without a reset), or n.
-// Arrays are dense, those over time begin with it, and matrices are (in, out), but for x, W and U
+// by side in the order i f g o, f g o (coupled), r z n, z n (coupled, or without a reset), or n; those
+// of weights may stand in another order.
+// Arrays are dense, those over time begin with it, and matrices are (in, out), but for x, h, W and U
 // where a job says that they lie otherwise.
 #pragma once
 
@@ -49,6 +50,7 @@ struct Spec {
     int64_t hidden_norm, projection;
     int64_t pre;               // [x, h] is normed before the products
     int64_t diagonal;          // u h in place of h U
+    int64_t order;             // of gates in weights: two bits for the place of each; 0: as above
     Groups x, h, sum;
 
     bool is(Cell c) const { return cell == c; }
@@ -65,6 +67,8 @@ struct Spec {
     bool late(int gate) const {
         return apart(gate) || (peephole == Peephole::inside && gate == gates - 1);
     }
+    // where a gate stands in the weights
+    int64_t place(int gate) const { return order ? order >> 2 * gate & 3 : gate; }
     // no worker can compute some of the units of h without the others
     bool needs_whole_rows() const { return pre || projection; }
 };

@@ -116,7 +116,7 @@ struct Node {
     Shape operands, results;  // which arrays they are
     Shape words;
     double numbers[scalar_words];
-    bool batch_first;
+    bool batch_first;  // x, h and their gradients
     int threads;
     int64_t most_kept;  // bytes of x W, and of h U, beyond which they are not kept
 };
@@ -191,7 +191,8 @@ private:
     const char* pass(bool back) const {
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
-            T_, B_, I_, H_, R_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
+            T_, B_, I_, H_, R_, moves(recurrent_mask), moves(candidate_mask),
+            node_.batch_first, node_.batch_first, 0, 0, 0};
         return core_pass(back, int64_t(precision()), node_.words.data(), sizes, node_.numbers, at_,
                          node_.threads);
     }
@@ -227,15 +228,21 @@ private:
             case gain_pre: case shift_pre: return {I_ + R_};
             case gain_hidden: case shift_hidden: case projection_bias: return {R_};
             case projection: return {H_, R_};
-            case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
+            case x: return in_time(I_);
             case h0: case h_last: case dh_last: return {B_, R_};
             case c0: case c_last: case dc_last: return {B_, H_};
             case mask: case reset: return {T_, B_};
             case xw: case hu: return {T_, B_, wide_};
-            case h: case dh: case take_h: case recurrent_mask: return {T_, B_, R_};
+            case h: case dh: return in_time(R_);
+            case take_h: case recurrent_mask: return {T_, B_, R_};
             case c: case take_c: case candidate_mask: return {T_, B_, H_};
             default: return {wide_};
         }
+    }
+
+    // of x or h
+    Shape in_time(int64_t width) const {
+        return node_.batch_first ? Shape{B_, T_, width} : Shape{T_, B_, width};
     }
 
     bool diagonal() const {

@@ -293,24 +293,26 @@ void check() {
         same("a gradient without products", kept[name] == cell[name] || sizeof(Narrow) == 2);
     }
 
-    // x and its gradient as they lie batch first
-    Bytes turned(program.numbers[x].size());
-    auto turn = [](const Bytes& from, Bytes& to, int64_t first, int64_t second) {
-        const int64_t row = I * int64_t(sizeof(Narrow));
-        for (int64_t i = 0; i < first; ++i)
-            for (int64_t j = 0; j < second; ++j)
-                std::copy_n(&from[(i * second + j) * row], row, &to[(j * first + i) * row]);
+    // x, h and their gradients as they lie batch first
+    auto turned = [](const Bytes& from, int64_t width) {
+        Bytes to(from.size());
+        const int64_t row = width * int64_t(sizeof(Narrow));
+        for (int64_t t = 0; t < T; ++t)
+            for (int64_t b = 0; b < B; ++b)
+                std::copy_n(&from[(t * B + b) * row], row, &to[(b * T + t) * row]);
+        return to;
     };
-    turn(program.numbers[x], turned, T, B);
+    Bytes turned_x = turned(program.numbers[x], I), turned_dh = turned(program.numbers[dh], R);
+    made[h] = turned(made[h], R), kept[dx] = turned(kept[dx], I);
     const std::map<int, TF_Tensor> as_it_lies = {
-        {x, {Program::dtype, {B, T, I}, turned.data()}}};
+        {x, {Program::dtype, {B, T, I}, turned_x.data()}},
+        {h, {Program::dtype, {B, T, R}, made[h].data()}},
+        {dh, {Program::dtype, {B, T, R}, turned_dh.data()}}};
     program.attributes["options"] = {1, 2, 1 << 20};
     auto first = program.run(false, inputs, outputs, as_it_lies);
     for (int name : outputs) same("batch first", first[name] == made[name]);
     auto back = program.run(true, joined(joined(inputs, {h, c, xw, hu}), incoming), gradients,
                             as_it_lies);
-    turn(kept[dx], turned, T, B);
-    kept[dx] = turned;
     for (int name : gradients) same("a gradient batch first", back[name] == kept[name]);
     program.attributes["options"] = {0, 2, 1 << 20};
 

@@ -129,7 +129,7 @@ Numbers1 sequence(const Isa& isa, const Stack& stack, Numbers1 x, int64_t T, int
         at[Array::x] = x.data(), at[h0] = zeros.data(), at[c0] = zeros.data();
         if (reset > 0) at[Array::reset] = resets.data();
         at[h] = y.data(), at[Array::h_last] = h_last.data(), at[Array::c_last] = c_last.data();
-        const Numbers n = {T, B, layer.inputs, H, R, 0, 0, 0, 0, 0, 0, layer.take_h, layer.take_c,
+        const Numbers n = {T, B, layer.inputs, H, R, 0, 0, 0, 0, 0, 0, 0, layer.take_h, layer.take_c,
                            layer.epsilon, 0, layer.clips.cell, layer.clips.hidden,
                            layer.clips.projection};
         call(isa, Precision::float32, false, layer.spec, n, const_cast<void* const*>(at), pool);

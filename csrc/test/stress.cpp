@@ -1,9 +1,12 @@
 // Odd sizes of every cell with every option, for the sanitizers; two callers at once.
 //
-// Fails where a result is not a number, or where two runs differ in a bit.
+// Fails where a result is not a number, or where two runs differ in a bit, of which one may have
+// h the other way in memory and the gates of its weights in another order.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <vector>
@@ -100,6 +103,28 @@ Spec spec_of(std::mt19937& random) {
     return s;
 }
 
+// (first, second, width) to (second, first, width)
+template <class S>
+void turn(S* array, int64_t first, int64_t second, int64_t width) {
+    const std::vector<S> old(array, array + first * second * width);
+    for (int64_t i = 0; i < first; ++i)
+        for (int64_t j = 0; j < second; ++j)
+            std::copy_n(&old[(i * second + j) * width], width, array + (j * first + i) * width);
+}
+
+// the columns, or of a transpose the rows, of each gate to their places, or back from there
+template <class T>
+void in_order(T* array, int64_t rows, int64_t H, bool turned, const std::vector<int>& places, bool back) {
+    const int64_t gates = int64_t(places.size()), count = turned ? 1 : rows;
+    const int64_t length = turned ? rows * H : H;
+    const std::vector<T> old(array, array + rows * gates * H);
+    for (int64_t k = 0; k < count; ++k)
+        for (int64_t g = 0; g < gates; ++g) {
+            const int64_t here = (k * gates + g) * length, there = (k * gates + places[g]) * length;
+            std::copy_n(&old[back ? there : here], length, array + (back ? here : there));
+        }
+}
+
 template <class T, class S>
 int one(unsigned seed, Precision precision, bool rounding = false) {
     std::mt19937 random(seed);
@@ -162,7 +187,7 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
     auto maybe = [&] { return int64_t(random() % 2); };
     auto bound = [&] { return random() % 2 ? 0.5 : 0.0; };
     const bool clips = lstm || (spec.is(Cell::gru) && spec.reset != Reset::none);
-    const Numbers n = {T_, B, I, H, R, 0, 1, maybe(), maybe(), maybe(), rounding, 1, 0.9,
+    const Numbers n = {T_, B, I, H, R, 0, 1, maybe(), maybe(), maybe(), maybe(), rounding, 1, 0.9,
                        tame ? 1 : 1e-5, random() % 3 ? 0 : 0.5, clips ? bound() : 0,
                        lstm ? bound() : 0, spec.projection ? bound() : 0};
     OwnPool pool(1 + random() % 3);
@@ -176,7 +201,36 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
     const auto first_narrow = a.narrow;
     call(*chosen(), precision, false, spec, n, a.at, pool);
     call(*chosen(), precision, true, spec, n, a.at, pool);
-    const int failures = differences(first, a.owned) + differences(first_narrow, a.narrow);
+    int failures = differences(first, a.owned) + differences(first_narrow, a.narrow);
+    // the same with h the other way in memory, and the gates of the weights in another order
+    Numbers m = n;
+    m.h_batch_first = !n.h_batch_first;
+    std::vector<int> places(spec.gates);
+    std::iota(places.begin(), places.end(), 0);
+    std::shuffle(places.begin(), places.end(), random);
+    Spec other = spec;
+    for (int g = 0; g < spec.gates; ++g) other.order |= int64_t(places[g]) << 2 * g;
+    auto turn_h = [&](bool back) {
+        const bool batch_first = back ? m.h_batch_first : n.h_batch_first;
+        for (Array name : {h, dh})
+            turn(static_cast<S*>(a.at[name]), batch_first ? B : T_, batch_first ? T_ : B, R);
+    };
+    auto reorder = [&](bool back) {
+        auto move = [&](std::initializer_list<Array> names, int64_t rows, bool turned) {
+            for (Array name : names)
+                if (a.at[name])
+                    in_order(static_cast<T*>(a.at[name]), rows, H, turned, places, back);
+        };
+        move({kernel, dkernel}, I, n.kernel_turned);
+        if (!spec.diagonal) move({recurrent, drecurrent}, R, n.recurrent_turned);
+        move({bias_x, dbias_x, bias_h, dbias_h, gain_x, dgain_x, shift_x, dshift_x, gain_h, dgain_h,
+              shift_h, dshift_h, gain_sum, dgain_sum, shift_sum, dshift_sum}, 1, false);
+    };
+    turn_h(false), reorder(false);
+    call(*chosen(), precision, false, other, m, a.at, pool);
+    call(*chosen(), precision, true, other, m, a.at, pool);
+    turn_h(true), reorder(true);
+    failures += differences(first, a.owned) + differences(first_narrow, a.narrow);
     if (failures)
         std::printf("seed %u, precision %d: T=%d B=%d H=%d cell %d: %d failures\n", seed,
                     int(precision) + 4 * rounding, int(T_), int(B), int(H), int(spec.cell), failures);

@@ -18,7 +18,7 @@ from lnrnn import reference
 from lnrnn.engines import select
 from lnrnn.engines.fused.call import Numbers
 from lnrnn.engines.native import call, core
-from lnrnn.params import sizes_of
+from lnrnn.params import columns, gates_of, sizes_of
 from lnrnn.testing.cases import VARIANTS, random_params, sizes_for
 from lnrnn.testing.tolerances import assert_close
 from lnrnn.variant import Variant
@@ -286,6 +286,39 @@ def test_where_inputs_lie(name, lay):
     found = by_core(variant, *drawn, lay=lay)
     for name, value in by_reference(variant, *drawn).items():
         assert_close(name, found[name], value, "float64", gradient="gradient" in name)
+
+
+@pytest.mark.parametrize("name", ["lstm_x_h", "gru_before"])
+def test_batch_first_gives_the_same_bits(name):
+    """h lies as x does, so that neither is copied to be batch first."""
+    drawn = draw(VARIANTS[name], 7, 70, 5, 3, 9, OPTIONS, np.float32)
+    found = by_core(VARIANTS[name], *drawn, lay=lambda v: _turned(v) if v.ndim == 3 else v)
+    for part, value in by_core(VARIANTS[name], *drawn).items():
+        np.testing.assert_array_equal(found[part], value, err_msg=part)
+    assert found["y"].swapaxes(0, 1).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"), [("gru_x_h", "zrn"), ("gru_before", "nzr"), ("lstm_x_h", "gofi")]
+)
+@pytest.mark.parametrize("lay", [None, _turned])
+def test_gates_in_any_order(name, gates, lay):
+    """Weights, and their gradients, have them in that order; no bit differs."""
+    variant = VARIANTS[name]
+    params, x, states, options, weigh = draw(variant, 9, 6, 4, 5, 7, OPTIONS)
+
+    def reordered(name, value):
+        own = gates_of(variant, name)
+        parts = [value[..., columns(own, g, 7)] for g in gates if g in own]
+        return np.concatenate(parts, -1) if len(own) > 1 else value
+
+    other = {n: reordered(n, v) for n, v in params.items()}
+    options_of_order = {**options, "gates": gates}
+    found = by_core(variant, other, x, states, options_of_order, weigh, lay=lay)
+    for part, value in by_core(variant, params, x, states, options, weigh, lay=lay).items():
+        weight = part.removeprefix("gradient of ")
+        expected = reordered(weight, value) if weight in params else value
+        np.testing.assert_array_equal(found[part], expected, err_msg=part)
 
 
 @pytest.mark.parametrize("name", ["lstm_x_h", "gru_before", "gru_x_h"])

@@ -15,6 +15,9 @@ import pytest
 import tensorflow as tf
 import torch
 
+# the graphs that ran have no public name
+from tensorflow.python.eager import context
+
 from lnrnn import dialects
 from lnrnn.engines import native, portable, runs, select
 from lnrnn.engines.native import core, tensorflow_library, tensorflow_op
@@ -481,6 +484,32 @@ def test_tensorflow_reads_a_batch_first_x_as_it_lies(monkeypatch):
         assert by_count(gradients)[1:] == (0, 0)
     finally:
         tf.config.optimizer.set_experimental_options({"implementation_selector": True})
+
+
+def test_tensorflow_graphs_transpose_nothing_that_is_batch_first():
+    """Neither inputs and outputs nor their gradients, in what TensorFlow runs."""
+    weights, x, states = draw()
+    run = native.on("tensorflow").sequence
+
+    @tf.function
+    def step(x, kernel):
+        given = {n: tf.constant(w) for n, w in weights.items()} | {"recurrent_kernel": kernel}
+        with tf.GradientTape() as tape:
+            tape.watch((x, kernel))
+            y, _ = run(VARIANT, given, tf.transpose(x, (1, 0, 2)), tuple(map(tf.constant, states)))
+            value = tf.reduce_sum(tf.sin(tf.transpose(y, (1, 0, 2))))
+        return tape.gradient(value, (x, kernel))
+
+    context.context().enable_graph_collection()
+    try:
+        _, *counts = by_count(step, tf.constant(x.swapaxes(0, 1)), weights["recurrent_kernel"])
+        graphs = context.context().export_run_metadata().partition_graphs
+    finally:
+        context.context().disable_graph_collection()
+    assert counts == [1, 1]
+    operations = {node.op for graph in graphs for node in graph.node}
+    assert "LnrnnRecurrenceBackward" in operations
+    assert "Transpose" not in operations
 
 
 def test_tensorflow_shapes_are_known_in_a_graph():

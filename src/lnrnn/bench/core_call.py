@@ -66,7 +66,7 @@ def _inputs(framework: str, problem: Problem) -> tuple[Cell, Numbers, Inputs]:
     variant, units = problem.variants[NORMALISED], problem.point.units
     caught: list[tuple[Cell, Numbers, Inputs]] = []
 
-    def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> Any:
+    def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs, gates: str) -> Any:
         arrays = (None if a is None else np.array(a, order="C") for a in inputs)
         caught.append((call.cell_of(call.encode(variant)), numbers, Inputs(*arrays)))  # pyright: ignore
         return inputs.x, inputs.h0, inputs.h0

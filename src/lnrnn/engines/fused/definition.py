@@ -16,8 +16,13 @@ from lnrnn.variant import Site, Variant
 Array = Any
 
 
-def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
-    """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
+def recurrence(
+    ops: Any, variant: Variant, numbers: Numbers, a: Inputs, gates: str = ""
+) -> tuple[Array, ...]:
+    """All h (T, B, R), the last h and, of an lstm, the last c, in a framework's operations.
+
+    The gates of the weights stand in the order `gates`; empty for the canonical one.
+    """
     like, single = a.x, a.kernel
     if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
         ops = _Rounding(ops, like, single)
@@ -41,7 +46,7 @@ def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple
         "h": Affine(a.gain_h, a.shift_h),
         "sum": Affine(a.gain_sum, a.shift_sum),
     }
-    step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
+    step = Recurrence(ops, variant, params, sites, None, numbers.clip or None, gates)
 
     def project(x: Array) -> Array:
         if variant.norms_at("pre"):

@@ -12,7 +12,7 @@ from lnrnn.engines.sites import Affine, site_vectors
 from lnrnn.params import gates_of
 from lnrnn.variant import Site, Variant
 
-Recurrence = Callable[[Variant, Numbers, Inputs], tuple[Array, ...]]
+Recurrence = Callable[[Variant, Numbers, Inputs, str], tuple[Array, ...]]
 
 
 def sequence(
@@ -35,13 +35,15 @@ def sequence(
     gates: str = "",
     unroll: bool = False,
     return_sequences: bool = True,
+    any_order: bool = False,
 ) -> tuple[Array, States]:
     """Run a cell over a sequence, all of it in the engine.
 
     Args:
         ops: a framework's operations.
-        recurrence: an engine's binding to a framework: variant, numbers and inputs to all h,
-            the last h and, of an lstm, the last c.
+        recurrence: an engine's binding to a framework: variant, numbers, inputs and the order of
+            the gates in weights, empty for the canonical one, to all h, the last h and, of an
+            lstm, the last c.
         variant: the cell.
         params: canonical weights, see [lnrnn.params][].
         x: inputs (T, B, I).
@@ -57,17 +59,19 @@ def sequence(
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
         recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
-        gates: their order in the weights; empty for the canonical one, which kernels read.
+        gates: their order in the weights; empty for the canonical one.
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.
+        any_order: whether `recurrence` reads the gates in any order, not in the canonical one only.
 
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
     units = units_of(variant, params)
-    if gates and gates != variant.gates:
-        params = _reordered(ops, variant, params, gates)
-    sites = site_vectors(ops, variant, params, units)
+    gates = "" if gates == variant.gates else gates
+    if gates and not any_order:
+        params, gates = _reordered(ops, variant, params, gates), ""
+    sites = site_vectors(ops, variant, params, units, gates)
     numbers = Numbers(
         _number(take_h),
         _number(take_c),
@@ -111,7 +115,7 @@ def sequence(
         recurrent_mask,
         candidate_mask,
     )
-    h, *final = recurrence(variant, numbers, inputs)
+    h, *final = recurrence(variant, numbers, inputs, gates)
     output = h if return_sequences else final[0]
     return shown(ops, output, mask, masked_output), tuple(final)
 

@@ -12,14 +12,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, HALVES, INCOMING, Inputs, Numbers
-from lnrnn.engines.portable import ops_torch as ops
 from lnrnn.variant import Variant
 
 _INPUTS = len(Inputs._fields)
 _X = Inputs._fields.index("x")
-_PLACES = [Inputs._fields.index(name) for name in DIFFERENTIABLE]
+# where the inputs are that may have a gradient
+PLACES = [Inputs._fields.index(name) for name in DIFFERENTIABLE]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALVES = tuple(getattr(torch, name) for name in HALVES)
 _ALWAYS = ("kernel", "recurrent", "x", "h0")
@@ -38,12 +37,12 @@ class Passes(Protocol):
     kept: tuple[str, ...]
     h_is_kept: bool
 
-    def encode(self, variant: Variant) -> Any:
-        """The cell of a variant."""
+    def encode(self, variant: Variant, gates: str) -> Any:
+        """The cell of a variant whose weights have their gates in this order."""
         ...
 
-    def decode(self, cell: Any, numbers: Numbers) -> Variant:
-        """A variant with the mathematics of a cell."""
+    def define(self, cell: Any, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
+        """What the definition of a cell gives."""
         ...
 
     def keep(self, inputs: Inputs) -> int:
@@ -120,7 +119,12 @@ class Operator:
         return found
 
     def __call__(
-        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool = False
+        self,
+        variant: Variant,
+        numbers: Numbers,
+        inputs: Inputs,
+        gates: str = "",
+        named: bool = False,
     ) -> tuple[Tensor, ...]:
         """All h (T, B, H), the last h and, of an lstm, the last c.
 
@@ -128,27 +132,27 @@ class Operator:
             variant: the cell.
             numbers: the scalars of the call.
             inputs: its arrays.
+            gates: their order in the weights; empty for the canonical one.
             named: whether the caller has named this engine, so that no other may compute.
         """
         dtype = inputs.x.dtype
+        cell = self.passes.encode(variant, gates)
         if dtype in _HALVES:
-            h, *final = self._recur(variant, numbers, _widened(inputs), named)
+            h, *final = self._recur(cell, numbers, _widened(inputs), named)
             return h, *(s.to(dtype) for s in final)
-        return self._recur(variant, numbers, inputs, named)
+        return self._recur(cell, numbers, inputs, named)
 
     def _recur(
-        self, variant: Variant, numbers: Numbers, inputs: Inputs, named: bool
+        self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool
     ) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
-        cell = self.passes.encode(variant)
         if not by_definition(given):
             self.passes.check(inputs)
             ready = torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)
         else:
             ready = False
         if not ready:
-            variant = self.passes.decode(cell, numbers)
-            return definition.recurrence(ops, variant, numbers, inputs)
+            return self.passes.define(cell, numbers, inputs)
         keep = 0
         if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             keep = self.passes.keep(inputs)
@@ -263,9 +267,7 @@ class Operator:
         create_graph: bool = False,
     ) -> Sequence[Tensor]:
         """The gradients of the definition."""
-        numbers = Numbers(*ctx.numbers)
-        variant = self.passes.decode(_hashable(ctx.cell), numbers)
-        values = definition.recurrence(ops, variant, numbers, a)
+        values = self.passes.define(_hashable(ctx.cell), Numbers(*ctx.numbers), a)
         weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
         return torch.autograd.grad(
             [v for v, _ in weighed],
@@ -278,7 +280,7 @@ class Operator:
 
 def asked(a: Inputs, of_x: bool = True) -> list[int]:
     """Where the inputs are that have a gradient, in the order of a backward pass's results."""
-    return [i for i in _PLACES if a[i] is not None and (of_x or i != _X)]
+    return [i for i in PLACES if a[i] is not None and (of_x or i != _X)]
 
 
 def _functions(self: Operator) -> tuple[Any, Any]:

@@ -20,5 +20,6 @@ def on(framework: str) -> SimpleNamespace:
     if framework not in _bound:
         ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
         op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
-        _bound[framework] = SimpleNamespace(sequence=partial(sequence, ops, op.recurrence))
+        bound = partial(sequence, ops, op.recurrence, any_order=True)
+        _bound[framework] = SimpleNamespace(sequence=bound)
     return _bound[framework]

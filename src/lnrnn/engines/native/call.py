@@ -23,6 +23,8 @@ SITES: tuple[Site, ...] = ("x", "h", "sum")
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 GATES = 4
 GATE_COUNTS = {"lstm": 4, "gru": 3}
+# the word before those of the groups at each site
+_ORDER = -1 - len(SITES) * GATES
 
 
 OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
@@ -34,8 +36,11 @@ ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
 
 
 @cache
-def encode(variant: Variant) -> tuple[int, ...]:
-    """The words of a variant; its epsilon and bounds are not among them, its biases are arrays."""
+def encode(variant: Variant, gates: str = "") -> tuple[int, ...]:
+    """The words of a variant; its epsilon and bounds are not among them, its biases are arrays.
+
+    The gates of its weights stand in the order `gates`; empty for the canonical one.
+    """
     cell = {"indrnn": "simple", "ligru": "gru"}.get(variant.cell, variant.cell)
     words = [
         CELLS.index(cell),
@@ -58,6 +63,7 @@ def encode(variant: Variant) -> tuple[int, ...]:
         variant.projection,
         bool(variant.norms_at("pre")),
         variant.cell == "indrnn",
+        sum(gates.index(g) << 2 * i for i, g in enumerate(variant.gates)) if gates else 0,
     ]
     for site in SITES:
         groups = [n.gates for n in variant.norms_at(site)]
@@ -70,7 +76,7 @@ def encode(variant: Variant) -> tuple[int, ...]:
 def decode(words: tuple[int, ...], numbers: Numbers) -> Variant:
     """A variant with the mathematics of the words; gains and biases are the arrays' matter."""
     kind, gates, rms, ddof, at_root, cell_norm, reset, keep, phi, sigma, psi, *rest = words
-    capped, peephole, in_cell, clip_at, hidden_norm, projection, pre, diagonal, *groups = rest
+    capped, peephole, in_cell, clip_at, hidden_norm, projection, pre, diagonal, _, *groups = rest
     cell = "indrnn" if diagonal else "ligru" if RESETS[reset] == "none" else CELLS[kind]
     options: dict[str, Any] = {}
     if cell == "lstm":
@@ -114,6 +120,12 @@ def decode(words: tuple[int, ...], numbers: Numbers) -> Variant:
     return Variant(**fields)
 
 
+def order_of(words: tuple[int, ...], gates: str) -> str:
+    """The order of the gates in weights, of which `gates` is the canonical one."""
+    order = words[_ORDER]
+    return "".join(sorted(gates, key=lambda g: order >> 2 * gates.index(g) & 3)) if order else gates
+
+
 class Cell:
     """What the front ends of the core ask of a list of words."""
 
@@ -121,7 +133,7 @@ class Cell:
         self.words = words
         self.lstm = CELLS[words[0]] == "lstm"
         self.gates = words[1]
-        self.diagonal = bool(words[-1 - len(SITES) * GATES])
+        self.diagonal = bool(words[_ORDER - 1])
 
 
 @cache
@@ -134,6 +146,7 @@ def sizes(
     cell: Cell,
     a: Inputs,
     batch_first: bool = False,
+    h_batch_first: bool = False,
     kernel_turned: bool = False,
     recurrent_turned: bool = False,
     rounding: bool = False,
@@ -144,6 +157,7 @@ def sizes(
         cell: the cell.
         a: the inputs.
         batch_first: whether x and its gradient are in memory as (B, T, I).
+        h_batch_first: whether h and its gradient are in memory as (B, T, R).
         kernel_turned: whether W and its gradient are in memory as the transpose, (G H, I).
         recurrent_turned: the same of U, (G H, R).
         rounding: whether the operands of float32 products are rounded to bfloat16.
@@ -153,7 +167,7 @@ def sizes(
         and the arguments.
     """
     moves = (_moves(a.recurrent_mask), _moves(a.candidate_mask))
-    flags = (batch_first, kernel_turned, recurrent_turned, rounding)
+    flags = (batch_first, h_batch_first, kernel_turned, recurrent_turned, rounding)
     units = a.kernel.shape[1] // cell.gates
     return [*a.x.shape, units, a.h0.shape[1], *moves, *map(int, flags)]
 

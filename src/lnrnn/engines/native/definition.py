@@ -6,9 +6,10 @@ from typing import Any
 
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import Array, Inputs, Numbers
-from lnrnn.engines.native.call import decode
+from lnrnn.engines.native.call import decode, order_of
 
 
 def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
     """All h (T, B, R), the last h and, of an lstm, the last c, in a framework's operations."""
-    return definition.recurrence(ops, decode(words, numbers), numbers, a)
+    variant = decode(words, numbers)
+    return definition.recurrence(ops, variant, numbers, a, order_of(words, variant.gates))

@@ -87,8 +87,13 @@ class How(NamedTuple):
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
 
 
-def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
-    """All h (T, B, H), the last h and, of an lstm, the last c."""
+def recurrence(
+    variant: Variant, numbers: Numbers, inputs: Inputs, gates: str = ""
+) -> tuple[Any, ...]:
+    """All h (T, B, R), the last h and, of an lstm, the last c.
+
+    The gates of the weights stand in the order `gates`; empty for the canonical one.
+    """
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
     dtype = inputs.x.dtype
     half = dtype.name in fused.HALVES
@@ -97,7 +102,7 @@ def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any,
     precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
     rounding = precision in _ROUNDING and dtype == np.float32
     given = _varying(given)
-    how = How(call.encode(variant), numbers, tuple(given), rounding)
+    how = How(call.encode(variant, gates), numbers, tuple(given), rounding)
     fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
     h, *final = _recurrence.bind(*given.values(), how=how, keep=False)
     return h, *(s.astype(dtype) if half else s for s in final)

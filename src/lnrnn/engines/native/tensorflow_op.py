@@ -48,7 +48,7 @@ class How(NamedTuple):
     numbers: Numbers
     given: tuple[str, ...]
     found: tuple[str, ...]
-    batch_first: bool = False  # x and its gradient are (B, T, I)
+    batch_first: bool = False  # x, h and their gradients begin with B
 
     @property
     def cell(self) -> Cell:
@@ -79,23 +79,27 @@ def by_definition() -> bool:
     )
 
 
-def recurrence(variant: Variant, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
-    """All h (T, B, H), the last h and, of an lstm, the last c."""
+def recurrence(
+    variant: Variant, numbers: Numbers, inputs: Inputs, gates: str = ""
+) -> tuple[Any, ...]:
+    """All h (T, B, R), the last h and, of an lstm, the last c.
+
+    The gates of the weights stand in the order `gates`; empty for the canonical one.
+    """
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
-    dtype = given["x"].dtype
+    words, dtype = call.encode(variant, gates), given["x"].dtype
     if dtype not in _HALVES:
-        return _recur(variant, numbers, given)
+        return _recur(words, numbers, given)
     given = {
         n: tf.cast(a, tf.float32) if a.dtype in _HALVES and n != "x" else a
         for n, a in given.items()
     }
-    h, *final = _recur(variant, numbers, given)
+    h, *final = _recur(words, numbers, given)
     return h, *(tf.cast(s, dtype) for s in final)
 
 
-def _recur(variant: Variant, numbers: Numbers, given: dict[str, Any]) -> tuple[Any, ...]:
+def _recur(words: tuple[int, ...], numbers: Numbers, given: dict[str, Any]) -> tuple[Any, ...]:
     a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
-    words = call.encode(variant)
     cell = call.cell_of(words)
     fused.check(cell, a, tf.bool, tf.float32)
     if by_definition():
@@ -123,7 +127,9 @@ def _recur(variant: Variant, numbers: Numbers, given: dict[str, Any]) -> tuple[A
         arrays,
         lambda *incoming: gradient(found, incoming, of_x),
     )
-    return tuple(found[: len(results)])
+    h, *final = found[: len(results)]
+    # TensorFlow leaves out two transpositions that undo each other
+    return (tf.transpose(h, _BATCH_FIRST) if batch_first else h), *final
 
 
 def _gradients(
@@ -166,10 +172,15 @@ def _as_it_lies(x: Any) -> tuple[Any, bool]:
     return x, False
 
 
+def _defined(how: How, arrays: Arrays) -> dict[str, Any]:
+    """What the definition gives, as it lies."""
+    h, *final = definition.recurrence(ops, how.words, how.numbers, how.inputs(arrays))
+    h = tf.transpose(h, _BATCH_FIRST) if how.batch_first else h
+    return dict(zip(("h", "h_last", "c_last"), (h, *final), strict=False))
+
+
 def _define(how: How, arrays: Arrays) -> list[Any]:
-    a = how.inputs(arrays)
-    values = definition.recurrence(ops, how.words, how.numbers, a)
-    found: dict[str, Any] = dict(zip(("h", "h_last", "c_last"), values, strict=False))
+    found = _defined(how, arrays)
     # what is kept is for the operator only, which computes it where it is not there
     nothing = {
         n: tf.raw_ops.PlaceholderWithDefault(input=tf.zeros((0, 0, 0), dtype), shape=[None] * 3)
@@ -196,13 +207,9 @@ def _define_back(how: How, arrays: Arrays) -> list[Any]:
 
 def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
     """The sum of the results, each times the gradient that comes in for it."""
-    a = forward.inputs(arrays)
-    values = definition.recurrence(ops, forward.words, forward.numbers, a)
-    by_name: dict[str, Any] = dict(zip(fused.INCOMING, values, strict=False))
-    single = a.kernel.dtype
-    return tf.add_n(
-        [tf.reduce_sum(tf.cast(by_name[n], single) * tf.cast(d, single)) for n, d in coming.items()]
-    )
+    found, single = _defined(forward, arrays), arrays[forward.given.index("kernel")].dtype
+    weighed = ((found[n[1:]], d) for n, d in coming.items())
+    return tf.add_n([tf.reduce_sum(tf.cast(v, single) * tf.cast(d, single)) for v, d in weighed])
 
 
 @cache

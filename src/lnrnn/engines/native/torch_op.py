@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lnrnn.engines.fused.call import DIFFERENTIABLE, HALVES, Inputs, Numbers, check
-from lnrnn.engines.fused.torch_op import Operator, by_definition
-from lnrnn.engines.native import call, core
+from lnrnn.engines.fused.call import HALVES, Inputs, Numbers, check
+from lnrnn.engines.fused.torch_op import PLACES, Operator, asked, by_definition
+from lnrnn.engines.native import call, core, definition
 from lnrnn.engines.native.call import Cell
+from lnrnn.engines.portable import ops_torch
 from lnrnn.variant import Variant
 
 # projections x W and h U beyond this many bytes each are computed again in the backward pass
@@ -22,7 +23,6 @@ _CELL, _ALL = 1, 2
 # inputs that may be the transpose of a dense one, which the core reads as it lies: the weights of
 # a module are, and a batch-first x
 _TURNED = [Inputs._fields.index(name) for name in ("x", "kernel", "recurrent")]
-_X = Inputs._fields.index("x")
 _FOLDER = str(Path(torch.__file__).parent)
 _NAMES = {getattr(torch, n): n for n in ("float32", "float64", *HALVES)}
 
@@ -35,13 +35,13 @@ class _Core:
     kept: tuple[str, ...] = call.KEPT
     h_is_kept = True
 
-    def encode(self, variant: Variant) -> tuple[int, ...]:
+    def encode(self, variant: Variant, gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
         encode = call.encode.__wrapped__ if torch.compiler.is_compiling() else call.encode
-        return encode(variant)
+        return encode(variant, gates)
 
-    def decode(self, cell: tuple[int, ...], numbers: Numbers) -> Variant:
-        return call.decode(cell, numbers)
+    def define(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
+        return definition.recurrence(ops_torch, cell, numbers, inputs)
 
     def keep(self, inputs: Inputs) -> int:
         steps, batch, _ = inputs.x.shape
@@ -60,10 +60,16 @@ class _Core:
         shapes = call.result_shapes(call.cell_of(cell), inputs, keep > 0)
         if keep != _ALL:
             shapes |= dict(xw=(0,), hu=(0,))
-        return tuple(
-            (inputs.x if name in call.LIKE_X else inputs.kernel).new_empty(shapes.get(name, (0,)))
+        found = {
+            name: (inputs.x if name in call.LIKE_X else inputs.kernel).new_empty(
+                shapes.get(name, (0,))
+            )
             for name in call.OUTPUTS
-        )
+        }
+        if _is_turned(inputs.x):  # h lies as x does
+            steps, batch, units = shapes["h"]
+            found["h"] = inputs.x.new_empty((batch, steps, units)).transpose(0, 1)
+        return tuple(found.values())
 
     def forward(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
@@ -82,20 +88,15 @@ class _Core:
         incoming: tuple[Tensor | None, ...],
         of_x: bool,
     ) -> list[Tensor]:
-        others = (None if t is None else t.contiguous() for t in (*kept, *incoming))
-        h, c, xw, hu, *dense = others
-        places = (Inputs._fields.index(name) for name in DIFFERENTIABLE)
-        found = [
-            None
-            if (t := inputs[i]) is None or (i == _X and not of_x)
-            else torch.empty_like(t)
-            if i in _TURNED and _is_turned(t)
-            else torch.empty(t.shape, dtype=t.dtype)
-            for i in places
-        ]
-        arrays = (h, c, xw, hu, None, None, *dense, *found)
+        h, dh = kept[0], incoming[0]
+        h = h if _is_turned(h) else h.contiguous()
+        dh = dh if dh is None else _laid_as(dh, h)
+        others = (None if t is None else t.contiguous() for t in (*kept[1:], *incoming[1:]))
+        c, xw, hu, *dense = others
+        found = {i: _gradient_like(i, inputs[i]) for i in asked(inputs, of_x)}
+        arrays = (h, c, xw, hu, None, None, dh, *dense, *map(found.get, PLACES))
         _run(call.cell_of(cell), numbers, inputs, arrays, back=True)
-        return [g for g in found if g is not None]
+        return [*found.values()]
 
 
 recurrence = Operator("lnrnn::recurrence", _Core())
@@ -118,18 +119,33 @@ def _is_turned(t: Any) -> bool:
     return t.stride() == ((rest[0], rows * rest[0], 1) if rest else (1, rows))
 
 
+def _gradient_like(place: int, t: Any) -> Tensor:
+    """Memory for the gradient of an input, which lies as an input that is read as it lies."""
+    if place in _TURNED and _is_turned(t):
+        return torch.empty_like(t)
+    return torch.empty(t.shape, dtype=t.dtype)
+
+
+def _laid_as(t: Tensor, like: Tensor) -> Tensor:
+    """`t`, in memory as `like`, which is dense or the transpose of what is."""
+    if not _is_turned(like):
+        return t.contiguous()
+    return t.transpose(0, 1).contiguous().transpose(0, 1)
+
+
 def _check_devices(a: Inputs) -> None:
     device = a.x.device
     if device.type not in ("cpu", "meta"):
         raise ValueError(
             f"The native engine computes on a CPU; got tensors on {device}: move them."
         )
-    for name, t in zip(Inputs._fields, a, strict=True):
-        if t is not None and t.device != device:
-            raise ValueError(
-                f"The inputs of a recurrence are on one device; got {name} on {t.device} beside "
-                f"{device}: move it."
-            )
+    elsewhere = [t for t in a if t is not None and t.device != device]
+    if elsewhere:
+        name = next(n for n, t in a._asdict().items() if t is elsewhere[0])
+        raise ValueError(
+            f"The inputs of a recurrence are on one device; got {name} on "
+            f"{elsewhere[0].device} beside {device}: move it."
+        )
 
 
 def _run(
@@ -141,6 +157,8 @@ def _run(
         raise ValueError(f"The native engine computes {', '.join(_NAMES.values())}; got {dtype}.")
     rounding = dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
     turned = {i: _is_turned(a[i]) for i in _TURNED}
+    x_turned, *matrices_turned = turned.values()
+    h_turned = _is_turned(others[0])
     dense = [
         t if t is None or t.is_contiguous() or turned.get(i) else t.contiguous()
         for i, t in enumerate(a)
@@ -149,7 +167,7 @@ def _run(
     core.run(
         cell,
         numbers,
-        call.sizes(cell, a, *turned.values(), rounding=rounding),
+        call.sizes(cell, a, x_turned, h_turned, *matrices_turned, rounding=rounding),
         addresses + [0] * (len(call.ARRAYS) - len(addresses)),
         back=back,
         dtype=_NAMES[dtype],

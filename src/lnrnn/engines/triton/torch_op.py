@@ -11,8 +11,10 @@ import triton
 from torch import Tensor
 
 from lnrnn.engines import counting
+from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers, check
 from lnrnn.engines.fused.torch_op import Operator, asked
+from lnrnn.engines.portable import ops_torch
 from lnrnn.engines.triton import buffers, choose, describe, loops, parallel
 from lnrnn.engines.triton import check as checking
 from lnrnn.engines.triton.buffers import Kept, Sizes
@@ -37,13 +39,15 @@ class _Kernels:
     def __init__(self) -> None:
         self._refusals: dict[Any, str | None] = {}
 
-    def encode(self, variant: Variant) -> tuple[float, ...]:
+    def encode(self, variant: Variant, gates: str) -> tuple[float, ...]:
         encode = describe.encode
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
         return encode(variant) if torch.compiler.is_compiling() else _encoded(variant)
 
-    def decode(self, cell: tuple[float, ...], numbers: Numbers) -> Variant:
-        return describe.decode(cell)
+    def define(
+        self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs
+    ) -> tuple[Tensor, ...]:
+        return definition.recurrence(ops_torch, describe.decode(cell), numbers, inputs)
 
     def keep(self, inputs: Inputs) -> int:
         return 1
