@@ -17,7 +17,7 @@ import torch
 
 from lnrnn import dialects
 from lnrnn.engines import native, portable, runs, select
-from lnrnn.engines.native import core, tensorflow_library, tensorflow_op
+from lnrnn.engines.native import tensorflow_library, tensorflow_op
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing.tolerances import assert_close
 
@@ -524,7 +524,7 @@ def test_tensorflow_empty_batch():
 
 def test_tensorflow_without_its_library(monkeypatch, tmp_path):
     """What `lnrnn info` says, and the portable engine computes."""
-    monkeypatch.setattr(core, "folder", lambda: tmp_path)
+    monkeypatch.setattr(tensorflow_library, "_path", lambda: tmp_path / "none")
     for cached in (tensorflow_library.missing, tensorflow_library._load):
         monkeypatch.setattr(
             tensorflow_library, cached.__wrapped__.__name__, cache(cached.__wrapped__)
