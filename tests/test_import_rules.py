@@ -206,6 +206,7 @@ RULES = (
         "lnrnn.engines.select",
         "lnrnn.engines.fused.call",
         inside=(
+            "lnrnn.convert",
             "lnrnn.keras",
             "lnrnn.torch",
             "lnrnn.jax",

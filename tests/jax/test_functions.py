@@ -32,13 +32,14 @@ from lnrnn import Variant, dialects
 from lnrnn.engines import runs
 from lnrnn.testing import adapters, assert_close, golden
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 FILES = Path(__file__).parents[1] / "golden"
 
 
 @each_dialect
 def test_contract(dialect: str) -> None:
-    verify_contract(adapters.choose(frontend="jax"), dialects.get(dialect).variant)
+    verify_contract(front_end("jax"), dialects.get(dialect).variant)
 
 
 @pytest.mark.parametrize(

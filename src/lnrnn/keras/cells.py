@@ -518,7 +518,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
 
     def _drawn(self, mask: noise.Draw) -> Any:
         drawn = keras.random.uniform(mask.shape, dtype="float32", seed=self.seed_generator)
-        return ops.cast(drawn < mask.keep, self.compute_dtype) * mask.scale
+        kept: Any = ops.cast(drawn < mask.keep, self.compute_dtype)
+        return kept * mask.scale
 
     def _refuse_moving_noise(self) -> None:
         """Inside keras.layers.RNN on JAX nothing random can be drawn step by step."""
