@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,14 @@ def test_on_several_devices() -> None:
     for name in ("sharded", "mapped"):
         for one, other in zip(found[name], found["plain"], strict=True):
             assert_close(name, np.asarray(one), np.asarray(other), "float32", gradient=True)
+
+
+def test_weights_that_do_not_train_are_warned_of() -> None:
+    key = jax.random.key(0)
+    with pytest.warns(UserWarning, match="A zero input at a zero state") as found:
+        lj.init(key, "haste_lnlstm", INPUTS, UNITS)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lj.init(key, "lstm", INPUTS, UNITS)
+        jax.jit(lambda key: lj.init(key, "haste_lnlstm", INPUTS, UNITS))(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,25 @@ def test_layer_normalize() -> None:
 def test_errors(options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         LayerNormLSTM(INPUTS, UNITS, rngs=nnx.Rngs(0), **options)
+
+
+def test_weights_that_do_not_train_are_warned_of_in_training() -> None:
+    """As a module was made, or loaded; also where a step is compiled."""
+    x = jnp.ones((BATCH, STEPS, INPUTS))
+
+    def layer(**options: Any) -> Any:
+        return LayerNormLSTM(INPUTS, UNITS, rngs=nnx.Rngs(0), **options)
+
+    bad, good = layer(variant="haste_lnlstm"), layer()
+    for call in (lambda m: m(x), nnx.jit(lambda m: m(x))):
+        with pytest.warns(UserWarning, match="A zero input at a zero state"):
+            call(bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        good(x)
+        layer(variant="haste_lnlstm", recurrent_gradient_clip=1.0)(x)
+        bad.eval()
+        bad(x)
+        bad.train()
+        bad.load_params(good.params())
+        bad(x)

@@ -189,8 +189,8 @@ def jax_loss(engine):
     return loss, (jnp.asarray(draw()[1]), jnp.asarray(weights["recurrent_kernel"]))
 
 
-def _two(x):
-    return jnp.stack([x, jnp.sin(x)])
+def _two(x, axis=0):
+    return jnp.stack([x, jnp.sin(x)], axis)
 
 
 JAX_TRANSFORMATIONS = {
@@ -203,6 +203,10 @@ JAX_TRANSFORMATIONS = {
     "forward over reverse": lambda f, a: jax.jvp(jax.grad(f, (0, 1)), a, tuple(map(jnp.cos, a))),
     "vmap": lambda f, a: jax.vmap(f, (0, None))(_two(a[0]), a[1]),
     "vmap of gradients": lambda f, a: jax.vmap(jax.grad(f, (0, 1)), (0, None))(_two(a[0]), a[1]),
+    "gradient of vmap": lambda f, a: jax.grad(
+        lambda x, k: jnp.sin(jax.vmap(f, (2, None))(_two(x, 2), k)).sum(), (0, 1)
+    )(*a),
+    "vmap of gradients of x": lambda f, a: jax.vmap(jax.grad(f), (0, None))(_two(a[0]), a[1]),
     "scan": lambda f, a: jax.lax.scan(
         lambda s, x: (s + f(x, a[1]), jax.grad(f)(x, a[1])), 0.0, _two(a[0])
     ),
