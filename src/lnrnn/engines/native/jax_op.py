@@ -33,26 +33,26 @@ from lnrnn.variant import Variant
 
 Arrays = Sequence[jax.Array]
 
-# the axes of every array: time t, batch b, inputs i, units h, columns of all gates w
+# the axes of every array: time t, batch b, inputs i, units h, width r of h, columns of all gates w,
+# those of i f o p, the joint row j of x and h
 _AXES = {
     "kernel": "iw",
-    "recurrent": "hw",
+    "recurrent": "rw",
     **dict.fromkeys(fused.VECTORS, "w"),
     "gain_c": "h",
     "shift_c": "h",
+    "peephole": "p",
+    **dict.fromkeys(("gain_pre", "shift_pre"), "j"),
+    **dict.fromkeys(("gain_hidden", "shift_hidden", "projection_bias"), "r"),
+    "projection": "hr",
     "x": "tbi",
     **dict.fromkeys(("xw", "hu"), "tbw"),
-    **dict.fromkeys(("h0", "c0", "h_last", "c_last"), "bh"),
+    **dict.fromkeys(("h0", "h_last"), "br"),
+    **dict.fromkeys(("c0", "c_last"), "bh"),
     **dict.fromkeys(("mask", "reset"), "tb"),
-    **dict.fromkeys(("h", "c", "take_h", "take_c"), "tbh"),
+    **dict.fromkeys(("h", "take_h"), "tbr"),
+    **dict.fromkeys(("c", "take_c"), "tbh"),
 }
-
-
-def _letters(name: str, rank: int | None = None) -> str:
-    """The axes of an array of this name, and of this rank where it may have one of two."""
-    if name in ("recurrent_mask", "candidate_mask"):
-        return "tbh" if rank == 3 else "bh"
-    return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
 
 for _name, _handler in core.xla_handlers().items():
@@ -83,6 +83,14 @@ class How(NamedTuple):
     @property
     def differentiable(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n in fused.DIFFERENTIABLE)
+
+    def axes(self, name: str, rank: int | None = None) -> str:
+        """Of an array of this name, and of this rank where it may have one of two."""
+        if name in ("recurrent_mask", "candidate_mask"):
+            return ("tb" if rank == 3 else "b") + ("r" if name == "recurrent_mask" else "h")
+        if self.cell.diagonal and name.removeprefix("d") == "recurrent":
+            return "r"
+        return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
@@ -168,10 +176,11 @@ def _core_call(
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         given = dict(zip(names, arrays, strict=True))
         a = how.inputs([given[n] for n in how.names])
-        sizes = call.sizes(a, rounding=how.rounding)
-        length = dict(zip("tbih", sizes, strict=False), w=a.kernel.shape[1])
+        sizes = call.sizes(how.cell, a, rounding=how.rounding)
+        length = dict(zip("tbihr", sizes, strict=False), w=a.kernel.shape[1])
+        length |= dict(p=(how.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
         shapes = [
-            jax.ShapeDtypeStruct(tuple(length[i] for i in _letters(n)), _like(a, n).dtype)
+            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), _like(a, n).dtype)
             for n in results
         ]
         attributes = dict(
@@ -195,8 +204,8 @@ def _core_call(
         ranks = [len(a.shape) for a in arrays]
         return (
             batch,
-            [place(_letters(n, r)) for n, r in zip(names, ranks, strict=True)],
-            [place(_letters(n)) for n in results],
+            [place(how.axes(n, r)) for n, r in zip(names, ranks, strict=True)],
+            [place(how.axes(n)) for n in results],
         )
 
     def infer(mesh: Any, arrays: Any, _: Any) -> Any:
@@ -209,7 +218,7 @@ def _core_call(
             parts = local(*arrays)
             # sums over the batch are added up over its parts
             return tuple(
-                p if batch is None or "b" in _letters(n) else jax.lax.psum(p, batch)
+                p if batch is None or "b" in how.axes(n) else jax.lax.psum(p, batch)
                 for n, p in zip(results, parts, strict=True)
             )
 
@@ -218,14 +227,14 @@ def _core_call(
     @cache
     def partitioned(ranks: tuple[int, ...]) -> Any:
         function = custom_partitioning(local)
-        left = ", ".join(" ".join(_letters(n, r)) for n, r in zip(names, ranks, strict=True))
-        right = ", ".join(" ".join(_letters(n)) for n in results)
+        left = ", ".join(" ".join(how.axes(n, r)) for n, r in zip(names, ranks, strict=True))
+        right = ", ".join(" ".join(how.axes(n)) for n in results)
         function.def_partition(
             partition=partition,
             infer_sharding_from_operands=infer,
             sharding_rule=f"{left} -> {right}",
             # in the order of their appearance, as the rule's own
-            need_replication_factors=tuple(sorted("tihw", key=left.index)),
+            need_replication_factors=tuple(sorted(set(left) & set("tihrwpj"), key=left.index)),
         )
         return function
 
@@ -245,7 +254,7 @@ def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
     found = list(definition.recurrence(ops, how.words, how.numbers, a))
     # what is kept is for the fast gradient only
     wide = (*a.x.shape[:2], a.kernel.shape[1])
-    shapes = dict(c=found[0].shape, xw=wide, hu=wide)
+    shapes = dict(c=(*wide[:2], wide[2] // how.cell.gates), xw=wide, hu=wide)
     return found + [jnp.zeros(shapes[n], _like(a, n).dtype) for n in how.kept if keep]
 
 
@@ -316,10 +325,10 @@ def _primitive(
 
     def batched(arrays: Arrays, axes: Sequence[Any], **options: Any) -> Any:
         if names is not None:
-            operands, results = names(**options)
-            if _only_batch_is_mapped(operands, arrays, axes, results):
+            how, (operands, results) = options["how"], names(**options)
+            if _only_batch_is_mapped(how, operands, arrays, axes, results):
                 run = partial(primitive.bind, **options)
-                return _in_one_batch(run, operands, arrays, axes, results)
+                return _in_one_batch(run, how, operands, arrays, axes, results)
         found = jax.vmap(partial(meaning, **options), in_axes=tuple(axes))(*arrays)
         return found, [0] * len(found)
 
@@ -351,17 +360,18 @@ def _compiled(primitive: Any, **options: Any) -> Any:
 
 
 def _only_batch_is_mapped(
-    operands: Sequence[str], arrays: Arrays, axes: Sequence[Any], results: Sequence[str]
+    how: How, operands: Sequence[str], arrays: Arrays, axes: Sequence[Any], results: Sequence[str]
 ) -> bool:
     """Whether weights are the same in every call, and no result is a sum over a batch."""
     mapped = [
         (n, a.ndim - 1) for n, a, i in zip(operands, arrays, axes, strict=True) if i is not None
     ]
-    return all("b" in _letters(*m) for m in mapped) and all("b" in _letters(n) for n in results)
+    return all("b" in how.axes(*m) for m in mapped) and all("b" in how.axes(n) for n in results)
 
 
 def _in_one_batch(
     run: Callable[..., Any],
+    how: How,
     operands: Sequence[str],
     arrays: Arrays,
     axes: Sequence[Any],
@@ -371,7 +381,7 @@ def _in_one_batch(
     calls = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
 
     def joined(name: str, a: jax.Array, mapped: int | None) -> jax.Array:
-        at = _letters(name, a.ndim - (mapped is not None)).find("b")
+        at = how.axes(name, a.ndim - (mapped is not None)).find("b")
         if at < 0:
             return a
         if mapped is None:
@@ -380,7 +390,7 @@ def _in_one_batch(
         return a.reshape(*a.shape[:at], calls * a.shape[at + 1], *a.shape[at + 2 :])
 
     found = run(*map(joined, operands, arrays, axes))
-    places = [_letters(name).index("b") for name in results]
+    places = [how.axes(name).index("b") for name in results]
     return [
         f.reshape(*f.shape[:at], calls, f.shape[at] // calls, *f.shape[at + 1 :])
         for f, at in zip(found, places, strict=True)
