@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,14 @@ from lnrnn import Variant, dialects
 from lnrnn.engines import runs
 from lnrnn.testing import adapters, assert_close, golden
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 FILES = Path(__file__).parents[1] / "golden"
 
 
 @each_dialect
 def test_contract(dialect: str) -> None:
-    verify_contract(adapters.choose(frontend="jax"), dialects.get(dialect).variant)
+    verify_contract(front_end("jax"), dialects.get(dialect).variant)
 
 
 @pytest.mark.parametrize(
@@ -312,3 +314,14 @@ def test_on_several_devices() -> None:
     for name in ("sharded", "mapped"):
         for one, other in zip(found[name], found["plain"], strict=True):
             assert_close(name, np.asarray(one), np.asarray(other), "float32", gradient=True)
+
+
+def test_weights_that_do_not_train_are_warned_of() -> None:
+    key = jax.random.key(0)
+    with pytest.warns(UserWarning, match="A zero input at a zero state") as found:
+        lj.init(key, "haste_lnlstm", INPUTS, UNITS)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lj.init(key, "lstm", INPUTS, UNITS)
+        jax.jit(lambda key: lj.init(key, "haste_lnlstm", INPUTS, UNITS))(key)

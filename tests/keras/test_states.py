@@ -71,17 +71,6 @@ def test_encoder_and_decoder(kind):
 
 
 @each_kind
-def test_chunks_with_carried_state_are_one_sequence(kind):
-    layer = mixed(kind.layer(UNITS, return_sequences=True, return_state=True))
-    x = sequences()
-    first, *states = to_numpy(layer(x[:, :2]))
-    second, *states = to_numpy(layer(x[:, 2:], initial_state=states))
-    expected = by_reference(layer, x)
-    assert_close("y", np.concatenate([first, second], 1), expected.y, "float32")
-    assert_close("states", states, expected.states, "float32")
-
-
-@each_kind
 def test_stateful_batches_are_one_sequence(kind):
     layer = kind.layer(UNITS, return_sequences=True, stateful=True)
     layer.build((BATCH, None, INPUTS))
@@ -218,16 +207,6 @@ def test_layer_is_rnn_of_the_cell(kind, variant):
         strict=True,
     ):
         assert_close("y", a, e, "float32")
-
-
-@each_kind
-def test_one_step_of_the_cell(kind):
-    cell = mixed(kind.cell(UNITS))
-    given, x = initial_states(kind), sequences(steps=1)
-    y, states = to_numpy(cell(x[:, 0], given))
-    expected = by_reference(cell, x, given)
-    assert_close("y", y, expected.y[:, 0], "float32")
-    assert_close("states", states, expected.states, "float32")
 
 
 @each_kind

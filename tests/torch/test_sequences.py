@@ -25,8 +25,8 @@ from torch_cases import (
 )
 
 from lnrnn import dialects
-from lnrnn.testing import adapters
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 LENGTHS = [5, 1, 7, 0]
 MASK = torch.tensor(
@@ -154,17 +154,6 @@ def test_given_states_reach_the_episode_at_their_end(kind: Kind) -> None:
 
 
 @each_kind
-def test_a_sequence_in_chunks(kind: Kind) -> None:
-    module = made(kind, num_layers=2)
-    x, hx = draw(STEPS, BATCH, INPUTS), states_of(module)
-    whole, outputs, states = module(x, hx), [], hx
-    for chunk in x.split(3):
-        output, states = module(chunk, states)
-        outputs.append(output)
-    assert_same([torch.cat(outputs), states], whole)
-
-
-@each_kind
 def test_layouts_of_flags(kind: Kind) -> None:
     """batch_first, and no batch at all, mean the same numbers."""
     module, turned = (
@@ -199,14 +188,7 @@ def test_lengths_under_vmap() -> None:
         assert_same([t[i] for t in flat(found)], call(*given))
 
 
-def test_a_masked_step_may_hold_anything_finite() -> None:
-    module = made(KINDS["lstm"], bidirectional=True)
-    x = draw(STEPS, BATCH, INPUTS)
-    other = torch.where(MASK[..., None], x, 1e3 * draw(STEPS, BATCH, INPUTS))
-    assert_same(module(x, mask=MASK), module(other, mask=MASK))
-
-
 @pytest.mark.parametrize("engine", [None, "portable"])
 @each_kind
 def test_contract(kind: Kind, engine: str | None) -> None:
-    verify_contract(adapters.choose(engine, "torch"), dialects.get(kind.dialect).variant)
+    verify_contract(front_end("torch", engine), dialects.get(kind.dialect).variant)

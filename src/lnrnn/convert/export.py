@@ -16,8 +16,8 @@ from lnrnn.convert.forms import form
 from lnrnn.convert.rewrite import rewrite
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.dialects import Dialect
+from lnrnn.files import replacing
 from lnrnn.params import Sizes, shapes
-from lnrnn.train.files import replacing
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -134,7 +134,8 @@ def write(
 
     Args:
         path: `.safetensors`, `.npz`, `.pt` or `.pth` (needs torch), `.h5` (needs h5py), `.ckpt` (a
-            TensorFlow checkpoint) or `.tflite` (a single layer; needs flatbuffers).
+            TensorFlow checkpoint; needs google-crc32c) or `.tflite` (a single layer; needs
+            flatbuffers).
         checkpoint: the layers; several get their paths as scopes, unless they came with others.
         name: of the form.
         settings: as of [originals][lnrnn.convert.originals].

@@ -14,7 +14,7 @@ from lnrnn.engines import select
 from lnrnn.frontends import arguments, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.warn import warn
-from lnrnn.jax import initial, inputs
+from lnrnn.jax import advice, initial, inputs
 from lnrnn.jax.inputs import Layout
 from lnrnn.params import Sizes, sizes_of
 from lnrnn.variant import Variant
@@ -71,7 +71,8 @@ def init(
 
     Without a dialect's name they let gradients through leading zero inputs: gains of recurrent
     norms at 0.1 (of sum norms at 0.25), biases at normal noise of deviation 0.1, forget biases
-    at one.  A dialect that is named starts as its original does.
+    at one.  A dialect that is named starts as its original does, and a warning tells where
+    training from that fails on sequences that begin with zeros.
 
     Args:
         key: of JAX's random numbers.
@@ -106,7 +107,11 @@ def init(
     sizes = Sizes(inputs, units, hidden)
     for sentence in (*about_inputs(found, sizes), *about_units(found, sizes)):
         warn(sentence)
-    return initial.draw(key, found, dialect, sizes, dtype)
+    drawn = initial.draw(key, found, dialect, sizes, dtype)
+    message = advice.about(found, drawn)
+    if message is not None:
+        warn(message)
+    return drawn
 
 
 def initial_state(
@@ -158,8 +163,9 @@ def apply(
     """Run a cell over a sequence.
 
     It computes in the dtype of x.  Under `jit` on a CPU the native engine runs it, forward and
-    backward, sharded over a batch as well; under `vmap`, for second derivatives, on another
-    device and in exported programs it is a `lax.scan` of the same mathematics.
+    backward, sharded over a batch as well, and under `vmap` over sequences as one larger batch;
+    under `vmap` over weights, for second derivatives, on another device and in exported
+    programs it is a `lax.scan` of the same mathematics.
 
     Args:
         params: canonical weights, as of `init`.

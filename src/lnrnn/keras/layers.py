@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
+from lnrnn.frontends import arguments
 from lnrnn.keras import advice, cell_variant, files
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
-    check_flags,
 )
 from lnrnn.keras.signature import in_order_of
 from lnrnn.params import sizes_of
@@ -83,7 +83,8 @@ class LayerNormRNN(keras.layers.RNN):
             trainable=trainable,
             **of_layer,
         )
-        check_flags(self, _FLAGS)
+        for flag in _FLAGS:
+            setattr(self, flag, arguments.switch(flag, getattr(self, flag)))
         self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":

@@ -14,7 +14,7 @@ from lnrnn.frontends import arguments, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
-from lnrnn.jax import initial
+from lnrnn.jax import advice, initial
 from lnrnn.params import Sizes, check, shapes
 
 _RATES = ("zoneout", "zoneout_cell", "weight_dropout", "recurrent_dropout")
@@ -131,6 +131,7 @@ class Recurrent(nnx.Module):
         drawn = initial.draw(rngs.params(), self.variant, dialect, self._sizes, param_dtype)
         for name, value in drawn.items():
             setattr(self, name, nnx.Param(value, **metadata.get(name, {})))
+        self._note(drawn)
         random = any(getattr(self, rate) for rate in _RATES)
         self.rngs = rngs.dropout.fork() if random else nnx.data(None)
 
@@ -147,6 +148,7 @@ class Recurrent(nnx.Module):
         check(self.variant, params, self._sizes)
         for name, value in params.items():
             getattr(self, name)[...] = jnp.asarray(value, self.param_dtype)
+        self._note(self._weights())
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
@@ -180,6 +182,10 @@ class Recurrent(nnx.Module):
     def _sizes(self) -> Sizes:
         return Sizes(self.in_features, self.hidden_features, self.output_features)
 
+    def _note(self, weights: Mapping[str, jax.Array]) -> None:
+        """Keep what a call that trains has to say of these weights."""
+        self._notice = advice.about(self.variant, weights, self.recurrent_gradient_clip)
+
     def _weights(self) -> dict[str, jax.Array]:
         return {name: getattr(self, name)[...] for name in self._names}
 
@@ -194,6 +200,8 @@ class Recurrent(nnx.Module):
 
     def _keywords(self) -> dict[str, Any]:
         """Options as `lnrnn.jax` takes them, and a key where masks are drawn."""
+        if self._notice is not None and not self.deterministic:
+            warn(self._notice)
         names = (*_RATES, "recurrent_dropout_mode", "recurrent_gradient_clip")
         key = None if self.rngs is None or self.deterministic else self.rngs()
         return {"variant": self.variant, "key": key, **{n: getattr(self, n) for n in names}}
