@@ -504,12 +504,13 @@ def test_tensorflow_graphs_transpose_nothing_that_is_batch_first():
             value = tf.reduce_sum(tf.sin(tf.transpose(y, (1, 0, 2))))
         return tape.gradient(value, (x, kernel))
 
-    context.context().enable_graph_collection()
+    runtime: Any = context.context()
+    runtime.enable_graph_collection()
     try:
         _, *counts = by_count(step, tf.constant(x.swapaxes(0, 1)), weights["recurrent_kernel"])
-        graphs = context.context().export_run_metadata().partition_graphs
+        graphs = runtime.export_run_metadata().partition_graphs
     finally:
-        context.context().disable_graph_collection()
+        runtime.disable_graph_collection()
     assert counts == [1, 1]
     operations = {node.op for graph in graphs for node in graph.node}
     assert "PartitionedCall" in operations
