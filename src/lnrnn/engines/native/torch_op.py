@@ -121,7 +121,7 @@ def _is_turned(t: Any) -> bool:
 
 def _gradient_like(place: int, t: Any) -> Tensor:
     """Memory for the gradient of an input, which lies as an input that is read as it lies."""
-    if place in _TURNED and _is_turned(t):
+    if t.is_contiguous() or (place in _TURNED and _is_turned(t)):
         return torch.empty_like(t)
     return torch.empty(t.shape, dtype=t.dtype)
 
