@@ -210,12 +210,17 @@ public:
         weights.gain_x = keep(gain("x")), weights.shift_x = keep(sum(shift("x"), apart));
         weights.gain_h = keep(gain("h")), weights.shift_h = keep(shift("h"));
         weights.gain_sum = keep(gain("sum")), weights.shift_sum = keep(sum(shift("sum"), summed));
+        if (file_.tensors().count(path_ + ".initial_h")) {
+            initial_h = keep(take("initial_h", {H}));
+            if (v_.spec.is(Cell::lstm)) initial_c = keep(take("initial_c", {H}));
+        }
         if (v_.spec.cell_norm == CellNorm::none) return;
         weights.gain_c = keep(v_.gain_c ? take("cell_norm_gain", {H}) : Numbers(H, 1.0f));
         if (v_.shift_c) weights.shift_c = keep(take("cell_norm_bias", {H}));
     }
 
     Weights<float> weights = {};
+    const float *initial_h = nullptr, *initial_c = nullptr;
 
 private:
     Numbers take(const std::string& name, const std::vector<int64_t>& shape) {
@@ -357,7 +362,8 @@ Model::Model(const File& file) {
         const int64_t I = sizes.items[0].integer, H = sizes.items[1].integer;
         const Weighing weighing(file, path, variant, I, H, owned_, used);
         layers_.push_back({variant.spec, variant.epsilon, I, H, 1 - zoneout.items[0].number,
-                           1 - zoneout.items[1].number, weighing.weights});
+                           1 - zoneout.items[1].number, weighing.weights, weighing.initial_h,
+                           weighing.initial_c});
     }
     for (const auto& [name, tensor] : file.tensors())
         if (!used.count(name) && name.find(".original.") == std::string::npos)

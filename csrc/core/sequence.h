@@ -230,6 +230,9 @@ public:
         reads_kept_ = narrow;
         begin(dh_, job_.grad.dh_last);
         begin(dc_, job_.grad.dc_last);
+        for (T* sums : {job_.grad.dreset_h, job_.grad.dreset_c})
+            for (int64_t r = 0; sums && writes_results() && r < rows_; ++r)
+                clear(k_, sums + (me_.first + r) * H_);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const int64_t in_chunk = t % chunk_ * rows_;
             const int64_t gradients = rounds ? 0 : in_chunk;
@@ -281,6 +284,9 @@ private:
     int64_t at(int64_t t, int64_t r) const { return t * job_.n.B + me_.first + r; }
     bool masked(int64_t t, int64_t r) const { return job_.in.mask && !job_.in.mask[at(t, r)]; }
     bool fresh(int64_t t, int64_t r) const { return job_.in.reset && job_.in.reset[at(t, r)]; }
+    const T* fresh_state(const T* states, int64_t r) const {
+        return states ? states + (me_.first + r) * H_ : zeros_;
+    }
     bool alters() const { return rounds || job_.in.reset || job_.in.recurrent.at; }
 
     // n numbers, of which one side may be narrow
@@ -422,7 +428,7 @@ private:
     // the rows that enter the product of step t: those of h with resets and factors
     const O* enter(const T* h, int64_t t, O* to) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            const T* from = fresh(t, r) ? zeros_ : h + r * H_;
+            const T* from = fresh(t, r) ? fresh_state(job_.in.reset_h, r) : h + r * H_;
             const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
             O* row = to + r * pitch_h_;
             each_unit(k_, [&](int64_t j, auto part) {
@@ -651,7 +657,8 @@ private:
 
     Before<T> origin(const T* h, const T* c, int64_t t, int64_t r) const {
         const T* candidate = noise_at(job_.in.candidate, t, me_.first + r, H_);
-        if (fresh(t, r)) return {zeros_, zeros_, candidate};
+        if (fresh(t, r))
+            return {fresh_state(job_.in.reset_h, r), fresh_state(job_.in.reset_c, r), candidate};
         return {h ? h + r * H_ : nullptr, c ? c + r * H_ : nullptr, candidate};
     }
 
@@ -719,7 +726,7 @@ private:
     // the gradient of the rows that entered the product, back to the states before the step
     void back_to_state(int64_t t, int64_t r, const T* dq) const {
         T *dh = dh_ + r * H_, *dc = dc_ + r * H_;
-        if (fresh(t, r)) {
+        if (fresh(t, r) && !job_.grad.dreset_h) {
             clear(k_, dh);
             clear(k_, dc);
             return;
@@ -730,6 +737,15 @@ private:
             if (two_) d += load(through_gate_ + r * H_ + j, part);
             store(dh + j, load(dh + j, part) + d * factor<T>(mask, j, part), part);
         });
+        if (!fresh(t, r)) return;
+        move_units(dh, job_.grad.dreset_h, r);
+        if (C::has_c) move_units(dc, job_.grad.dreset_c, r);
+    }
+
+    // add a row to that of a result, and leave zeros
+    void move_units(T* d, T* to, int64_t r) const {
+        if (writes_results()) add_units(to + (me_.first + r) * H_, d);
+        clear(k_, d);
     }
 
     // the gradient of a row's x W; where no norm tells them apart it is that of h U

@@ -42,6 +42,7 @@ struct StreamLayer {
     int64_t inputs, units;
     double take_h, take_c;  // zoneout: the shares of the new states
     Weights<float> weights;
+    const float *initial_h, *initial_c;  // (H), where a sequence begins; null: zeros
 };
 
 class Stream {
@@ -62,7 +63,7 @@ public:
     void run(int64_t steps, const float* x, float* y);
     // The states (B, H) of a layer; c is null where it has none.
     float *h(int64_t layer), *c(int64_t layer);
-    // Zeros in the states of a row of the batch.
+    // The initial states in a row of the batch.
     void reset(int64_t row);
     // Bytes of weights, states and scratch.
     int64_t bytes() const { return bytes_; }

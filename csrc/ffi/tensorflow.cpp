@@ -222,7 +222,7 @@ private:
             case recurrent: return {H_, wide_};
             case gain_c: case shift_c: return {H_};
             case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
-            case h0: case c0: case h_last: case c_last: case dh_last: case dc_last: return {B_, H_};
+            case h0: case c0: case reset_h: case reset_c: case h_last: case c_last: case dh_last: case dc_last: return {B_, H_};
             case mask: case reset: return {T_, B_};
             case xw: case hu: return {T_, B_, wide_};
             case h: case c: case dh: case take_h: case take_c: case recurrent_mask:

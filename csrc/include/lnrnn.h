@@ -63,7 +63,7 @@ LNRNN_API lnrnn_status lnrnn_file_tensor(lnrnn_file* file, const char* name, con
 /* A text of the metadata, which belongs to the file. */
 LNRNN_API lnrnn_status lnrnn_file_text(lnrnn_file* file, const char* name, const char** text);
 
-/* A stream of the recurrent layers that lnrnn.save or lnrnn convert wrote, with its states zero.  It
+/* A stream of the recurrent layers that lnrnn.save or lnrnn convert wrote, with its states zero, or as learned.  It
  * does not need the file any more. */
 LNRNN_API lnrnn_status lnrnn_stream_new(lnrnn_file* file, int64_t batch, lnrnn_weights weights,
                                         lnrnn_stream** stream);

@@ -125,14 +125,19 @@ def by_core(variant, drawn, dtype: str, engine: str = "native") -> dict[str, np.
 
     leaves = {n: tensor(p, torch.float32) for n, p in params.items()}
     leaves |= {n: tensor(v) for n, v in zip(("x", "h0", "c0"), (x, *states), strict=False)}
+    resets = dict(zip(("reset_h", "reset_c"), options.get("reset_states", ()), strict=False))
+    leaves |= {n: tensor(v) for n, v in resets.items()}
     leaves = {n: v.requires_grad_() for n, v in leaves.items()}
+    given = {n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    if resets:
+        given["reset_states"] = tuple(leaves[n] for n in resets)
     y, final = sequence(engine, variant, dtype)(
         variant,
         {n: leaves[n] for n in params},
         leaves["x"],
         tuple(leaves[n] for n in ("h0", "c0") if n in leaves),
         masked_output="hold",
-        **{n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()},
+        **given,
     )
     assert {v.dtype for v in (y, *final)} == {kind}
     total: Any = sum(

@@ -16,7 +16,7 @@ from lnrnn.convert.forms import form
 from lnrnn.convert.rewrite import rewrite
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.dialects import Dialect
-from lnrnn.params import Sizes, shapes
+from lnrnn.params import Sizes, learns_state, shapes
 from lnrnn.train.files import replacing
 from lnrnn.variant import Variant
 
@@ -53,6 +53,11 @@ def originals(
         (2, 32)
     """
     dialect, origin = form(name), weights.origin
+    if learns_state(weights.params):
+        raise FileError(
+            f"A sequence begins with zeros in {name}; got a learned initial state: write a file of "
+            "lnrnn, or train without learn_initial_state."
+        )
     target = _target(weights, dialect, settings or {})
     own = origin is not None and origin.dialect == name
     _check_zoneout(weights, dialect)

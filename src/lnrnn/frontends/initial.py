@@ -5,13 +5,16 @@ from __future__ import annotations
 from lnrnn.dialects import Dialect
 from lnrnn.dialects.dialect import Initializer
 from lnrnn.frontends.families import bias_gates
+from lnrnn.params import STATES
 from lnrnn.variant import Variant
 
 # A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
 # norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
 # variance; small gains on the recurrent part keep the Jacobian of a step below one.
+# Where states are learned, a small random one does that for biases of zero as well.
 RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
 BIAS_DEVIATION = 0.1
+STATE_DEVIATION = 0.1
 
 # weights that can hold an initial forget bias, the first that a variant has
 _FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
@@ -21,6 +24,8 @@ def initializer(name: str, variant: Variant, dialect: Dialect | None) -> Initial
     """The initialiser of a canonical weight, in the form of `Dialect.initializers`."""
     if dialect is not None and name in dialect.initializers:
         return dialect.initializers[name]
+    if name in STATES.values():
+        return {"class_name": "RandomNormal", "config": {"stddev": STATE_DEVIATION}}
     if name in RECURRENT_GAINS:
         return RECURRENT_GAINS[name]
     if name.endswith("gain"):

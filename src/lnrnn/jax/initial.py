@@ -22,10 +22,15 @@ _TRUNCATED = 0.87962566103423978
 
 
 def draw(
-    key: jax.Array, variant: Variant, dialect: Dialect | None, sizes: Sizes, dtype: Any
+    key: jax.Array,
+    variant: Variant,
+    dialect: Dialect | None,
+    sizes: Sizes,
+    dtype: Any,
+    learned_state: bool = False,
 ) -> dict[str, jax.Array]:
     """Initial values of all canonical weights."""
-    expected = shapes(variant, sizes)
+    expected = shapes(variant, sizes, learned_state)
     found = {}
     for name, shape in expected.items():
         found[name] = draw_one(key, name, shape, variant, dialect, sizes.units, dtype)

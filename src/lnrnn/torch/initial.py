@@ -19,11 +19,15 @@ _TRUNCATED = 0.87962566103423978
 
 
 def draw(
-    variant: Variant, dialect: Dialect | None, sizes: Sizes, device: torch.device
+    variant: Variant,
+    dialect: Dialect | None,
+    sizes: Sizes,
+    device: torch.device,
+    learned_state: bool = False,
 ) -> dict[str, Tensor]:
     """Initial values of all canonical weights, in float32."""
     found = {}
-    for name, shape in shapes(variant, sizes).items():
+    for name, shape in shapes(variant, sizes, learned_state).items():
         given = initial.initializer(name, variant, dialect)
         gates = len(variant.gates) if dialect and name in dialect.per_gate else 1
         block = (*shape[:-1], shape[-1] // gates)

@@ -31,6 +31,8 @@ class Inputs(NamedTuple):
     x: Array
     h0: Array
     c0: Array | None
+    reset_h: Array | None
+    reset_c: Array | None
     mask: Array | None
     reset: Array | None
     take_h: Array | None
@@ -41,7 +43,7 @@ class Inputs(NamedTuple):
 
 WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
 VECTORS = WEIGHTS[2:]
-DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
+DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0", "reset_h", "reset_c")
 FLAGS = ("mask", "reset")
 HALVES = ("bfloat16", "float16")
 INCOMING = ("dh", "dh_last", "dc_last")
@@ -121,7 +123,7 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
         **dict.fromkeys(VECTORS, ((wide,),)),
         **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
         "x": ((steps, batch, inputs),),
-        **dict.fromkeys(("h0", "c0"), (state,)),
+        **dict.fromkeys(("h0", "c0", "reset_h", "reset_c"), (state,)),
         **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
         **dict.fromkeys(("take_h", "take_c"), (sequence,)),
         **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),

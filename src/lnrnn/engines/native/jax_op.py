@@ -41,7 +41,7 @@ _AXES = {
     "shift_c": "h",
     "x": "tbi",
     **dict.fromkeys(("xw", "hu"), "tbw"),
-    **dict.fromkeys(("h0", "c0", "h_last", "c_last"), "bh"),
+    **dict.fromkeys(("h0", "c0", "reset_h", "reset_c", "h_last", "c_last"), "bh"),
     **dict.fromkeys(("mask", "reset"), "tb"),
     **dict.fromkeys(("h", "c", "take_h", "take_c"), "tbh"),
 }
