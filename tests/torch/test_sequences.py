@@ -228,7 +228,7 @@ def spread(module: Any, batch: int = BATCH) -> Any:
 def test_episodes_begin_in_the_state_that_resets_go_to(kind: Kind, bidirectional: bool) -> None:
     module = made(kind, bidirectional=bidirectional)
     x, hx, again = draw(STEPS, BATCH, INPUTS), states_of(module), states_of(module)
-    y, states = module(x, hx, mask=MASK, reset=RESET, reset_state=again)
+    y, _ = module(x, hx, mask=MASK, reset=RESET, reset_state=again)
     for b in range(BATCH - 1):
         found = episodes(b, MASK, RESET)
         valid = [t for t in range(STEPS) if MASK[t, b]]

@@ -13,18 +13,9 @@ States = tuple[Array, ...]
 _FLAGS = ("mask", "reset")
 
 
-def learned(params: Mapping[str, Array], batch: Sequence[Any]) -> list[tuple[Array, tuple]]:
-    """The learned initial states among the weights, each with the shape that it is spread to.
-
-    Args:
-        params: canonical weights.
-        batch: lengths of the batch axes.
-
-    Returns:
-        For h, and c of an LSTM, the weight and (*batch, R) or (*batch, H); empty if none are.
-    """
-    found = [params[name] for name in STATES.values() if name in params]
-    return [(weight, (*batch, weight.shape[-1])) for weight in found]
+def learned(params: Mapping[str, Array]) -> list[Array]:
+    """The learned initial states among the weights, (R,) of h and (H,) of c; empty if none are."""
+    return [params[name] for name in STATES.values() if name in params]
 
 
 def without_states(params: Mapping[str, Array]) -> dict[str, Array]:

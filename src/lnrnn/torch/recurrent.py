@@ -26,6 +26,7 @@ from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
 _RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
+_STATES = tuple(STATES.values())
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what computes, and the dtype of the weights that it takes
 _Function = tuple[Callable[..., Any], torch.dtype]
@@ -300,13 +301,9 @@ class Recurrent(nn.Module):
 
     def _learned(self, suffix: str, batch: int, dtype: torch.dtype) -> States:
         """The learned states in which a sequence begins, (B, .)."""
-        params = {
-            stem: self._parameter(f"{stem}{suffix}")
-            for stem in STATES.values()
-            if stem in self._stems[suffix]
-        }
-        learned = beginnings.learned(params, (batch,))
-        return tuple(inputs.converted(w, dtype).expand(shape) for w, shape in learned)
+        own = {s: self._parameter(f"{s}{suffix}") for s in self._stems[suffix] if s in _STATES}
+        # a traced scan wants dense tensors of its own
+        return tuple(inputs.converted(w, dtype).repeat(batch, 1) for w in beginnings.learned(own))
 
     def _hx(self, states: States) -> Any:
         """States as a caller sees them: (h, c) of an LSTM, else h."""
