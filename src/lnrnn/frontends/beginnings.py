@@ -43,8 +43,13 @@ def check_reset_state(reset_state: object, reset: object) -> None:
 
 
 def burn_in(given: Any, steps: int | None) -> int:
-    """The number of steps without gradient, which leaves one or more with."""
+    """The number of steps without gradient, which leaves one or more with.
+
+    An exported program for any number of steps, a symbol, has the same outputs in one part.
+    """
     found = arguments.size("burn_in", given, least=0, example=0)
+    if steps is not None and not isinstance(steps, int):
+        return 0
     if steps is not None and found >= steps > 0:
         raise ValueError(
             f"burn_in is below the number of steps, so that some have a gradient; got {found} "
@@ -87,7 +92,7 @@ def run(
     weights = without_states(params)
     if not burn_in:
         return sequence(weights, x, states, **options)
-    cut = x.shape[0] - burn_in if backwards else burn_in
+    cut = -burn_in if backwards else burn_in
     outputs = []
     for time, quiet in ((slice(None, cut), not backwards), (slice(cut, None), backwards)):
         part = {name: _within(name, value, time) for name, value in options.items()}

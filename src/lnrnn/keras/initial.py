@@ -9,7 +9,8 @@ import numpy as np
 from keras import initializers, ops
 
 from lnrnn.dialects import Dialect
-from lnrnn.params import columns
+from lnrnn.frontends.initial import STATE_DEVIATION
+from lnrnn.params import STATES, columns
 from lnrnn.variant import Variant
 
 # A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
@@ -21,6 +22,8 @@ BIAS_DEVIATION = 0.1
 
 def default(name: str, variant: Variant) -> Any:
     """Our initialiser of a canonical weight."""
+    if name in STATES.values():
+        return initializers.RandomNormal(stddev=STATE_DEVIATION)
     if name in RECURRENT_GAINS:
         return initializers.Constant(RECURRENT_GAINS[name])
     if name.endswith("gain"):
