@@ -238,6 +238,31 @@ def test_reset_goes_to_the_states_given(name):
 
 
 @FEW
+def test_gradients_of_learned_states(name):
+    """Of sequences that begin there, and of resets that go there."""
+    variant, _, inputs, rng = _case(name, ("mask", "reset"))
+    params = random_params(variant, sizes_for(variant), rng, learned_state=True)
+
+    def run(weights):
+        return forward(variant, weights, inputs.x, **inputs.extras)
+
+    def loss(weights) -> float:
+        result = run(weights)
+        total = (result.y * inputs.dy).sum() + (result.h * inputs.dh).sum()
+        return total if result.c is None else total + (result.c * inputs.dc).sum()
+
+    found = backward(run(params), inputs.dy, inputs.dh, inputs.dc).params
+    assert all(found[n].any() for n in params)
+    check_gradients(loss, params, found, rng)
+    begun = {n: np.tile(params[n], (3, 1)) for n in params if n.startswith("initial")}
+    given = (begun["initial_h"], begun.get("initial_c"))
+    plain = {n: p for n, p in params.items() if n not in begun}
+    states = dict(zip(("reset_h", "reset_c"), given, strict=True))
+    same = forward(variant, plain, inputs.x, *given, **inputs.extras, **states)
+    assert_close("y", run(params).y, same.y, "float64")
+
+
+@FEW
 def test_the_batch_is_independent(name):
     variant, params, inputs, _ = _case(name, EXTRAS)
     order = [2, 0, 1]

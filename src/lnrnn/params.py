@@ -113,20 +113,20 @@ def gates_of(variant: Variant, name: str) -> str:
     return affine_gates(variant, site, which)
 
 
-def learns_state(params: Mapping[str, Any]) -> bool:
-    """Whether the state that a sequence begins with is among the weights.
+def learned_states(params: Mapping[str, Any]) -> list[Any]:
+    """The states that a sequence begins with, where they are among the weights.
 
     Args:
         params: the weights by name.
 
     Returns:
-        True where they have an `initial_h`.
+        (R,) of h and, of an lstm, (H,) of c; empty where they are no weights.
 
     Example:
-        >>> learns_state({"kernel": None})
-        False
+        >>> learned_states({"kernel": [[1.0]], "initial_h": [0.5]})
+        [[0.5]]
     """
-    return STATES["h"] in params
+    return [params[name] for name in STATES.values() if name in params]
 
 
 def shapes(
@@ -239,7 +239,7 @@ def check(variant: Variant, params: Mapping[str, Any], sizes: Sizes) -> None:
         Traceback (most recent call last):
         ValueError: This variant has the weights ['kernel', 'recurrent_kernel']; got ...
     """
-    expected = shapes(variant, sizes, learns_state(params))
+    expected = shapes(variant, sizes, bool(learned_states(params)))
     if set(expected) != set(params):
         raise ValueError(
             f"This variant has the weights {sorted(expected)}; got {sorted(params)}: "

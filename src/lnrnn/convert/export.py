@@ -16,7 +16,7 @@ from lnrnn.convert.forms import form
 from lnrnn.convert.rewrite import rewrite
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.dialects import Dialect
-from lnrnn.params import Sizes, learns_state, shapes
+from lnrnn.params import Sizes, learned_states, shapes
 from lnrnn.train.files import replacing
 from lnrnn.variant import Variant
 
@@ -53,7 +53,7 @@ def originals(
         (2, 32)
     """
     dialect, origin = form(name), weights.origin
-    if learns_state(weights.params):
+    if learned_states(weights.params):
         raise FileError(
             f"A sequence begins with zeros in {name}; got a learned initial state: write a file of "
             "lnrnn, or train without learn_initial_state."

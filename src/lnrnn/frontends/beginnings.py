@@ -6,16 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lnrnn.frontends import arguments
-from lnrnn.params import STATES, learns_state
+from lnrnn.params import STATES, learned_states
 
 Array = Any
 States = tuple[Array, ...]
 _FLAGS = ("mask", "reset")
-
-
-def learned(params: Mapping[str, Array]) -> list[Array]:
-    """The learned initial states among the weights, (R,) of h and (H,) of c; empty if none are."""
-    return [params[name] for name in STATES.values() if name in params]
 
 
 def without_states(params: Mapping[str, Array]) -> dict[str, Array]:
@@ -25,7 +20,7 @@ def without_states(params: Mapping[str, Array]) -> dict[str, Array]:
 
 def check_learned(params: Mapping[str, Array], learns: bool) -> None:
     """Raise ValueError unless weights have a learned state where a layer has one."""
-    if learns_state(params) != learns:
+    if bool(learned_states(params)) != learns:
         raise ValueError(
             f"{STATES['h']} is among the weights of a layer with learn_initial_state=True and of "
             f"no other; got {', '.join(params)} for learn_initial_state={learns}: make the layer "

@@ -16,7 +16,7 @@ from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.warn import warn
 from lnrnn.jax import initial, inputs
 from lnrnn.jax.inputs import Layout
-from lnrnn.params import Sizes, learns_state, sizes_of
+from lnrnn.params import Sizes, learned_states, sizes_of
 from lnrnn.variant import Variant
 
 Params = Mapping[str, Any]
@@ -219,7 +219,7 @@ def apply(
     begun = [layout.flat(s) for s in _initial(found, params, batch, x.dtype)]
     states = inputs.check_state("state", state, found.states, begun, layout)
     again = None
-    if reset is not None and (reset_state is not None or learns_state(params)):
+    if reset is not None and (reset_state is not None or learned_states(params)):
         again = inputs.check_state("reset_state", reset_state, found.states, begun, layout)
     valid = inputs.valid_steps(lengths, mask, layout, steps)
     fresh = inputs.flags("reset", reset, layout, steps)
@@ -335,7 +335,7 @@ def _initial(
 ) -> tuple[jax.Array, ...]:
     """The states that a sequence begins with, (*batch, R) and (*batch, H)."""
     widths = _widths(variant, params)
-    learned = [jnp.asarray(s, dtype) for s in beginnings.learned(params)]
+    learned = [jnp.asarray(s, dtype) for s in learned_states(params)]
     begun = learned or [jnp.zeros((), dtype)] * len(widths)
     return tuple(jnp.broadcast_to(s, (*batch, w)) for s, w in zip(begun, widths, strict=True))
 

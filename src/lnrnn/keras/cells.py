@@ -24,7 +24,7 @@ from lnrnn.frontends.warn import warn
 from lnrnn.keras import advice, cell_variant, files, initial
 from lnrnn.keras.cell_variant import CellKind, VariantArgument
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import Sizes, check, gates_of
+from lnrnn.params import Sizes, check, gates_of, learned_states
 from lnrnn.variant import Variant
 
 # weights that can hold an initial forget bias, the first that a variant has
@@ -284,7 +284,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         held = {n: getattr(self, n) for n in self.weight_names}
         return [
             state + ops.cast(ops.convert_to_tensor(learned), self.compute_dtype)
-            for state, learned in zip(zeros, beginnings.learned(held), strict=True)
+            for state, learned in zip(zeros, learned_states(held), strict=True)
         ]
 
     def compute_output_shape(

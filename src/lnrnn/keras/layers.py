@@ -21,7 +21,7 @@ from lnrnn.keras.cells import (
     check_flags,
 )
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import learns_state, sizes_of
+from lnrnn.params import learned_states, sizes_of
 
 
 class LayerNormRNN(keras.layers.RNN):
@@ -252,7 +252,7 @@ class LayerNormRNN(keras.layers.RNN):
         fixed = {"variant": source.variant, "zoneout": source.zoneout}
         if "zoneout_cell" not in cell_variant.foreign(cls.cell_class.kind):
             fixed["zoneout_cell"] = source.zoneout_cell
-        fixed["learn_initial_state"] = learns_state(source.params)
+        fixed["learn_initial_state"] = bool(learned_states(source.params))
         if source.variant.projection:
             fixed["projection_units"] = sizes.hidden
         options.setdefault("dtype", source.params["kernel"].dtype.name)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lnrnn.params import STATES, learns_state, sizes_of
+from lnrnn.params import STATES, learned_states, sizes_of
 from lnrnn.reference.cells import STEPS, Step
 from lnrnn.reference.norm import Array
 from lnrnn.reference.parts import Cell, Totals
@@ -145,13 +145,10 @@ def forward(
     wide_h = (steps, batch, sizes.hidden)
     wide_c = (steps, batch, sizes.units if variant.cell == "lstm" else 0)
     wide_n = (steps, batch, sizes.units)
-    learned = [
-        np.broadcast_to(weights.get(STATES[s], 0.0), w[1:])
-        for s, w in zip("hc", (wide_h, wide_c), strict=True)
-    ]
-    begins, h, c = _states("h0", h0, "c0", c0, learned, learns_state(weights))
+    shapes = wide_h[1:], wide_c[1:]
+    begins, h, c = _states({"h0": h0, "c0": c0}, weights, shapes)
     begins_anew, fresh_h, fresh_c = _states(
-        "reset_h", reset_h, "reset_c", reset_c, learned, learns_state(weights)
+        {"reset_h": reset_h, "reset_c": reset_c}, weights, shapes
     )
     valid = _filled("mask", mask, True, [wide_h[:2]]).astype(bool)
     x = np.where(valid[..., None], x, 0.0)  # whatever stands there: zero times NaN is NaN
@@ -257,21 +254,21 @@ def backward(
 
 
 def _states(
-    h_name: str,
-    h: ArrayLike | None,
-    c_name: str,
-    c: ArrayLike | None,
-    learned: list[Array],
-    learns: bool,
+    given: dict[str, ArrayLike | None],
+    weights: Mapping[str, Array],
+    shapes: tuple[tuple[int, ...], ...],
 ) -> tuple[Origin, Array, Array]:
-    """States that were given, or that are learned, or zeros, and which of these."""
-    if h is None and c is None:
-        return ("learned" if learns else "zeros"), learned[0], learned[1]
+    """Whence h and c are, and the two: given, or else learned, or zeros."""
+    learned = learned_states(weights)
+    origin = "learned" if learned else "zeros"
+    states = [*learned, None, None]
+    if any(state is not None for state in given.values()):
+        origin, states = "given", list(given.values())
     h, c = (
-        _filled(name, given, 0.0, [other.shape])
-        for name, given, other in zip((h_name, c_name), (h, c), learned, strict=True)
+        _filled(name, state, 0.0, [shape, shape[1:]] if origin == "learned" else [shape])
+        for name, state, shape in zip(given, states, shapes, strict=False)
     )
-    return "given", h, c
+    return origin, h, c
 
 
 def _check_options(variant: Variant, masked_output: str, **given: Any) -> None:

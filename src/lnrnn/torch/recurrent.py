@@ -19,7 +19,7 @@ from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
-from lnrnn.params import STATES, Sizes, check, shapes
+from lnrnn.params import STATES, Sizes, check, learned_states, shapes
 from lnrnn.torch import advice, initial, inputs, names
 from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
@@ -303,7 +303,7 @@ class Recurrent(nn.Module):
         """The learned states in which a sequence begins, (B, .)."""
         own = {s: self._parameter(f"{s}{suffix}") for s in self._stems[suffix] if s in _STATES}
         # a traced scan wants dense tensors of its own
-        return tuple(inputs.converted(w, dtype).repeat(batch, 1) for w in beginnings.learned(own))
+        return tuple(inputs.converted(w, dtype).repeat(batch, 1) for w in learned_states(own))
 
     def _hx(self, states: States) -> Any:
         """States as a caller sees them: (h, c) of an LSTM, else h."""
