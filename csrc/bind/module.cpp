@@ -226,13 +226,14 @@ public:
         float* const own[] = {stream_.h(0), stream_.c(0)};
         if (stream_.layers() != 1 || from.size() != to.size() || from.size() != (own[1] ? 2 : 1))
             throw std::invalid_argument("A step from states to states is that of one layer.");
-        const size_t bytes = stream_.batch() * stream_.units(0) * sizeof(float);
+        const int64_t width[] = {stream_.hidden(0), stream_.units(0)};
+        auto bytes = [&](size_t i) { return stream_.batch() * width[i] * sizeof(float); };
         nb::gil_scoped_release unlocked;
         const std::lock_guard<std::mutex> alone(mutex_);
         for (size_t i = 0; i < from.size(); ++i)
-            std::memcpy(own[i], reinterpret_cast<const void*>(from[i]), bytes);
+            std::memcpy(own[i], reinterpret_cast<const void*>(from[i]), bytes(i));
         stream_.run(1, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(to[0]));
-        if (own[1]) std::memcpy(reinterpret_cast<void*>(to[1]), own[1], bytes);
+        if (own[1]) std::memcpy(reinterpret_cast<void*>(to[1]), own[1], bytes(1));
         count_pass(Framework::torch, false);
     }
 
@@ -250,7 +251,7 @@ public:
             given.push_back(std::make_unique<Memory>(array, "state", !write));
         std::vector<std::pair<float*, int64_t>> own;
         for (int64_t i = 0; i < stream_.layers(); ++i) {
-            own.emplace_back(stream_.h(i), stream_.units(i));
+            own.emplace_back(stream_.h(i), stream_.hidden(i));
             if (stream_.has_c(i)) own.emplace_back(stream_.c(i), stream_.units(i));
         }
         if (given.size() != own.size())
@@ -328,5 +329,7 @@ NB_MODULE(_core, m) {
         handlers["lnrnn_backward"] = nb::capsule(reinterpret_cast<void*>(xla_backward));
         return handlers;
     }, "The handlers for XLA's foreign function interface.");
+    m.def("xla_version", [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); },
+          "The version of that interface for which they were compiled.");
 #endif
 }

@@ -103,9 +103,8 @@ lnrnn_status open(lnrnn_file** file, F make) {
 template <class F>
 void each_state(Stream& stream, F f) {
     for (int64_t i = 0; i < stream.layers(); ++i) {
-        const int64_t n = stream.batch() * stream.units(i);
-        f(stream.h(i), n);
-        if (stream.has_c(i)) f(stream.c(i), n);
+        f(stream.h(i), stream.batch() * stream.hidden(i));
+        if (stream.has_c(i)) f(stream.c(i), stream.batch() * stream.units(i));
     }
 }
 

@@ -46,6 +46,13 @@ public:
         return it ? it->number : otherwise;
     }
 
+    // a bound on magnitudes; 0 where there is none
+    double bound(const char* name) {
+        const double found = number(name, 0);
+        if (given_.find(name) && !(found > 0)) fail(std::string("has a positive number as ") + name);
+        return found;
+    }
+
     // the place of a word among those that there are
     template <class E>
     E word(const char* name, std::initializer_list<const char*> words, E otherwise) {
@@ -100,15 +107,18 @@ struct Variant {
     std::vector<Norm> norms;
     Spec spec{};
     double epsilon;
-    bool gain_c, shift_c, bias_x, bias_h, bias, tied;
+    bool gain_c, shift_c, bias_x, bias_h, bias, tied, projection_bias = false;
     double forget, update;
+    Clips<float> clips = {};
 
     Variant(const std::string& path, const Json& given) {
         Fields f(path, given);
         if (!given.find("cell")) f.fail("has a cell");
-        spec.cell = f.word("cell", {"simple", "lstm", "gru"}, Cell::simple);
+        const int64_t cell = f.word("cell", {"simple", "lstm", "gru", "indrnn", "ligru"}, int64_t(0));
+        spec.diagonal = cell == 3;
+        spec.cell = cell == 3 ? Cell::simple : cell == 4 ? Cell::gru : Cell(cell);
         const bool lstm = spec.is(Cell::lstm), gru = spec.is(Cell::gru);
-        gates = lstm ? "ifgo" : gru ? "rzn" : "n";
+        gates = lstm ? "ifgo" : cell == 4 ? "zn" : gru ? "rzn" : "n";
         const auto functions = {"tanh",         "sigmoid",             "relu",
                                 "hard_sigmoid", "keras2_hard_sigmoid", "linear"};
         spec.phi = f.word("activation", functions, Activation::tanh);
@@ -120,10 +130,26 @@ struct Variant {
             spec.cell_norm = f.word("cell_norm", {"none", "output", "carry", "carry_only", "after_tanh"},
                                     CellNorm::none);
             if (f.flag("coupled")) gates = "fgo";
+            spec.capped = f.flag("capped");
+            spec.peephole = f.word("peephole", {"none", "after", "inside"}, Peephole::none);
+            spec.peephole_in_cell = f.word("output_peephole", {"gate", "cell"}, int64_t(0));
+            spec.clip_at = f.word("cell_clip_at", {"before_norm", "after_norm", "incoming", "carried"},
+                                  ClipAt::before_norm);
+            spec.projection = f.flag("projection");
+            projection_bias = f.flag("projection_bias");
+            clips.hidden = float(f.bound("hidden_clip"));
+            clips.projection = float(f.bound("projection_clip"));
         } else if (gru) {
-            spec.reset = f.word("reset", {"after", "inside", "before", "whole"}, Reset::after);
             spec.keep = f.word("update", {"new", "keep"}, int64_t(1));
+            if (cell == 4) {
+                spec.reset = Reset::none;
+            } else {
+                spec.reset = f.word("reset", {"after", "inside", "before", "whole"}, Reset::after);
+                if (f.flag("coupled")) gates = "zn";
+            }
         }
+        if (lstm || cell == 2) clips.cell = float(f.bound("cell_clip"));
+        spec.hidden_norm = f.flag("hidden_norm");
         spec.gates = int64_t(gates.size());
         gain_c = lstm && f.flag("cell_norm_gain", true);
         shift_c = lstm && f.flag("cell_norm_bias", true);
@@ -144,6 +170,7 @@ struct Variant {
         for (Groups* groups : {&spec.x, &spec.h, &spec.sum}) std::fill_n(groups->of, max_gates, -1);
         for (Norm& norm : norms) add(norm, f);
         check_gates(f);
+        if (lstm) check_lstm(f);
     }
 
     // the group of a gate at a site, or -1
@@ -160,6 +187,14 @@ struct Variant {
 private:
     void add(Norm& norm, const Fields& f) {
         if (norm.gates.empty()) norm.gates = gates;
+        if (norm.site == "pre") {
+            std::string all = norm.gates, own = gates;
+            std::sort(all.begin(), all.end()), std::sort(own.begin(), own.end());
+            if (norms.size() > 1 || all != own || bias_x || bias_h || spec.diagonal || spec.two_products())
+                f.fail("has a norm of [x, h] of all gates, alone, and no bias within");
+            spec.pre = 1;
+            return;
+        }
         Groups* groups = norm.site == "x"     ? &spec.x
                          : norm.site == "h"   ? &spec.h
                          : norm.site == "sum" ? &spec.sum
@@ -179,28 +214,53 @@ private:
         for (char gate : gates)
             if (group("sum", gate) >= 0 && (group("x", gate) >= 0 || group("h", gate) >= 0))
                 f.fail("has norms of a gate on the sum or on its parts, not on both");
+        if (spec.diagonal)
+            for (const Norm& norm : norms)
+                if (norm.site != "x") f.fail("has norms of the input only, as an indrnn");
         if (!spec.is(Cell::gru)) return;
-        auto alone = [&](const Groups& groups) {
-            return groups.of[2] >= 0 && groups.of[0] != groups.of[2] && groups.of[1] != groups.of[2];
-        };
-        const bool fits = spec.reset == Reset::after    ? spec.sum.of[2] < 0
-                          : spec.reset == Reset::inside ? alone(spec.sum)
-                          : spec.reset == Reset::before ? (spec.sum.of[2] < 0 || alone(spec.sum)) &&
-                                                              (spec.h.of[2] < 0 || alone(spec.h))
+        const int64_t n = spec.gates - 1;
+        const bool fits = spec.reset == Reset::after    ? spec.sum.of[n] < 0
+                          : spec.reset == Reset::inside ? alone(spec.sum, n)
+                          : spec.reset == Reset::before ? (spec.sum.of[n] < 0 || alone(spec.sum, n)) &&
+                                                              (spec.h.of[n] < 0 || alone(spec.h, n))
                                                         : true;
         if (!fits) f.fail("has a reset that its norms do not allow");
+    }
+
+    void check_lstm(const Fields& f) const {
+        bool summed = true;
+        for (char gate : gates) summed = summed && group("sum", gate) >= 0;
+        if (spec.capped && spec.coupled()) f.fail("has an input gate to bound, or is coupled, not both");
+        if (clips.cell > 0 && spec.clip_at == ClipAt::after_norm && spec.cell_norm != CellNorm::carry)
+            f.fail("has a cell_clip after a norm that is carried");
+        if (spec.peephole == Peephole::inside && !(summed && alone(spec.sum, spec.gates - 1)))
+            f.fail("has peepholes within norms of the sum of each gate, that of o alone");
+        if (spec.peephole_in_cell && spec.peephole != Peephole::after)
+            f.fail("has an output_peephole in the cell with peepholes after the norms");
+        if (!spec.projection && (projection_bias || clips.projection > 0))
+            f.fail("has a projection_bias and a projection_clip with a projection");
+    }
+
+    // whether a gate has a norm at a site, and shares it with none
+    bool alone(const Groups& groups, int64_t gate) const {
+        bool found = groups.of[gate] >= 0;
+        for (int64_t g = 0; g < spec.gates; ++g)
+            found = found && (g == gate || groups.of[g] != groups.of[gate]);
+        return found;
     }
 };
 
 // The weights of one layer, and what the sites add to their gates.
 class Weighing {
 public:
-    Weighing(const File& file, const std::string& path, const Variant& variant, int64_t I, int64_t H,
+    Weighing(const File& file, const std::string& path, const Variant& variant, const Sizes& n,
              std::deque<Numbers>& owned, std::set<std::string>& used)
-        : file_(file), path_(path), v_(variant), H_(H), wide_(variant.spec.gates * H), owned_(owned),
+        : file_(file), path_(path), v_(variant), H_(n.H), wide_(variant.spec.gates * n.H), owned_(owned),
           used_(used) {
-        weights.kernel = keep(take("kernel", {I, wide_}));
-        weights.recurrent = keep(take("recurrent_kernel", {H, wide_}));
+        const Spec& spec = v_.spec;
+        weights.kernel = keep(take("kernel", {n.I, wide_}));
+        weights.recurrent = keep(spec.diagonal ? take("recurrent_scale", {H_})
+                                               : take("recurrent_kernel", {n.R, wide_}));
         const Numbers bias_x = optional("bias_x", v_.bias_x), bias_h = optional("bias_h", v_.bias_h);
         const Numbers bias = optional("bias", v_.bias);
         weights.bias_x = keep(v_.tied ? bias : bias_x);
@@ -211,12 +271,29 @@ public:
         weights.gain_h = keep(gain("h")), weights.shift_h = keep(shift("h"));
         weights.gain_sum = keep(gain("sum")), weights.shift_sum = keep(sum(shift("sum"), summed));
         if (file_.tensors().count(path_ + ".initial_h")) {
-            initial_h = keep(take("initial_h", {H}));
-            if (v_.spec.is(Cell::lstm)) initial_c = keep(take("initial_c", {H}));
+            initial_h = keep(take("initial_h", {n.R}));
+            if (spec.is(Cell::lstm)) initial_c = keep(take("initial_c", {H_}));
         }
-        if (v_.spec.cell_norm == CellNorm::none) return;
-        weights.gain_c = keep(v_.gain_c ? take("cell_norm_gain", {H}) : Numbers(H, 1.0f));
-        if (v_.shift_c) weights.shift_c = keep(take("cell_norm_bias", {H}));
+        if (spec.cell_norm != CellNorm::none) {
+            weights.gain_c = keep(v_.gain_c ? take("cell_norm_gain", {H_}) : Numbers(H_, 1.0f));
+            if (v_.shift_c) weights.shift_c = keep(take("cell_norm_bias", {H_}));
+        }
+        if (spec.peephole != Peephole::none)
+            weights.peephole = keep(take("peephole", {(spec.coupled() ? 2 : 3) * H_}));
+        if (spec.pre) {
+            const int64_t joint = n.I + n.R;
+            const Norm& norm = v_.norms.front();
+            weights.gain_pre = keep(norm.gain ? take("pre_norm_gain", {joint}) : Numbers(joint, 1.0f));
+            if (norm.bias) weights.shift_pre = keep(take("pre_norm_bias", {joint}));
+        }
+        if (spec.hidden_norm) {
+            weights.gain_hidden = keep(take("hidden_norm_gain", {n.R}));
+            weights.shift_hidden = keep(take("hidden_norm_bias", {n.R}));
+        }
+        if (spec.projection) {
+            weights.projection = keep(take("projection_kernel", {H_, n.R}));
+            if (v_.projection_bias) weights.projection_bias = keep(take("projection_bias", {n.R}));
+        }
     }
 
     Weights<float> weights = {};
@@ -350,20 +427,22 @@ Model::Model(const File& file) {
         const Json &sizes = *layer.find("sizes"), &zoneout = *layer.find("zoneout");
         bool fits = sizes.is(Kind::list) && sizes.items.size() == 3;
         for (const Json& n : sizes.items) fits = fits && n.whole && n.integer > 0 && n.integer < most_size;
-        if (!fits || sizes.items[1].integer != sizes.items[2].integer)
-            throw FileError("The sizes of a layer are inputs, units and the width of h, which is that "
-                            "of the units; those of " + quoted(path) + " are not.");
+        if (!fits || (!variant.spec.projection && sizes.items[1].integer != sizes.items[2].integer))
+            throw FileError("The sizes of a layer are inputs, units and the width of h, which without "
+                            "a projection is that of the units; those of " + quoted(path) +
+                            " are not.");
         bool rates = zoneout.is(Kind::list) && zoneout.items.size() == 2;
         for (const Json& n : zoneout.items)
             rates = rates && n.is(Kind::number) && n.number >= 0 && n.number < 1;
         if (!rates)
             throw FileError("The zoneout of a layer is two probabilities below 1; that of " +
                             quoted(path) + " is not.");
-        const int64_t I = sizes.items[0].integer, H = sizes.items[1].integer;
-        const Weighing weighing(file, path, variant, I, H, owned_, used);
-        layers_.push_back({variant.spec, variant.epsilon, I, H, 1 - zoneout.items[0].number,
-                           1 - zoneout.items[1].number, weighing.weights, weighing.initial_h,
-                           weighing.initial_c});
+        const Sizes n = {0, 0, sizes.items[0].integer, sizes.items[1].integer,
+                         sizes.items[2].integer};
+        const Weighing weighing(file, path, variant, n, owned_, used);
+        layers_.push_back({variant.spec, variant.epsilon, n.I, n.H, n.R,
+                           1 - zoneout.items[0].number, 1 - zoneout.items[1].number, variant.clips,
+                           weighing.weights, weighing.initial_h, weighing.initial_c});
     }
     for (const auto& [name, tensor] : file.tensors())
         if (!used.count(name) && name.find(".original.") == std::string::npos)

@@ -9,6 +9,7 @@ namespace lnrnn {
 enum Array : int {
     // weights
     kernel, recurrent, bias_x, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
+    peephole, gain_pre, shift_pre, gain_hidden, shift_hidden, projection, projection_bias,
     // inputs
     x, h0, c0, reset_h, reset_c, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
     // results of a forward pass, inputs of a backward pass
@@ -17,19 +18,21 @@ enum Array : int {
     dh, dh_last, dc_last,
     // gradients that go out
     dkernel, drecurrent, dbias_x, dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum,
-    dshift_sum, dgain_c, dshift_c, dx, dh0, dc0, dreset_h, dreset_c,
+    dshift_sum, dgain_c, dshift_c, dpeephole, dgain_pre, dshift_pre, dgain_hidden, dshift_hidden,
+    dprojection, dprojection_bias, dx, dh0, dc0, dreset_h, dreset_c,
     arrays
 };
 
 // The numbers of a call beside its arrays.
 struct Numbers {
-    int64_t T, B, I, H;
+    int64_t T, B, I, H, R;
     int64_t recurrent_moves, candidate_moves;    // whether these factors differ from step to step
     int64_t batch_first;                         // x and its gradient are (B, T, I)
     int64_t kernel_turned, recurrent_turned;     // W and U, and their gradients, are transposes
     int64_t rounding;                            // operands of float32 products are rounded to bfloat16
     double take_h, take_c;                     // zoneout, where it is one number
     double epsilon, clip;
+    double cell_clip, hidden_clip, projection_clip;  // 0: none
 };
 
 template <class T, class S>
@@ -39,32 +42,36 @@ Job<T, S> make_job(const Spec& spec, const Numbers& n, void* const* at) {
     auto long_in = [&](Array a) { return static_cast<const S*>(at[a]); };
     auto long_out = [&](Array a) { return static_cast<S*>(at[a]); };
     auto flags = [&](Array a) { return static_cast<const uint8_t*>(at[a]); };
-    const int64_t step = n.B * n.H;
+    const int64_t step = n.B * n.H, step_h = n.B * n.R;
     return {spec,
             n.epsilon,
             n.clip,
             n.batch_first != 0,
             n.kernel_turned != 0,
             n.recurrent_turned != 0,
-            {n.T, n.B, n.I, n.H},
+            {T(n.cell_clip), T(n.hidden_clip), T(n.projection_clip)},
+            {n.T, n.B, n.I, n.H, n.R},
             {in(kernel), in(recurrent), in(bias_x), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
-             in(gain_sum), in(shift_sum), in(gain_c), in(shift_c)},
+             in(gain_sum), in(shift_sum), in(gain_c), in(shift_c), in(peephole), in(gain_pre),
+             in(shift_pre), in(gain_hidden), in(shift_hidden), in(projection), in(projection_bias)},
             {long_in(x), in(h0), in(c0), in(reset_h), in(reset_c), flags(mask), flags(reset),
-             {in(take_h), step, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
-             {in(recurrent_mask), n.recurrent_moves ? step : 0, T(1)},
+             {in(take_h), step_h, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
+             {in(recurrent_mask), n.recurrent_moves ? step_h : 0, T(1)},
              {in(candidate_mask), n.candidate_moves ? step : 0, T(1)}},
             {long_out(h), out(c), long_out(xw), long_out(hu), out(h_last), out(c_last)},
             {long_in(dh), in(dh_last), in(dc_last), long_out(dx), out(dh0), out(dc0), out(dreset_h), out(dreset_c),
              out(dkernel), out(drecurrent), out(dbias_x), out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
-             out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c)},
+             out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c), out(dpeephole),
+             out(dgain_pre), out(dshift_pre), out(dgain_hidden), out(dshift_hidden), out(dprojection),
+             out(dprojection_bias)},
             {}};
 }
 
-constexpr int size_words = 10, scalar_words = 4;
+constexpr int size_words = 11, scalar_words = 7;
 
 inline Numbers numbers_of(const int64_t* n, const double* d) {
-    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9],
-            d[0], d[1], d[2], d[3]};
+    return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10],
+            d[0], d[1], d[2], d[3], d[4], d[5], d[6]};
 }
 
 template <class T, class S>

@@ -1,6 +1,8 @@
 // A call of the core, and what one of its workers is given; shared by all instruction sets.
 #pragma once
 
+#include <initializer_list>
+
 #include "spec.h"
 
 namespace lnrnn {
@@ -28,12 +30,13 @@ private:
     int phase_ = 0;
 };
 
-// The packed matrices of a call.  Of two products the first is that of r and z, else of all gates.
+// The packed matrices of a call.  Of two products the first is that of all gates but n, else of all.
 // Where workers divide the units, those with a column for each gate and unit are packed gate by gate.
 struct Packed {
     const void *kernel, *kernel_back;      // W: (I, G H), and its transpose
-    const void *first, *second;            // U: (H, columns)
-    const void *first_back, *second_back;  // its transpose: (columns, H)
+    const void *first, *second;            // U: (R, columns)
+    const void *first_back, *second_back;  // its transpose: (columns, R)
+    const void *projection, *projection_back;  // P: (H, R), and its transpose
 };
 
 template <class T, class S>
@@ -42,6 +45,7 @@ struct Job {
     double epsilon, clip;  // clip: as of Context
     bool batch_first;      // x is (B, T, I)
     bool kernel_turned, recurrent_turned;  // W and U are given as their transposes
+    Clips<T> clips;
     Sizes n;
     Weights<T> weights;
     Inputs<T, S> in;
@@ -50,20 +54,20 @@ struct Job {
     Packed packed;
 
     int64_t wide() const { return spec.gates * n.H; }
-    int64_t early_gates() const { return spec.two_products() ? 2 : spec.gates; }
+    int64_t early_gates() const { return spec.gates - spec.two_products(); }
 };
 
 // One of the `size` workers that compute rows [first, last) of the batch together.  With one part they
 // share the columns of the products, and each does all the rest; with more, each does all that is of
 // its units, the parts [parts rank / size, parts (rank + 1) / size).  `memory` is its own, `shared` the
-// team's, and so are the gradients of W and U of these rows.
+// team's, and so are the gradients of W, U and P of these rows.
 template <class T>
 struct Worker {
     int64_t first, last;
     int rank, size, parts;
     Meeting* team;
     char *memory, *shared;
-    T *dkernel, *drecurrent;
+    T *dkernel, *drecurrent, *dprojection;
 
     int64_t rows() const { return last - first; }
     bool leads() const { return rank == 0; }
@@ -72,13 +76,16 @@ struct Worker {
 // Offsets of the sums over rows, in elements: at the start of a worker's memory, or of the team's where
 // it divides the units.
 struct SumsLayout {
-    int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c, bias_x, bias_h,
-        size;
+    int64_t gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, bias_x, bias_h, gain_c, shift_c,
+        recurrent, peephole, gain_pre, shift_pre, gain_hidden, shift_hidden, projection_bias, size = 0;
 
-    SumsLayout(int64_t wide, int64_t H) {
-        gain_x = 0, shift_x = wide, gain_h = 2 * wide, shift_h = 3 * wide, gain_sum = 4 * wide;
-        shift_sum = 5 * wide, bias_x = 6 * wide, bias_h = 7 * wide;
-        gain_c = 8 * wide, shift_c = 8 * wide + H, size = 8 * wide + 2 * H;
+    SumsLayout(int64_t wide, const Sizes& n) {
+        for (int64_t* it : {&gain_x, &shift_x, &gain_h, &shift_h, &gain_sum, &shift_sum, &bias_x, &bias_h})
+            *it = size, size += wide;
+        for (int64_t* it : {&gain_c, &shift_c, &recurrent}) *it = size, size += n.H;
+        peephole = size, size += 3 * n.H;
+        for (int64_t* it : {&gain_pre, &shift_pre}) *it = size, size += n.I + n.R;
+        for (int64_t* it : {&gain_hidden, &shift_hidden, &projection_bias}) *it = size, size += n.R;
     }
 };
 

@@ -48,7 +48,7 @@ struct Plan {
 
     template <class T, class S>
     Plan(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
-        const double weights = double(job.n.I + job.n.H) * job.wide();
+        const double weights = double(job.n.I + job.n.R) * job.wide();
         if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
         if (divides_units(kernel, job, threads)) {
             team = parts = threads;
@@ -69,9 +69,10 @@ private:
     // each worker needs its part alone, that stays there.
     template <class T, class S>
     static bool divides_units(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
+        if (job.spec.needs_whole_rows()) return false;
         if (const char* asked = named_division()) return std::strcmp(asked, "units") == 0;
         return job.n.B <= int64_t(threads) * kernel.few_rows &&
-               kernel.packed_size(job.n.H, job.wide()) > cached_matrix;
+               kernel.packed_size(job.n.R, job.wide()) > cached_matrix;
     }
 
     // for tests: "units" or "rows" whatever the sizes
@@ -111,11 +112,14 @@ template <class T, class S>
 class Packing {
 public:
     Packing(const Kernel<T, S>& kernel, Job<T, S>& job, const Plan& plan, Pool& pool, bool back) {
-        const int64_t I = job.n.I, H = job.n.H, wide = job.wide(), early = job.early_gates() * H;
+        const int64_t I = job.n.I, H = job.n.H, R = job.n.R, wide = job.wide();
+        const int64_t early = job.early_gates() * H;
         const bool two = job.spec.two_products(), turned = job.recurrent_turned;
+        const bool full = !job.spec.diagonal, pre = job.spec.pre, projects = job.spec.projection;
         const Matrix<T> W(job.weights.kernel, job.kernel_turned, I, wide, 0, wide);
-        const Matrix<T> first(job.weights.recurrent, turned, H, wide, 0, early);
-        const Matrix<T> second(job.weights.recurrent, turned, H, wide, 2 * H, H);
+        const Matrix<T> first(job.weights.recurrent, turned, R, wide, 0, early);
+        const Matrix<T> second(job.weights.recurrent, turned, R, wide, early, H);
+        const Matrix<T> projection(job.weights.projection, false, H, R, 0, R);
         auto add = [&](bool needed, const Matrix<T>& m, int64_t pieces, const void*& packed) {
             if (needed) add_matrix(kernel, m, pieces, packed);
         };
@@ -123,11 +127,14 @@ public:
         const bool by_gates = plan.parts > 1;
         const int64_t all = by_gates ? job.spec.gates : 1, early_pieces = by_gates ? early / H : 1;
         add(!back || !job.out.xw, W, all, job.packed.kernel);
-        add(!back || two || !job.out.hu, first, early_pieces, job.packed.first);
+        add(full && (!back || two || !job.out.hu), first, early_pieces, job.packed.first);
         add(two, second, 1, job.packed.second);
-        add(back && job.grad.dx, W.transposed(), 1, job.packed.kernel_back);
-        add(back, first.transposed(), 1, job.packed.first_back);
+        // the derivative of the norm of [x, h] needs that of x for that of h
+        add(back && (pre || job.grad.dx), W.transposed(), 1, job.packed.kernel_back);
+        add(back && full, first.transposed(), 1, job.packed.first_back);
         add(back && two, second.transposed(), 1, job.packed.second_back);
+        add(projects, projection, 1, job.packed.projection);
+        add(back && projects, projection.transposed(), 1, job.packed.projection_back);
         pool.run(elements_ < 1 << 16 ? 1 : pool.threads(), [&](int rank, int size) {
             for (const auto& [m, packed] : pieces_) {
                 const int64_t panels = kernel.panels(m.N);
@@ -167,18 +174,21 @@ struct Workplace {
         const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
         own_size = kernel.memory(job, rows, plan.parts);
         shared_size = kernel.shared(job, rows, plan.parts);
-        matrices_size = back ? (job.n.I + job.n.H) * job.wide() : 0;
+        matrices_size = back ? (job.n.I + job.n.R) * job.wide() + job.spec.projection * job.n.H * job.n.R : 0;
         own = allocate<char>(own_size * plan.workers());
         shared = allocate<char>(shared_size * plan.blocks);
         matrices = allocate<T>(matrices_size * (plan.blocks - 1));
     }
 
-    // what a block sums dW and dU in, one behind the other: the first in the results themselves
+    // what a block sums dW, dU and dP in, one behind the other: the first in the results themselves
     T* dkernel(const Job<T, S>& job, int block) const {
         return block ? matrices.get() + (block - 1) * matrices_size : job.grad.kernel;
     }
     T* drecurrent(const Job<T, S>& job, int block) const {
         return block ? dkernel(job, block) + job.n.I * job.wide() : job.grad.recurrent;
+    }
+    T* dprojection(const Job<T, S>& job, int block) const {
+        return block ? drecurrent(job, block) + job.n.R * job.wide() : job.grad.projection;
     }
 
     // the sums over rows of a block, which its first worker has, or all have together
@@ -196,7 +206,8 @@ struct Workplace {
             for (int i = rank / team; i < plan.blocks; i += size / team)
                 work(job, {job.n.B * i / plan.blocks, job.n.B * (i + 1) / plan.blocks, member, team,
                            plan.parts, &meetings[i], own.get() + (i * plan.team + member) * own_size,
-                           shared.get() + i * shared_size, dkernel(job, i), drecurrent(job, i)});
+                           shared.get() + i * shared_size, dkernel(job, i), drecurrent(job, i),
+                           dprojection(job, i)});
         });
     }
 };
@@ -204,7 +215,7 @@ struct Workplace {
 // The sums of all blocks, in their order, so that the result does not depend on the threads' pace.
 template <class T, class S>
 void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
-    const SumsLayout at(job.wide(), job.n.H);
+    const SumsLayout at(job.wide(), job.n);
     const int blocks = place.plan.blocks;
     auto total = [&](T* to, int64_t from, int64_t n) {
         if (!to) return;
@@ -215,12 +226,18 @@ void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
         }
     };
     const Gradients<T, S>& g = job.grad;
-    const int64_t wide = job.wide(), H = job.n.H, I = job.n.I;
+    const int64_t wide = job.wide(), H = job.n.H, I = job.n.I, R = job.n.R;
+    const bool full = !job.spec.diagonal;
     total(g.bias_x, at.bias_x, wide), total(g.bias_h, at.bias_h, wide);
     total(g.gain_x, at.gain_x, wide), total(g.shift_x, at.shift_x, wide);
     total(g.gain_h, at.gain_h, wide), total(g.shift_h, at.shift_h, wide);
     total(g.gain_sum, at.gain_sum, wide), total(g.shift_sum, at.shift_sum, wide);
     total(g.gain_c, at.gain_c, H), total(g.shift_c, at.shift_c, H);
+    total(g.peephole, at.peephole, (job.spec.coupled() ? 2 : 3) * H);
+    total(g.gain_pre, at.gain_pre, I + R), total(g.shift_pre, at.shift_pre, I + R);
+    total(g.gain_hidden, at.gain_hidden, R), total(g.shift_hidden, at.shift_hidden, R);
+    total(g.projection_bias, at.projection_bias, R);
+    if (!full) total(g.recurrent, at.recurrent, H);
     if (blocks == 1) return;
     pool.run(blocks, [&](int rank, int size) {
         auto add = [&](T* to, int64_t from, int64_t n) {
@@ -230,7 +247,8 @@ void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
             }
         };
         add(g.kernel, 0, I * wide);
-        add(g.recurrent, I * wide, H * wide);
+        if (full) add(g.recurrent, I * wide, R * wide);
+        if (g.projection) add(g.projection, (I + R) * wide, H * R);
     });
 }
 
@@ -240,7 +258,7 @@ template <class T, class S>
 void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     if (job.n.B == 0) return;
     const size_t all = size_t(job.n.T) * job.n.B * job.n.H;
-    large_pages(job.out.h, all * sizeof(S));
+    large_pages(job.out.h, size_t(job.n.T) * job.n.B * job.n.R * sizeof(S));
     large_pages(job.out.c, all * sizeof(T));
     for (S* projected : {job.out.xw, job.out.hu})
         large_pages(projected, job.spec.gates * all * sizeof(S));
@@ -253,21 +271,27 @@ template <class T, class S>
 void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     const Gradients<T, S>& g = job.grad;
     if (job.n.B == 0) {
-        const int64_t wide = job.wide(), H = job.n.H;
-        std::fill_n(g.kernel, job.n.I * wide, T(0));
-        std::fill_n(g.recurrent, H * wide, T(0));
+        const int64_t wide = job.wide(), H = job.n.H, R = job.n.R, joint = job.n.I + R;
+        auto clear = [](T* gradient, int64_t n) {
+            if (gradient) std::fill_n(gradient, n, T(0));
+        };
+        clear(g.kernel, job.n.I * wide);
+        clear(g.recurrent, job.spec.diagonal ? H : R * wide);
+        clear(g.projection, H * R);
         for (T* vector : {g.bias_x, g.bias_h, g.gain_x, g.shift_x, g.gain_h, g.shift_h, g.gain_sum,
                           g.shift_sum})
-            if (vector) std::fill_n(vector, wide, T(0));
-        for (T* vector : {g.gain_c, g.shift_c})
-            if (vector) std::fill_n(vector, H, T(0));
+            clear(vector, wide);
+        for (T* vector : {g.gain_c, g.shift_c}) clear(vector, H);
+        clear(g.peephole, (job.spec.coupled() ? 2 : 3) * H);
+        for (T* vector : {g.gain_pre, g.shift_pre}) clear(vector, joint);
+        for (T* vector : {g.gain_hidden, g.shift_hidden, g.projection_bias}) clear(vector, R);
         return;
     }
     // r h is needed again, and with it both products
     if (job.spec.two_products()) job.out.hu = nullptr;
     large_pages(g.dx, job.n.T * job.n.B * job.n.I * sizeof(S));
     large_pages(g.kernel, job.n.I * job.wide() * sizeof(T));
-    large_pages(g.recurrent, job.n.H * job.wide() * sizeof(T));
+    large_pages(g.recurrent, job.n.R * job.wide() * sizeof(T));
     const Plan plan(kernel, job, pool.threads());
     const Packing<T, S> packing(kernel, job, plan, pool, true);
     const Workplace<T, S> place(kernel, job, plan, true);

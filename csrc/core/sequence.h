@@ -36,14 +36,11 @@ inline const T* noise_at(const Noise<T>& noise, int64_t t, int64_t b, int64_t H)
     return noise.at ? noise.at + t * noise.stride + b * H : nullptr;
 }
 
-// new = old + take (new - old)
+// new = old + take (new - old), in the units [first, last) of a row of noise
 template <class T>
-inline void zone_out(const Context<T>& k, const Noise<T>& take, int64_t t, int64_t b, const T* old,
-                     T* now) {
-    if (!take.at && take.value == T(1)) return;
-    const T* mask = noise_at(take, t, b, k.H);
-    each_unit(k, [&](int64_t j, auto part) {
-        const Vec<T> share = mask ? load(mask + j, part) : splat<T>(take.value);
+inline void zone_out(const T* mask, T value, int64_t first, int64_t last, const T* old, T* now) {
+    each<T>(first, last, [&](int64_t j, auto part) {
+        const Vec<T> share = mask ? load(mask + j, part) : splat<T>(value);
         const Vec<T> o = load(old + j, part);
         store(now + j, o + share * (load(now + j, part) - o), part);
     });
@@ -51,11 +48,9 @@ inline void zone_out(const Context<T>& k, const Noise<T>& take, int64_t t, int64
 
 // d = take d, and the rest of d, which goes straight to the old state
 template <class T>
-inline void zone_out_back(const Context<T>& k, const Noise<T>& take, int64_t t, int64_t b, T* d,
-                          T* rest) {
-    const T* mask = noise_at(take, t, b, k.H);
-    each_unit(k, [&](int64_t j, auto part) {
-        const Vec<T> share = mask ? load(mask + j, part) : splat<T>(take.value);
+inline void zone_out_back(const T* mask, T value, int64_t first, int64_t last, T* d, T* rest) {
+    each<T>(first, last, [&](int64_t j, auto part) {
+        const Vec<T> share = mask ? load(mask + j, part) : splat<T>(value);
         const Vec<T> whole = load(d + j, part);
         store(d + j, share * whole, part);
         store(rest + j, whole - share * whole, part);
@@ -83,16 +78,20 @@ public:
           me_(me),
           I_(job.n.I),
           H_(job.n.H),
+          R_(job.n.R),
           wide_(job.wide()),
           rows_(me.rows()),
           chunk_(std::clamp<int64_t>(chunk_rows / std::max<int64_t>(rows_, 1), 1, job.n.T)),
           gates_(int(job.spec.gates)),
           early_(int(job.early_gates())),
           two_(job.spec.two_products()),
+          pre_(job.spec.pre),
+          projects_(job.spec.projection),
           apart_(gradients_differ(job) || (rounds && two_)),
           pitch_x_(Operands<R>::padding(I_)),
           x_is_operand_(pitch_x_ == I_ && reinterpret_cast<uintptr_t>(job.in.x) % sizeof(E) == 0),
-          pitch_h_(Operands<R>::padding(H_)),
+          pitch_h_(Operands<R>::padding(R_)),
+          pitch_m_(Operands<R>::padding(H_)),
           late_(Operands<R>::padding(early_ * H_)),
           pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
           by_units_(me.parts > 1),
@@ -102,32 +101,40 @@ public:
                            : Share<T>(H_)),
           first_(share_.first),
           last_(share_.last),
-          k_{job.spec, T(job.epsilon), T(job.clip), H_, share_, {}, {}, {}, {}, nullptr, nullptr,
-             nullptr, nullptr} {
-        const SumsLayout at(wide_, H_);
+          last_h_(by_units_ ? last_ : R_),
+          k_{job.spec, T(job.epsilon), T(job.clip), job.clips, H_, share_, {}, {}, {}, {}, {}, {},
+             nullptr, nullptr, nullptr, nullptr} {
+        const SumsLayout at(wide_, job.n);
         Memory own{me.memory}, shared{me.shared};
         // of what is of all units each worker has a copy, or its part of one
         Memory& common = by_units_ ? shared : own;
         sums_ = common.take<T>(at.size);
-        zeros_ = own.take<T>(H_);
+        zeros_ = own.take<T>(std::max(H_, R_));
         k_.gain_x = own.take<T>(wide_);
         k_.gain_h = own.take<T>(wide_);
         k_.shift = own.take<T>(wide_);
         k_.shift_h = own.take<T>(wide_);
         row_list_ = own.take<Row<T>>(kept_rows());
         row_pointers_ = own.take<Row<T>*>(kept_rows());
-        row_memory_ = common.take<T>(Row<T>::size(gates_, H_) * kept_rows());
+        row_memory_ = common.take<T>(Row<T>::size(gates_, H_, R_) * kept_rows());
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
         const int64_t most = std::min(job.n.T * rows_, std::max(chunk_rows, rows_));
         constexpr int64_t spare = spare_rows<R>;
         const int64_t entering = std::max(most, by_units_ ? 2 * rows_ : 0);
         entering_ = common.take<O>((entering + spare) * pitch_h_);
         gated_ = common.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
-        h_ring_ = common.take<T>(2 * rows_ * H_);
+        h_ring_ = common.take<T>(2 * rows_ * R_);
         c_ring_ = common.take<T>(2 * rows_ * H_);
-        dh_ = common.take<T>(rows_ * H_);
+        dh_ = common.take<T>(rows_ * R_);
         dc_ = common.take<T>(rows_ * H_);
+        joint_ = common.take<T>(pre_ ? rows_ * (I_ + R_) : 0);
+        at_joint_ = common.take<Statistics<T>>(pre_ ? rows_ : 0);
+        seen_rows_ = common.take<int64_t>(pre_ ? rows_ : 0);
+        normed_x_ = common.take<O>(pre_ ? (most + spare) * pitch_x_ : 0);
+        outputs_ = common.take<O>(projects_ ? (most + spare) * pitch_m_ : 0);
+        doutputs_ = common.take<O>(projects_ ? (most + spare) * pitch_h_ : 0);
         through_gate_ = common.take<T>(two_ ? rows_ * H_ : 0);
+        scaled_ = common.take<T>(job.spec.diagonal ? rows_ * H_ : 0);
         const int64_t gradients = rounds ? rows_ : most;
         dhu_ = common.take<T>(gradients * wide_);
         dxw_ = apart_ ? common.take<T>(gradients * wide_) : dhu_;
@@ -146,16 +153,24 @@ public:
         share_.board = shared.take<Partial<T>>(by_units_ ? 2 * share_.parts * share_.slots : 0);
         xw_ = shared.take<T>(job.out.xw && !narrow ? 0 : most * wide_);
         hu_ring_ = shared.take<T>(2 * rows_ * wide_);
-        dq_ring_ = shared.take<T>(4 * rows_ * H_);
-        x_operands_ = shared.take<O>(rounds ? (most + spare) * pitch_x_ : 0);
+        dq_ring_ = shared.take<T>(4 * rows_ * R_);
+        djoint_ring_ = shared.take<T>(pre_ ? 2 * rows_ * (I_ + R_) : 0);
+        raw_ring_ = shared.take<T>(projects_ ? 2 * rows_ * R_ : 0);
+        dout_ring_ = shared.take<T>(projects_ ? 2 * rows_ * H_ : 0);
+        x_operands_ = shared.take<O>(rounds && !pre_ ? (most + spare) * pitch_x_ : 0);
         shared_ = shared.used;
         if (!me.memory) return;  // asked for the sizes only
 
-        memset(zeros_, 0, H_ * sizeof(T));
+        memset(zeros_, 0, std::max(H_, R_) * sizeof(T));
         if (writes_common()) {
             memset(sums_, 0, at.size * sizeof(T));
             // what rows are padded with, and the r h of masked rows
-            if (pitch_h_ > H_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
+            if (pitch_h_ > R_ || pre_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
+            if (pre_) memset(normed_x_, 0, most * pitch_x_ * sizeof(O));
+            if (projects_) {
+                memset(outputs_, 0, most * pitch_m_ * sizeof(O));
+                memset(doutputs_, 0, most * pitch_h_ * sizeof(O));
+            }
             if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
             if (pitch_d_ > wide_) {
                 memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
@@ -163,16 +178,26 @@ public:
             }
         }
         for (int64_t r = 0; r < kept_rows(); ++r)
-            row_list_[r] = Row<T>(row_memory_ + r * Row<T>::size(gates_, H_), gates_, H_);
+            row_list_[r] = Row<T>(row_memory_ + r * Row<T>::size(gates_, H_, R_), gates_, H_, R_);
         const Weights<T>& w = job.weights;
         auto site = [&](const Groups& groups, const T* gain, const T* shift, int64_t dgain,
-                        int64_t dshift) {
-            return Site<T>(groups, H_, gain, shift, sums_ + dgain, sums_ + dshift);
+                        int64_t dshift, int64_t width = 0) {
+            return Site<T>(groups, width ? width : H_, gain, shift, sums_ + dgain, sums_ + dshift);
         };
+        const Groups one = {{0, -1, -1, -1}};
         k_.x = site(job.spec.x, w.gain_x, w.shift_x, at.gain_x, at.shift_x);
         k_.h = site(job.spec.h, w.gain_h, w.shift_h, at.gain_h, at.shift_h);
         k_.sum = site(job.spec.sum, w.gain_sum, w.shift_sum, at.gain_sum, at.shift_sum);
-        k_.c = site({{0, -1, -1, -1}}, w.gain_c, w.shift_c, at.gain_c, at.shift_c);
+        k_.c = site(one, w.gain_c, w.shift_c, at.gain_c, at.shift_c);
+        at_hidden_ = site(one, w.gain_hidden, w.shift_hidden, at.gain_hidden, at.shift_hidden, R_);
+        joint_site_ = site(one, w.gain_pre, w.shift_pre, at.gain_pre, at.shift_pre, I_ + R_);
+        recurrent_sums_ = sums_ + at.recurrent;
+        projection_bias_sums_ = w.projection_bias ? sums_ + at.projection_bias : nullptr;
+        if (w.peephole)
+            for (int g = job.spec.coupled(), i = 0; g < 3; ++g, ++i) {
+                k_.peephole[g] = w.peephole + i * H_;
+                k_.dpeephole[g] = sums_ + at.peephole + i * H_;
+            }
         bias_x_sums_ = w.bias_x ? sums_ + at.bias_x : nullptr;
         bias_h_sums_ = w.bias_h ? sums_ + at.bias_h : nullptr;
         for (int64_t i = 0; i < wide_; ++i) {
@@ -192,67 +217,98 @@ public:
         T* all_h = writes_results() ? computed(job_.out.h) : nullptr;
         T* all_c = writes_results() ? job_.out.c : nullptr;
         for (int64_t t = 0; t < job_.n.T; ++t) {
-            if (t % chunk_ == 0) project_inputs(t);
-            const T* h = before(job_.in.h0, all_h, h_ring_, t);
-            const T* c = C::has_c ? before(job_.in.c0, all_c, c_ring_, t) : nullptr;
-            T *new_h = now(all_h, h_ring_, t), *new_c = now(all_c, c_ring_, t);
+            if (t % chunk_ == 0 && !pre_) project_chunk(t);
+            const T* h = before(job_.in.h0, all_h, h_ring_, t, R_);
+            const T* c = C::has_c ? before(job_.in.c0, all_c, c_ring_, t, H_) : nullptr;
+            T *new_h = now(all_h, h_ring_, t, R_), *new_c = now(all_c, c_ring_, t, H_);
             // others may still read those of the step before
             O* entering = entering_ + (by_units_ ? (t & 1) * rows_ * pitch_h_ : 0);
-            const O* entered = alters() ? enter(h, t, entering) : as_operands(h);
-            project(entered, t, gated_);
+            if (job_.spec.diagonal) {
+                scale_hidden(h, t);
+            } else {
+                const O* entered = entering;
+                if (pre_) {
+                    norm_joint(h, t, normed_x_, entering);
+                    meet_before_inputs();
+                    project_inputs(t, 1, rows_of<const O>(normed_x_, pitch_x_));
+                } else {
+                    entered = alters() ? enter(h, t, entering) : as_operands(h);
+                }
+                project(entered, t, gated_);
+            }
             for (int64_t r = 0; r < rows_; ++r) {
                 if (!masked(t, r)) continue;
-                copy_units(h + r * H_, new_h + r * H_);
+                copy_hidden(h + r * R_, new_h + r * R_);
                 if (C::has_c) copy_units(c + r * H_, new_c + r * H_);
             }
             each_rows(t, [&](Rows<T>& rows) {
                 place(rows, t, h, c);
                 recompute(rows);
-                for (const Row<T>* w : rows) {
+                for (Row<T>* w : rows) {
                     const int64_t r = w->index;
-                    T *row_h = new_h + r * H_, *row_c = new_c + r * H_;
-                    C::emit(k_, *w, row_h, row_c);
-                    zone_out(k_, job_.in.take_h, t, me_.first + r, w->from.h, row_h);
-                    if (C::has_c) zone_out(k_, job_.in.take_c, t, me_.first + r, w->from.c, row_c);
+                    T* row_c = new_c + r * H_;
+                    C::emit(k_, *w, puts_out() ? new_h + r * R_ : w->output, row_c);
+                    if (C::has_c && acts(job_.in.take_c))
+                        zone_out(noise_at(job_.in.take_c, t, me_.first + r, H_),
+                                 job_.in.take_c.value, first_, last_, w->held_c, row_c);
+                    if (projects_) to_projection(*w, outputs_);
                 }
+                if (!projects_) put_out(t, rows, new_h);
             });
+            if (projects_) {
+                project_outputs(t, outputs_);
+                each_rows(t, [&](Rows<T>& rows) { put_out(t, rows, new_h); });
+            }
             if (narrow && writes_results())
                 for (int64_t r = 0; r < rows_; ++r)
-                    copy_units(new_h + r * H_, job_.out.h + at(t, r) * H_);
+                    copy_hidden(new_h + r * R_, job_.out.h + at(t, r) * R_);
         }
         if (!writes_results()) return;
         const int64_t last = job_.n.T - 1;
-        copy_rows(now(all_h, h_ring_, last), job_.out.h_last + me_.first * H_);
-        if (C::has_c) copy_rows(now(all_c, c_ring_, last), job_.out.c_last + me_.first * H_);
+        copy_hidden_rows(now(all_h, h_ring_, last, R_), job_.out.h_last + me_.first * R_);
+        if (C::has_c) copy_rows(now(all_c, c_ring_, last, H_), job_.out.c_last + me_.first * H_);
     }
 
     void backward() {
         reads_kept_ = narrow;
-        begin(dh_, job_.grad.dh_last);
-        begin(dc_, job_.grad.dc_last);
-        for (T* sums : {job_.grad.dreset_h, job_.grad.dreset_c})
-            for (int64_t r = 0; sums && writes_results() && r < rows_; ++r)
-                clear(k_, sums + (me_.first + r) * H_);
+        begin(dh_, job_.grad.dh_last, R_, last_h_);
+        if (C::has_c) begin(dc_, job_.grad.dc_last, H_, last_);
+        clear_reset_states(job_.grad.dreset_h, R_, last_h_);
+        clear_reset_states(job_.grad.dreset_c, H_, last_);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const int64_t in_chunk = t % chunk_ * rows_;
             const int64_t gradients = rounds ? 0 : in_chunk;
-            if (!job_.out.xw && (t + 1 == job_.n.T || (t + 1) % chunk_ == 0))
-                project_inputs(t - t % chunk_);
+            if (!job_.out.xw && !pre_ && (t + 1 == job_.n.T || (t + 1) % chunk_ == 0))
+                project_chunk(t - t % chunk_);
             const T* h = kept_h(t);
-            const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t) : nullptr;
-            const O* entered = enter(h, t, entering_ + in_chunk * pitch_h_);
+            const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t, H_) : nullptr;
+            O* entered = entering_ + in_chunk * pitch_h_;
             O* gated = gated_ + in_chunk * pitch_h_;
             T* dhu = dhu_ + gradients * wide_;
-            if (!job_.out.hu) project(entered, t, gated);
+            if (pre_) {
+                O* x = normed_x_ + in_chunk * pitch_x_;
+                norm_joint(h, t, x, entered);
+                if (!job_.out.xw) {
+                    meet_before_inputs();
+                    project_inputs(t, 1, rows_of<const O>(x, pitch_x_));
+                }
+            } else if (!job_.spec.diagonal) {
+                enter(h, t, entered);
+            }
+            if (!job_.out.hu) {
+                if (job_.spec.diagonal) scale_hidden(h, t);
+                else project(entered, t, gated);
+            }
             begin_back(t, dhu);
+            if (projects_) back_projection(t, h, c);
             each_rows(t, [&](Rows<T>& rows) {
-                place(rows, t, h, c);
+                if (!projects_) place(rows, t, h, c);
                 for (Row<T>* w : rows) w->ds = dhu + w->index * wide_;
                 back_rows(t, rows);
             });
-            T* dq = dq_ring_ + (t & 1) * 2 * rows_ * H_;
+            T* dq = job_.spec.diagonal ? scaled_ : dq_ring_ + (t & 1) * 2 * rows_ * R_;
             if constexpr (C::may_gate)
-                if (two_) back_gated(t, entered, dhu, dq + rows_ * H_);
+                if (two_) back_gated(t, entered, dhu, dq + rows_ * R_);
             if constexpr (rounds) {
                 for (int64_t r = 0; r < rows_; ++r) {
                     to_operands(0, early_, dhu + r * wide_, operands_of_dhu(t) + r * pitch_d_);
@@ -261,14 +317,20 @@ public:
                                     dxw_operands_ + (in_chunk + r) * pitch_d_);
                 }
             }
-            multiply(1, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
-                     rows_of(dq, H_));
+            if (pre_)
+                back_joint(t, dhu);
+            else if (job_.spec.diagonal)
+                scale_hidden_back(h, t, dhu, dq);
+            else
+                multiply(1, R_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
+                         rows_of(dq, R_));
             for (int64_t r = 0; r < rows_; ++r)
-                if (!masked(t, r)) back_to_state(t, r, dq + r * H_);
+                if (!masked(t, r))
+                    back_to_state(t, r, h, pre_ ? joint_ + r * (I_ + R_) + I_ : dq + r * R_);
             if (t % chunk_ == 0) back_to_inputs(t);
         }
         if (!writes_results()) return;
-        copy_rows(dh_, job_.grad.dh0 + me_.first * H_);
+        copy_hidden_rows(dh_, job_.grad.dh0 + me_.first * R_);
         if (C::has_c) copy_rows(dc_, job_.grad.dc0 + me_.first * H_);
     }
 
@@ -277,17 +339,27 @@ private:
     int64_t rows_together() const {
         return by_units_ ? std::min(rows_, most_rows_between_meetings) : int64_t(together);
     }
-    int64_t kept_rows() const { return two_ ? rows_ : rows_together(); }
+    // products stand between the stages of a step
+    bool in_stages() const { return two_ || projects_; }
+    int64_t kept_rows() const { return in_stages() ? rows_ : rows_together(); }
     // whether this worker is the one that writes what is alike for all, or its part of results
     bool writes_common() const { return me_.leads() || !by_units_; }
     bool writes_results() const { return me_.leads() || by_units_; }
     int64_t at(int64_t t, int64_t r) const { return t * job_.n.B + me_.first + r; }
     bool masked(int64_t t, int64_t r) const { return job_.in.mask && !job_.in.mask[at(t, r)]; }
     bool fresh(int64_t t, int64_t r) const { return job_.in.reset && job_.in.reset[at(t, r)]; }
-    const T* fresh_state(const T* states, int64_t r) const {
-        return states ? states + (me_.first + r) * H_ : zeros_;
+    bool alters() const {
+        return rounds || job_.in.reset || job_.in.recurrent.at || job_.clips.hidden > 0;
     }
-    bool alters() const { return rounds || job_.in.reset || job_.in.recurrent.at; }
+    // whether a cell's output is the new h as it is
+    bool puts_out() const { return !projects_ && !job_.spec.hidden_norm; }
+    // the states that a reset goes to
+    const T* fresh_h(int64_t r) const {
+        return job_.in.reset_h ? job_.in.reset_h + (me_.first + r) * R_ : zeros_;
+    }
+    const T* fresh_c(int64_t r) const {
+        return job_.in.reset_c ? job_.in.reset_c + (me_.first + r) * H_ : zeros_;
+    }
 
     // n numbers, of which one side may be narrow
     template <class A, class B>
@@ -315,14 +387,21 @@ private:
         for (int64_t r = 0; r < rows_; ++r) copy_units(from + r * H_, to + r * H_);
     }
 
+    // the same of h
+    template <class A, class B>
+    void copy_hidden(const A* from, B* to) const {
+        each_hidden([&](int64_t j, auto part) { store(to + j, load(from + j, part), part); });
+    }
+    void copy_hidden_rows(const T* from, T* to) const {
+        for (int64_t r = 0; r < rows_; ++r) copy_hidden(from + r * R_, to + r * R_);
+    }
+    template <class F>
+    void each_hidden(F f) const { each<T>(first_, last_h_, f); }
+
     // own columns of the gates [from, to) as operands of a product
     void to_operands(int from, int to, const T* row, O* operands) const {
         each_column(from, to, [&](int64_t i, auto part) {
-            O* o = operands + i - from * H_;
-            if constexpr (rounds)
-                store_operand<R>(o, load(row + i, part), part);
-            else
-                store(o, load(row + i, part), part);
+            put_operand(operands + i - from * H_, load(row + i, part), part);
         });
     }
 
@@ -341,7 +420,8 @@ private:
     // whether x W and h U have gradients of their own
     static bool gradients_differ(const Job<T, S>& job) {
         const Spec& spec = job.spec;
-        return job.weights.gain_x || job.weights.gain_h || spec.apart(2) || job.clip > 0;
+        return job.weights.gain_x || job.weights.gain_h || spec.apart(int(spec.gates) - 1) ||
+               job.clip > 0;
     }
 
     // call f for the rows of step t that no mask leaves out, a few at a time
@@ -350,7 +430,7 @@ private:
         Rows<T> rows{row_pointers_};
         for (int64_t r = 0; r < rows_; ++r) {
             if (!masked(t, r)) {
-                Row<T>& w = row_list_[two_ ? r : rows.n];
+                Row<T>& w = row_list_[in_stages() ? r : rows.n];
                 w.index = r;
                 rows.at[rows.n++] = &w;
             }
@@ -378,7 +458,15 @@ private:
                                    wide_hu_ + slot * wide_);
             }
             w->from = origin(h, c, t, r);
-            w->dh = dh_ + r * H_, w->dc = dc_ + r * H_;
+            w->held_c = w->from.c;
+            if (k_.clips_cell(ClipAt::incoming)) {
+                each_unit(k_, [&](int64_t j, auto part) {
+                    store(w->clipped + j, clamped<T>(load(w->from.c + j, part), k_.clips.cell),
+                          part);
+                });
+                w->from.c = w->clipped;
+            }
+            w->dh = dh_ + r * R_, w->dc = dc_ + r * H_;
         }
     }
 
@@ -394,24 +482,27 @@ private:
     // the h before step t, of a forward pass that is over
     const T* kept_h(int64_t t) const {
         if constexpr (narrow) {
-            if (t == 0) return job_.in.h0 + me_.first * H_;
+            if (t == 0) return job_.in.h0 + me_.first * R_;
             for (int64_t r = 0; r < rows_; ++r)
-                copy_units(job_.out.h + at(t - 1, r) * H_, h_ring_ + r * H_);
+                copy_hidden(job_.out.h + at(t - 1, r) * R_, h_ring_ + r * R_);
             return h_ring_;
         } else {
-            return before(job_.in.h0, job_.out.h, nullptr, t);
+            return before(job_.in.h0, job_.out.h, nullptr, t, R_);
         }
     }
 
-    // the states before step t: the initial ones, kept in `all`, or in a ring of two steps
-    const T* before(const T* initial, const T* all, const T* ring, int64_t t) const {
-        if (t == 0) return initial + me_.first * H_;
-        return all ? all + at(t - 1, 0) * H_ : ring + ((t - 1) & 1) * rows_ * H_;
+    // the states before step t, of a width: the initial ones, kept in `all`, or in a ring of two steps
+    const T* before(const T* initial, const T* all, const T* ring, int64_t t, int64_t width) const {
+        if (t == 0) return initial + me_.first * width;
+        return all ? all + at(t - 1, 0) * width : ring + ((t - 1) & 1) * rows_ * width;
     }
 
-    T* now(T* all, T* ring, int64_t t) const {
-        return all ? all + at(t, 0) * H_ : ring + (t & 1) * rows_ * H_;
+    T* now(T* all, T* ring, int64_t t, int64_t width) const {
+        return all ? all + at(t, 0) * width : ring_at(ring, t, width);
     }
+
+    // rows of a width at step t of a ring of two steps: others may still read those of the one before
+    T* ring_at(T* ring, int64_t t, int64_t width) const { return ring + (t & 1) * rows_ * width; }
 
     // where x W of step t is: kept in the output, or in memory of the team
     T* inputs(int64_t t) const {
@@ -428,17 +519,62 @@ private:
     // the rows that enter the product of step t: those of h with resets and factors
     const O* enter(const T* h, int64_t t, O* to) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            const T* from = fresh(t, r) ? fresh_state(job_.in.reset_h, r) : h + r * H_;
-            const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
+            const T* from = fresh(t, r) ? fresh_h(r) : h + r * R_;
+            const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
             O* row = to + r * pitch_h_;
-            each_unit(k_, [&](int64_t j, auto part) {
+            each_hidden([&](int64_t j, auto part) {
                 // h enters as it is put out
-                const Vec<T> v = rounded<R>(load(from + j, part)) * factor<T>(mask, j, part);
-                if constexpr (rounds) store_operand<R>(row + j, v, part);
-                else store(row + j, v, part);
+                const Vec<T> v = clip_hidden(rounded<R>(load(from + j, part))) * factor<T>(mask, j, part);
+                put_operand(row + j, v, part);
             });
         }
         return to;
+    }
+
+    Vec<T> clip_hidden(Vec<T> v) const {
+        return k_.clips.hidden > 0 ? clamped<T>(v, k_.clips.hidden) : v;
+    }
+
+    // pre: the rows of x and of h, normed together, as operands; rows that a mask leaves out are zeros
+    void norm_joint(const T* h, int64_t t, O* x_to, O* h_to) {
+        const Stack<const S> x = x_rows(job_.in.x, t);
+        const int64_t wide = I_ + R_;
+        seen_ = 0;
+        for (int64_t r = 0; r < rows_; ++r) {
+            if (masked(t, r)) continue;
+            T* row = joint_ + r * wide;
+            seen_rows_[seen_++] = r;
+            copy(I_, x.at(r), row);
+            const T* from = fresh(t, r) ? fresh_h(r) : h + r * R_;
+            const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
+            each_hidden([&](int64_t j, auto part) {
+                store(row + I_ + j, clip_hidden(load(from + j, part)) * factor<T>(mask, j, part), part);
+            });
+        }
+        auto row = [&](int64_t i) -> const T* { return joint_ + seen_rows_[i] * wide; };
+        auto where = [&](int64_t i) -> Statistics<T>& { return at_joint_[seen_rows_[i]]; };
+        statistics<T>(job_.spec, k_.epsilon, share_, seen_,
+                      Measured<T, decltype(row), decltype(where)>{joint_site_, 0, 1, row, where});
+        if (seen_ < rows_) {
+            memset(x_to, 0, rows_ * pitch_x_ * sizeof(O));
+            memset(h_to, 0, rows_ * pitch_h_ * sizeof(O));
+        }
+        for (int i = 0; i < seen_; ++i) {
+            auto normed = [&](int64_t n, int64_t from, O* to) {
+                each<T>(n, [&](int64_t j, auto part) {
+                    const Vec<T> v = load(row(i) + from + j, part);
+                    put_operand(to + j, affine(joint_site_, where(i), v, 0, from + j, part), part);
+                });
+            };
+            normed(I_, 0, x_to + seen_rows_[i] * pitch_x_);
+            normed(R_, I_, h_to + seen_rows_[i] * pitch_h_);
+        }
+    }
+
+    // a vector as operands of a product
+    static void put_operand(O* to, Vec<T> v, auto part) {
+        if constexpr (rounds) store_operand<R>(to, v, part);
+        else store(to, v, part);
     }
 
     // this worker's panels of a product with a matrix of N columns
@@ -461,27 +597,27 @@ private:
         return {base + t * step + me_.first * row, rows_, step, row};
     }
 
-    // call f(gate, gates, first, last) for this worker's panels of a product with a column for each
-    // unit of `gates` gates: all gates at once, or its units of one after the other
+    // call f(gate, gates, first, last) for this worker's panels of a product with `width` columns for
+    // each of `gates` gates: all gates at once, or its units of one after the other
     template <class F>
-    void each_product(int gates, F f) const {
+    void each_product(int gates, int64_t width, F f) const {
         int64_t first, last;
         if (by_units_) {
-            const int64_t n = panels<E>(H_);
+            const int64_t n = panels<E>(width);
             first = n * share_.from / share_.parts, last = n * share_.to / share_.parts;
             for (int g = 0; g < gates; ++g) f(g, 1, first, last);
         } else {
-            my_panels(gates * H_, first, last);
+            my_panels(gates * width, first, last);
             f(0, gates, first, last);
         }
     }
 
-    // C (M, gates H) = bias + A (M, K) P: this worker's part, and what is kept of it
-    void multiply_own(int64_t M, int gates, int64_t K, Stack<const O> a, const void* packed,
-                      const T* bias, Stack<T> c, Stack<S> kept) const {
-        each_product(gates, [&](int gate, int count, int64_t first, int64_t last) {
-            const int64_t at = gate * H_, N = count * H_;
-            const void* p = static_cast<const char*>(packed) + gate * packed_size<R>(K, H_);
+    // C (M, gates width) = bias + A (M, K) P: this worker's part, and what is kept of it
+    void multiply_own(int64_t M, int gates, int64_t width, int64_t K, Stack<const O> a,
+                      const void* packed, const T* bias, Stack<T> c, Stack<S> kept) const {
+        each_product(gates, width, [&](int gate, int count, int64_t first, int64_t last) {
+            const int64_t at = gate * width, N = count * width;
+            const void* p = static_cast<const char*>(packed) + gate * packed_size<R>(K, width);
             const T* start = bias ? bias + at : nullptr;
             product<R>(M, N, K, a, p, narrow ? nullptr : start, c.from(at), first, last);
             keep(M, N, c.from(at), kept.base ? kept.from(at) : kept, start, first, last);
@@ -489,10 +625,10 @@ private:
     }
 
     // the same for the rows of a step, where all meet: before it if A is of all, else behind it
-    void multiply(int gates, int64_t K, Stack<const O> a, const void* packed, const T* bias,
-                  Stack<T> c, S* kept = nullptr) const {
+    void multiply(int gates, int64_t width, int64_t K, Stack<const O> a, const void* packed,
+                  const T* bias, Stack<T> c, S* kept = nullptr) const {
         if (by_units_) me_.team->meet(me_.size);
-        multiply_own(rows_, gates, K, a, packed, bias, c, {kept, rows_, 0, wide_});
+        multiply_own(rows_, gates, width, K, a, packed, bias, c, {kept, rows_, 0, wide_});
         if (!by_units_) me_.team->meet(me_.size);
     }
 
@@ -516,6 +652,7 @@ private:
 
     // x of the chunk that starts at step t as operands of products; all of the team write their rows
     Stack<const O> x_operands(int64_t t) const {
+        if (pre_) return dense<const O>(normed_x_, steps_from(t) * rows_, pitch_x_);
         if constexpr (rounds) {
             if constexpr (std::is_same_v<O, S> && !by_tiles<R>)
                 if (x_is_operand_) return x_rows(job_.in.x, t);
@@ -548,16 +685,34 @@ private:
 
     int64_t steps_from(int64_t t) const { return std::min(chunk_, job_.n.T - t); }
 
-    // x W + bias_x of the chunk that starts at step t
-    void project_inputs(int64_t t) const {
+    // x W + bias_x of some steps from step t on, whose operands are x
+    void project_inputs(int64_t t, int64_t steps, Stack<const O> x) const {
         const bool in_place = !narrow && job_.out.xw;
-        // the one before it has been read by all
-        if (!in_place) me_.team->meet(me_.size);
-        const int64_t rows = steps_from(t) * rows_, step = job_.n.B * wide_;
+        const int64_t rows = steps * rows_, step = job_.n.B * wide_;
         const Stack<T> to = {inputs(t), rows_, in_place ? step : rows_ * wide_, wide_};
         S* kept = narrow && job_.out.xw && !reads_kept_ ? job_.out.xw + at(t, 0) * wide_ : nullptr;
-        multiply_own(rows, gates_, I_, x_operands(t), job_.packed.kernel, job_.weights.bias_x, to,
+        multiply_own(rows, gates_, H_, I_, x, job_.packed.kernel, job_.weights.bias_x, to,
                      {kept, rows_, step, wide_});
+        me_.team->meet(me_.size);
+    }
+
+    // the same of all steps of the chunk
+    void project_chunk(int64_t t) const {
+        meet_before_inputs();
+        project_inputs(t, steps_from(t), x_operands(t));
+    }
+
+    // where x W is not kept in place: the one before it, and its operands, have been read by all
+    void meet_before_inputs() const {
+        if (narrow || !job_.out.xw) me_.team->meet(me_.size);
+    }
+
+    // C (rows, N) = bias + A (rows, K) P of the rows of a step, whose columns the team shares
+    void multiply_rows(int64_t N, int64_t K, Stack<const O> a, const void* packed, const T* bias,
+                       Stack<T> c) const {
+        int64_t first, last;
+        my_panels(N, first, last);
+        product<R>(rows_, N, K, a, packed, bias, c, first, last);
         me_.team->meet(me_.size);
     }
 
@@ -571,9 +726,9 @@ private:
             dhu = dense<const O>(dhu_operands_, rows, pitch_d_), late = dhu.from(late_);
         } else {
             dxw = dense<const T>(dxw_, rows, wide_);
-            dhu = dense<const T>(dhu_, rows, wide_), late = dhu.from(2 * H_);
+            dhu = dense<const T>(dhu_, rows, wide_), late = dhu.from(early_ * H_);
         }
-        if (job_.grad.dx) {
+        if (job_.grad.dx && !pre_) {
             int64_t first, last;
             my_panels(I_, first, last);
             const Stack<S> dx = x_rows(job_.grad.dx, t);
@@ -591,11 +746,19 @@ private:
         const bool add = t + chunk_ < job_.n.T;
         sum_outer(rows, I_, x, 0, gates_, dxw, job_.kernel_turned, add, me_.dkernel);
         const bool turned = job_.recurrent_turned;
-        sum_outer(rows, H_, dense<const O>(entering_, rows, pitch_h_), 0, early_, dhu, turned, add,
-                  me_.drecurrent);
-        if (two_)
-            sum_outer(rows, H_, dense<const O>(gated_, rows, pitch_h_), 2, 3, late, turned, add,
+        if (!job_.spec.diagonal)
+            sum_outer(rows, R_, dense<const O>(entering_, rows, pitch_h_), 0, early_, dhu, turned, add,
                       me_.drecurrent);
+        if (two_)
+            sum_outer(rows, R_, dense<const O>(gated_, rows, pitch_h_), early_, gates_, late, turned,
+                      add, me_.drecurrent);
+        if (projects_) {
+            int64_t first, last;
+            my_panels(R_, first, last);
+            outer<R>(rows, H_, R_, dense<const O>(outputs_, rows, pitch_m_),
+                     dense<const O>(doutputs_, rows, pitch_h_), add, me_.dprojection, R_,
+                     outer_memory_, first, last);
+        }
         // the operands of the next chunk take the place of these
         if (by_units_) me_.team->meet(me_.size);
     }
@@ -618,28 +781,69 @@ private:
         const T* bias = job_.weights.bias_h;
         T* hu = projected(t);
         S* kept = job_.out.hu && !reads_kept_ ? job_.out.hu + at(t, 0) * wide_ : nullptr;
-        multiply(early_, H_, rows_of(entered, pitch_h_), job_.packed.first, bias, rows_of(hu, wide_),
-                 kept);
+        multiply(early_, H_, R_, rows_of(entered, pitch_h_), job_.packed.first, bias,
+                 rows_of(hu, wide_), kept);
         if constexpr (C::may_gate) {
             if (!two_) return;
             // the r h of a masked row stays what it was: a number, and not used
             each_rows(t, [&](Rows<T>& rows) {
                 place(rows, t, nullptr, nullptr);
-                prepare(k_, rows, 0, 2);
+                prepare(k_, rows, 0, early_);
                 C::early(k_, rows);
                 for (const Row<T>* w : rows) {
                     const O* h = entered + w->index * pitch_h_;
                     O* to = gated + w->index * pitch_h_;
                     each_unit(k_, [&](int64_t j, auto part) {
                         const Vec<T> v = load(w->p + j, part) * load(h + j, part);
-                        if constexpr (rounds) store_operand<R>(to + j, v, part);
-                        else store(to + j, v, part);
+                        put_operand(to + j, v, part);
                     });
                 }
             });
-            multiply(1, H_, rows_of<const O>(gated, pitch_h_), job_.packed.second,
-                     bias ? bias + 2 * H_ : nullptr, rows_of(hu + 2 * H_, wide_),
-                     kept ? kept + 2 * H_ : nullptr);
+            const int64_t at = early_ * H_;
+            multiply(1, H_, R_, rows_of<const O>(gated, pitch_h_), job_.packed.second,
+                     bias ? bias + at : nullptr, rows_of(hu + at, wide_), kept ? kept + at : nullptr);
+        }
+    }
+
+    // call f(j, part, v) for the own units of row r of h, with the numbers v that enter u h at step t
+    template <class F>
+    void each_entering(const T* h, int64_t t, int64_t r, F f) const {
+        const T* from = fresh(t, r) ? fresh_h(r) : h + r * H_;
+        const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
+        each_unit(k_, [&](int64_t j, auto part) {
+            f(j, part, load(from + j, part) * factor<T>(mask, j, part));
+        });
+    }
+
+    // u h + bias_h of step t; those who share all units share the rows
+    void scale_hidden(const T* h, int64_t t) const {
+        const T *u = job_.weights.recurrent, *bias = job_.weights.bias_h;
+        S* kept = narrow && job_.out.hu && !reads_kept_ ? job_.out.hu + at(t, 0) * H_ : nullptr;
+        const int rank = by_units_ ? 0 : me_.rank, size = by_units_ ? 1 : me_.size;
+        for (int64_t r = rows_ * rank / size; r < rows_ * (rank + 1) / size; ++r) {
+            T* to = projected(t) + r * H_;
+            each_entering(h, t, r, [&](int64_t j, auto part, Vec<T> v) {
+                v *= load(u + j, part);
+                if (kept) store(kept + r * H_ + j, v, part);
+                if (bias) v += load(bias + j, part);
+                store(to + j, v, part);
+            });
+        }
+        if (!by_units_) me_.team->meet(me_.size);
+    }
+
+    // its gradient, to that of h and to the sums of that of u
+    void scale_hidden_back(const T* h, int64_t t, const T* dhu, T* dq) const {
+        const T* u = job_.weights.recurrent;
+        // the gradients of x W, which a product of all units reads, are there
+        if (by_units_) me_.team->meet(me_.size);
+        for (int64_t r = 0; r < rows_; ++r) {
+            if (masked(t, r)) continue;
+            each_entering(h, t, r, [&](int64_t j, auto part, Vec<T> v) {
+                const Vec<T> d = load(dhu + r * H_ + j, part);
+                store(dq + r * H_ + j, d * load(u + j, part), part);
+                store(recurrent_sums_ + j, load(recurrent_sums_ + j, part) + d * v, part);
+            });
         }
     }
 
@@ -647,7 +851,7 @@ private:
     void recompute(Rows<T>& rows) const {
         if constexpr (C::may_gate) {
             if (two_) {  // r and z are there
-                prepare(k_, rows, 2, 3);
+                prepare(k_, rows, early_, gates_);
                 C::late(k_, rows);
                 return;
             }
@@ -657,16 +861,16 @@ private:
 
     Before<T> origin(const T* h, const T* c, int64_t t, int64_t r) const {
         const T* candidate = noise_at(job_.in.candidate, t, me_.first + r, H_);
-        if (fresh(t, r))
-            return {fresh_state(job_.in.reset_h, r), fresh_state(job_.in.reset_c, r), candidate};
-        return {h ? h + r * H_ : nullptr, c ? c + r * H_ : nullptr, candidate};
+        if (fresh(t, r)) return {fresh_h(r), fresh_c(r), candidate};
+        return {h ? h + r * R_ : nullptr, c ? c + r * H_ : nullptr, candidate};
     }
 
-    void begin(T* d, const T* last) const {
-        if (last)
-            copy_rows(last + me_.first * H_, d);
-        else
-            for (int64_t r = 0; r < rows_; ++r) clear(k_, d + r * H_);
+    void begin(T* d, const T* last, int64_t width, int64_t end) const {
+        for (int64_t r = 0; r < rows_; ++r)
+            each<T>(first_, end, [&](int64_t j, auto part) {
+                const T* from = last ? last + (me_.first + r) * width : zeros_;
+                store(d + r * width + j, load(from + j, part), part);
+            });
     }
 
     void clear_columns(T* row) const {
@@ -676,7 +880,7 @@ private:
     // the gradient of this step's outputs, and zeros where a mask leaves a row out
     void begin_back(int64_t t, T* ds) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            if (job_.grad.dh) add_units(dh_ + r * H_, job_.grad.dh + at(t, r) * H_);
+            if (job_.grad.dh) add_hidden(dh_ + r * R_, job_.grad.dh + at(t, r) * R_);
             if (!masked(t, r)) continue;
             clear_columns(ds + r * wide_);
             if (apart_) clear_columns(dxw_row(t, r));
@@ -690,14 +894,28 @@ private:
             const int64_t b = me_.first + w->index;
             // h U's gradient takes the place of the pre-activations' once that was used
             if (!two_) w->d = w->ds;
-            if (zone_h) zone_out_back(k_, job_.in.take_h, t, b, w->dh, w->rest_h);
-            if (zone_c) zone_out_back(k_, job_.in.take_c, t, b, w->dc, w->rest_c);
+            if (zone_h && !projects_) zone_out_hidden(t, *w);
+            if (zone_c)
+                zone_out_back(noise_at(job_.in.take_c, t, b, H_), job_.in.take_c.value, first_, last_,
+                              w->dc, w->rest_c);
         }
-        recompute(rows);
+        if (projects_) {
+            for (Row<T>* w : rows) {
+                copy_units(ring_at(dout_ring_, t, H_) + w->index * H_, w->dout);
+                w->dh = w->dout;
+            }
+        } else {
+            recompute(rows);
+            if (job_.spec.hidden_norm) {
+                for (Row<T>* w : rows) C::emit(k_, *w, w->output, w->carried);
+                hidden_statistics(rows);
+                hidden_norm_back(rows);
+            }
+        }
         if constexpr (C::may_gate) {
             if (two_) {
                 C::back_late(k_, rows);
-                norms_back(t, rows, 0, 0, 2, 3);
+                norms_back(t, rows, 0, 0, early_, gates_);
             }
         }
         if (!two_) {
@@ -705,8 +923,153 @@ private:
             norms_back(t, rows, 0, gates_, 0, gates_);
         }
         for (Row<T>* w : rows) {
-            if (zone_h) add_units(w->dh, w->rest_h);
+            if (projects_) {  // nothing goes straight to the old h but what zoneout lets through
+                w->dh = dh_ + w->index * R_;
+                copy_hidden(zone_h ? w->rest_h : zeros_, w->dh);
+            } else if (zone_h) {
+                add_hidden(w->dh, w->rest_h);
+            }
             if (zone_c) add_units(w->dc, w->rest_c);
+        }
+    }
+
+    void zone_out_hidden(int64_t t, Row<T>& w) const {
+        zone_out_back(noise_at(job_.in.take_h, t, me_.first + w.index, R_), job_.in.take_h.value,
+                      first_, last_h_, w.dh, w.rest_h);
+    }
+
+    // what the norm of the new h is of
+    const T* before_norm(const Row<T>& w) const { return projects_ ? w.raw_h : w.output; }
+
+    void hidden_statistics(Rows<T>& rows) const {
+        statistics<T>(job_.spec, k_.epsilon, share_, rows.n,
+                      measured(at_hidden_, rows, 0, 1,
+                               [&](const Row<T>& w) { return before_norm(w); }, &Row<T>::at_hidden));
+    }
+
+    // the gradient of the new h to that of what is normed, in its place
+    void hidden_norm_back(Rows<T>& rows) const {
+        norm_back<T>(job_.spec, R_, share_, rows.n, returned(at_hidden_, 0, 1, [&](int i) {
+                         Row<T>& w = *rows.at[i];
+                         return NormBack<T>{&w.at_hidden, before_norm(w), {w.dh}, w.dh};
+                     }));
+        if (k_.clip > 0)
+            for (Row<T>* w : rows) bound(w->dh, first_, last_h_, k_.clip);
+    }
+
+    // from the cell's output, which may be projected by now, to the new h
+    void put_out(int64_t t, Rows<T>& rows, T* new_h) const {
+        if (projects_)
+            for (Row<T>* w : rows) take_projected(t, *w);
+        if (job_.spec.hidden_norm) hidden_statistics(rows);
+        for (Row<T>* w : rows) {
+            T* h = new_h + w->index * R_;
+            if (job_.spec.hidden_norm)
+                each_hidden([&](int64_t j, auto part) {
+                    store(h + j,
+                          affine(at_hidden_, w->at_hidden, load(before_norm(*w) + j, part), 0, j, part),
+                          part);
+                });
+            else if (projects_)
+                copy_hidden(w->raw_h, h);
+            if (acts(job_.in.take_h))
+                zone_out(noise_at(job_.in.take_h, t, me_.first + w->index, R_), job_.in.take_h.value,
+                         first_, last_h_, w->from.h, h);
+        }
+    }
+
+    // the output of a row as an operand of its projection
+    void to_projection(const Row<T>& w, O* outputs) const {
+        O* to = outputs + w.index * pitch_m_;
+        each<T>(H_, [&](int64_t j, auto part) {
+            put_operand(to + j, load(w.output + j, part), part);
+        });
+    }
+
+    void project_outputs(int64_t t, const O* outputs) const {
+        multiply_rows(R_, H_, rows_of(outputs, pitch_m_), job_.packed.projection,
+                      job_.weights.projection_bias, rows_of(ring_at(raw_ring_, t, R_), R_));
+    }
+
+    // a row that was projected, within its bound
+    void take_projected(int64_t t, Row<T>& w) const {
+        copy_hidden(ring_at(raw_ring_, t, R_) + w.index * R_, w.raw_h);
+        if (k_.clips.projection > 0) bound(w.raw_h, 0, R_, k_.clips.projection);
+    }
+
+    // the forward values of step t, and the gradient of what was projected
+    void back_projection(int64_t t, const T* h, const T* c) {
+        const int64_t in_chunk = t % chunk_ * rows_;
+        O *outputs = outputs_ + in_chunk * pitch_m_, *doutputs = doutputs_ + in_chunk * pitch_h_;
+        const bool again = k_.clips.projection > 0 || job_.spec.hidden_norm;
+        for (int64_t r = 0; r < rows_; ++r)
+            if (masked(t, r)) {
+                memset(outputs + r * pitch_m_, 0, pitch_m_ * sizeof(O));
+                memset(doutputs + r * pitch_h_, 0, pitch_h_ * sizeof(O));
+            }
+        each_rows(t, [&](Rows<T>& rows) {
+            place(rows, t, h, c);
+            recompute(rows);
+            for (Row<T>* w : rows) {
+                C::emit(k_, *w, w->output, w->carried);
+                to_projection(*w, outputs);
+            }
+        });
+        if (again) project_outputs(t, outputs);
+        each_rows(t, [&](Rows<T>& rows) {
+            for (Row<T>* w : rows) {
+                if (acts(job_.in.take_h)) zone_out_hidden(t, *w);
+                if (again) take_projected(t, *w);
+            }
+            if (job_.spec.hidden_norm) {
+                hidden_statistics(rows);
+                hidden_norm_back(rows);
+            }
+            for (Row<T>* w : rows) {
+                const T* raw = ring_at(raw_ring_, t, R_) + w->index * R_;
+                O* to = doutputs + w->index * pitch_h_;
+                each_hidden([&](int64_t j, auto part) {
+                    Vec<T> d = load(w->dh + j, part);
+                    if (k_.clips.projection > 0)
+                        d = within_bound<T>(load(raw + j, part), d, k_.clips.projection);
+                    if (projection_bias_sums_)
+                        store(projection_bias_sums_ + j, load(projection_bias_sums_ + j, part) + d,
+                              part);
+                    put_operand(to + j, d, part);
+                });
+            }
+        });
+        multiply_rows(H_, R_, rows_of<const O>(doutputs, pitch_h_), job_.packed.projection_back,
+                      nullptr, rows_of(ring_at(dout_ring_, t, H_), H_));
+    }
+
+    // the gradients of x W and h U of step t, through the norm of [x, h], to those of x and of h: the
+    // latter take the place of the rows
+    void back_joint(int64_t t, const T* dhu) const {
+        const int64_t wide = I_ + R_;
+        T* d = ring_at(djoint_ring_, t, wide);
+        Stack<const O> dxw;
+        if constexpr (rounds)
+            dxw = rows_of<const O>(dxw_operands_ + t % chunk_ * rows_ * pitch_d_, pitch_d_);
+        else
+            dxw = rows_of<const T>(dxw_row(t, 0), wide_);
+        int64_t first, last;
+        my_panels(I_, first, last);
+        product<R>(rows_, I_, wide_, dxw, job_.packed.kernel_back, static_cast<const T*>(nullptr),
+                   rows_of(d, wide), first, last);
+        multiply_rows(R_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
+                      rows_of(d + I_, wide));
+        auto of_row = [&](int64_t i) {
+            const int64_t r = seen_rows_[i];
+            T* row = joint_ + r * wide;
+            return NormBack<T>{&at_joint_[r], row, {d + r * wide}, row};
+        };
+        norm_back<T>(job_.spec, wide, share_, seen_, returned(joint_site_, 0, 1, of_row));
+        if (!job_.grad.dx || !me_.leads()) return;
+        const Stack<S> dx = x_rows(job_.grad.dx, t);
+        for (int64_t r = 0; r < rows_; ++r) {
+            if (masked(t, r)) memset(joint_ + r * wide, 0, I_ * sizeof(T));
+            copy(I_, joint_ + r * wide, dx.at(r));
         }
     }
 
@@ -714,38 +1077,49 @@ private:
     void back_gated(int64_t t, const O* entered, T* ds, T* dq) {
         if constexpr (rounds)
             for (int64_t r = 0; r < rows_; ++r)
-                to_operands(2, 3, ds + r * wide_, operands_of_dhu(t) + r * pitch_d_ + late_);
-        multiply(1, H_, gradients_of(ds, t, 2), job_.packed.second_back, nullptr,
-                 rows_of(dq, H_));
+                to_operands(early_, gates_, ds + r * wide_,
+                            operands_of_dhu(t) + r * pitch_d_ + late_);
+        multiply(1, R_, H_, gradients_of(ds, t, early_), job_.packed.second_back, nullptr,
+                 rows_of(dq, R_));
         each_rows(t, [&](Rows<T>& rows) {
             C::back_early(k_, rows, entered, pitch_h_, dq, through_gate_);
-            norms_back(t, rows, 0, gates_, 0, 2);
+            norms_back(t, rows, 0, gates_, 0, early_);
         });
     }
 
     // the gradient of the rows that entered the product, back to the states before the step
-    void back_to_state(int64_t t, int64_t r, const T* dq) const {
-        T *dh = dh_ + r * H_, *dc = dc_ + r * H_;
+    void back_to_state(int64_t t, int64_t r, const T* h, const T* dq) const {
+        T *dh = dh_ + r * R_, *dc = dc_ + r * H_;
         if (fresh(t, r) && !job_.grad.dreset_h) {
-            clear(k_, dh);
+            each_hidden([&](int64_t j, auto part) { store(dh + j, Vec<T>{}, part); });
             clear(k_, dc);
             return;
         }
-        const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
-        each_unit(k_, [&](int64_t j, auto part) {
+        const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
+        const T* before = fresh(t, r) ? fresh_h(r) : h + r * R_;
+        const T* bounded = k_.clips.hidden > 0 ? before : nullptr;
+        each_hidden([&](int64_t j, auto part) {
             Vec<T> d = load(dq + j, part);
             if (two_) d += load(through_gate_ + r * H_ + j, part);
+            if (bounded) d = within_bound<T>(load(bounded + j, part), d, k_.clips.hidden);
             store(dh + j, load(dh + j, part) + d * factor<T>(mask, j, part), part);
         });
         if (!fresh(t, r)) return;
-        move_units(dh, job_.grad.dreset_h, r);
-        if (C::has_c) move_units(dc, job_.grad.dreset_c, r);
+        move(dh, job_.grad.dreset_h + (me_.first + r) * R_, last_h_);
+        if (C::has_c) move(dc, job_.grad.dreset_c + (me_.first + r) * H_, last_);
     }
 
-    // add a row to that of a result, and leave zeros
-    void move_units(T* d, T* to, int64_t r) const {
-        if (writes_results()) add_units(to + (me_.first + r) * H_, d);
-        clear(k_, d);
+    // add own units of a row to those of a result, and leave zeros
+    void move(T* d, T* to, int64_t end) const {
+        each<T>(first_, end, [&](int64_t j, auto part) {
+            if (writes_results()) store(to + j, load(to + j, part) + load(d + j, part), part);
+            store(d + j, Vec<T>{}, part);
+        });
+    }
+
+    // zeros in the rows of a sum over resets
+    void clear_reset_states(T* sums, int64_t width, int64_t end) const {
+        if (sums && writes_results()) begin(sums + me_.first * width, nullptr, width, end);
     }
 
     // the gradient of a row's x W; where no norm tells them apart it is that of h U
@@ -777,6 +1151,10 @@ private:
             if (k_.clip > 0)
                 for (int g = from; g < to; ++g)
                     bound(w->ds, g * H_ + first_, g * H_ + last_, k_.clip);
+            // x W + h U is one product there
+            if (k_.clip > 0 && pre_)
+                for (int g = from_x; g < to_x; ++g)
+                    bound(dxw_row(t, w->index), g * H_ + first_, g * H_ + last_, k_.clip);
         }
     }
 
@@ -789,6 +1167,13 @@ private:
         });
     }
 
+    template <class A>
+    void add_hidden(T* to, const A* what) const {
+        each_hidden([&](int64_t j, auto part) {
+            store(to + j, load(to + j, part) + load(what + j, part), part);
+        });
+    }
+
     void add_columns(int from, int to, T* sums, const T* row) const {
         each_column(from, to, [&](int64_t i, auto part) {
             store(sums + i, load(sums + i, part) + load(row + i, part), part);
@@ -797,25 +1182,33 @@ private:
 
     const Job<T, S>& job_;
     const Worker<T>& me_;
-    const int64_t I_, H_, wide_, rows_, chunk_;  // chunk: steps
+    const int64_t I_, H_, R_, wide_, rows_, chunk_;  // chunk: steps
     const int gates_, early_;
-    const bool two_, apart_;
+    const bool two_, pre_, projects_, apart_;
     const int64_t pitch_x_;
     const bool x_is_operand_;  // x can be read where it lies, if it has the type of operands
-    const int64_t pitch_h_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
+    const int64_t pitch_h_, pitch_m_, late_, pitch_d_;  // of rows of operands; late_: see gradients_of
     const bool by_units_;
     mutable Share<T> share_;
-    const int64_t first_, last_;  // units of this worker
+    const int64_t first_, last_, last_h_;  // units of this worker, and those of h
     bool reads_kept_ = false;  // the projections are those of a forward pass that kept them
     Context<T> k_;
     int64_t memory_, shared_;
     Row<T>* row_list_;
     Row<T>** row_pointers_;
+    Site<T> at_hidden_, joint_site_;  // of the new h, and of [x, h]
     T *sums_, *bias_x_sums_ = nullptr, *bias_h_sums_ = nullptr, *zeros_, *row_memory_;
+    T *recurrent_sums_ = nullptr, *projection_bias_sums_ = nullptr;
     T *h_ring_, *c_ring_, *xw_, *hu_ring_, *dq_ring_;
-    T *dh_, *dc_, *through_gate_;
+    T *dh_, *dc_, *through_gate_, *scaled_;
+    // of rows [x, h], values and gradients; of projected outputs, and gradients of what was projected
+    T *joint_, *djoint_ring_, *raw_ring_, *dout_ring_;
+    Statistics<T>* at_joint_;
+    int64_t* seen_rows_;  // of a step: those that no mask leaves out
+    int seen_ = 0;
     T *dhu_, *dxw_;            // of the rows of a chunk, or of a step where operands are copies
     O *entering_, *gated_;     // of the rows of a chunk, as are
+    O *normed_x_, *outputs_, *doutputs_;
     O *x_operands_, *dhu_operands_ = nullptr, *dxw_operands_ = nullptr;
     T *dx_, *wide_x_, *wide_hu_;  // of what is narrow in memory
     E* outer_memory_;

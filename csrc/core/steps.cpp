@@ -13,7 +13,7 @@ using Asked = Sequence<StepTypes<R>, Simple<float, true>>;
 
 template <class R>
 Asked<R> asked(const StreamJob& job, int64_t rows) {
-    const Worker<float> asking{0, rows, 0, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr};
+    const Worker<float> asking{0, rows, 0, 1, 1, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
     return {job, asking};
 }
 

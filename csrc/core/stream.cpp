@@ -45,56 +45,67 @@ Stream::Stream(const Isa& isa, Form form, int64_t batch, const std::vector<Strea
         throw std::invalid_argument("The batch of a stream is 1 to 1048576 rows; got " +
                                     std::to_string(batch) + ".");
     for (size_t i = 1; i < layers.size(); ++i)
-        if (layers[i].inputs != layers[i - 1].units)
+        if (layers[i].inputs != layers[i - 1].hidden)
             throw std::invalid_argument(
                 "Each layer of a stream takes what the one before it gives; layer " +
                 std::to_string(i) + " takes " + std::to_string(layers[i].inputs) +
                 " inputs and layer " + std::to_string(i - 1) + " gives " +
-                std::to_string(layers[i - 1].units) + ": give one stack, in its order.");
+                std::to_string(layers[i - 1].hidden) + ": give one stack, in its order.");
     try {
         const Steps& steps = steps_of(isa, form);
         int64_t widest = 0;
         for (const StreamLayer& layer : layers) {
             parts_.push_back(std::make_unique<Part>());
             Part& part = *parts_.back();
-            const int64_t I = layer.inputs, H = layer.units, wide = layer.spec.gates * H;
-            if (&layer != &layers.back()) widest = std::max(widest, H);
+            const int64_t I = layer.inputs, H = layer.units, R = layer.hidden;
+            const int64_t wide = layer.spec.gates * H;
+            if (&layer != &layers.back()) widest = std::max(widest, R);
             auto copied = [&](const float* from, int64_t n) -> const float* {
                 if (!from) return nullptr;
                 void* to = take(n * sizeof(float));
                 std::memcpy(to, from, n * sizeof(float));
                 return static_cast<float*>(to);
             };
-            auto packed = [&](const float* from, int64_t K, int64_t N) {
+            // K rows of N columns, `row` apart
+            auto packed = [&](const float* from, int64_t K, int64_t N, int64_t row) {
                 void* to = take(steps.packed_size(K, N));
-                steps.pack(from, K, N, wide, 1, 0, steps.panels(N), to);
+                steps.pack(from, K, N, row, 1, 0, steps.panels(N), to);
                 return to;
             };
             StreamJob& job = part.job;
             const Weights<float>& w = layer.weights;
             job = {};
             job.spec = layer.spec, job.epsilon = layer.epsilon;
-            job.n = {piece_, batch, I, H};
+            job.n = {piece_, batch, I, H, R}, job.clips = layer.clips;
             job.weights = {nullptr, nullptr,
                            copied(w.bias_x, wide), copied(w.bias_h, wide),
                            copied(w.gain_x, wide), copied(w.shift_x, wide),
                            copied(w.gain_h, wide), copied(w.shift_h, wide),
                            copied(w.gain_sum, wide), copied(w.shift_sum, wide),
-                           copied(w.gain_c, H), copied(w.shift_c, H)};
+                           copied(w.gain_c, H), copied(w.shift_c, H),
+                           copied(w.peephole, (layer.spec.coupled() ? 2 : 3) * H),
+                           copied(w.gain_pre, I + R), copied(w.shift_pre, I + R),
+                           copied(w.gain_hidden, R), copied(w.shift_hidden, R),
+                           nullptr, copied(w.projection_bias, R)};
             const int64_t early = job.early_gates() * H;
-            job.packed.kernel = packed(w.kernel, I, wide);
-            job.packed.first = packed(w.recurrent, H, early);
-            if (layer.spec.two_products()) job.packed.second = packed(w.recurrent + 2 * H, H, H);
+            job.packed.kernel = packed(w.kernel, I, wide, wide);
+            if (layer.spec.diagonal)
+                job.weights.recurrent = copied(w.recurrent, H);
+            else
+                job.packed.first = packed(w.recurrent, R, early, wide);
+            if (layer.spec.two_products())
+                job.packed.second = packed(w.recurrent + early, R, H, wide);
+            if (layer.spec.projection) job.packed.projection = packed(w.projection, H, R, R);
             job.in.take_h = {nullptr, 0, float(layer.take_h)};
             job.in.take_c = {nullptr, 0, float(layer.take_c)};
             job.in.recurrent = job.in.candidate = {nullptr, 0, 1.0f};
-            part.h = static_cast<float*>(take(batch * H * sizeof(float)));
+            part.h = static_cast<float*>(take(batch * R * sizeof(float)));
             part.c = part.has_c() ? static_cast<float*>(take(batch * H * sizeof(float))) : nullptr;
             job.in.h0 = job.out.h_last = part.h;
             job.in.c0 = job.out.c_last = part.c;
-            part.initial_h = copied(layer.initial_h, H);
+            part.initial_h = copied(layer.initial_h, R);
             part.initial_c = part.has_c() ? copied(layer.initial_c, H) : nullptr;
-            part.worker = {0, batch, 0, 1, 1, &part.team, nullptr, nullptr, nullptr, nullptr};
+            part.worker = {0, batch, 0, 1, 1, &part.team, nullptr, nullptr, nullptr, nullptr, nullptr};
             part.worker.memory = static_cast<char*>(take(steps.memory(job, batch)));
             part.worker.shared = static_cast<char*>(take(steps.shared(job, batch)));
             part.runner = steps.prepare(job, part.worker, take(steps.runner_size));
@@ -125,21 +136,22 @@ void* Stream::take(int64_t bytes) {
 }
 
 int64_t Stream::inputs() const { return parts_.front()->job.n.I; }
-int64_t Stream::outputs() const { return parts_.back()->job.n.H; }
+int64_t Stream::outputs() const { return parts_.back()->job.n.R; }
 int64_t Stream::layers() const { return int64_t(parts_.size()); }
 int64_t Stream::units(int64_t layer) const { return parts_[layer]->job.n.H; }
+int64_t Stream::hidden(int64_t layer) const { return parts_[layer]->job.n.R; }
 bool Stream::has_c(int64_t layer) const { return parts_[layer]->has_c(); }
 float* Stream::h(int64_t layer) { return parts_[layer]->h; }
 float* Stream::c(int64_t layer) { return parts_[layer]->c; }
 
 void Stream::run(int64_t steps, const float* x, float* y) {
-    const int64_t I = inputs(), H = outputs();
+    const int64_t I = inputs(), R = outputs();
     for (int64_t t = 0; t < steps; t += piece_) {
         const int64_t now = std::min(piece_, steps - t);
         const float* from = x + t * batch_ * I;
         for (size_t i = 0; i < parts_.size(); ++i) {
             Part& part = *parts_[i];
-            float* to = i + 1 < parts_.size() ? between_[i % 2] : y + t * batch_ * H;
+            float* to = i + 1 < parts_.size() ? between_[i % 2] : y + t * batch_ * R;
             part.job.n.T = now;
             part.job.in.x = from;
             part.job.out.h = to;
@@ -151,13 +163,12 @@ void Stream::run(int64_t steps, const float* x, float* y) {
 
 void Stream::reset(int64_t row) {
     for (const auto& part : parts_) {
-        const int64_t H = part->job.n.H;
-        auto begin = [&](float* state, const float* initial) {
-            if (!state) return;
-            for (int64_t j = 0; j < H; ++j) state[row * H + j] = initial ? initial[j] : 0;
+        auto begin = [&](float* state, const float* initial, int64_t width) {
+            for (int64_t j = 0; state && j < width; ++j)
+                state[row * width + j] = initial ? initial[j] : 0;
         };
-        begin(part->h, part->initial_h);
-        begin(part->c, part->initial_c);
+        begin(part->h, part->initial_h, part->job.n.R);
+        begin(part->c, part->initial_c, part->job.n.H);
     }
 }
 

@@ -39,10 +39,11 @@ enum class Form : int64_t { float32, bfloat16, int8 };
 struct StreamLayer {
     Spec spec;
     double epsilon;
-    int64_t inputs, units;
+    int64_t inputs, units, hidden;  // hidden: the width of h
     double take_h, take_c;  // zoneout: the shares of the new states
+    Clips<float> clips;
     Weights<float> weights;
-    const float *initial_h, *initial_c;  // (H), where a sequence begins; null: zeros
+    const float *initial_h, *initial_c;  // (R), (H), where a sequence begins; null: zeros
 };
 
 class Stream {
@@ -57,11 +58,12 @@ public:
     int64_t outputs() const;
     int64_t layers() const;
     int64_t units(int64_t layer) const;
+    int64_t hidden(int64_t layer) const;
     bool has_c(int64_t layer) const;
 
-    // y (T, B, H) from x (T, B, I), both dense; x may be y where they are of one size.
+    // y (T, B, R) from x (T, B, I), both dense; x may be y where they are of one size.
     void run(int64_t steps, const float* x, float* y);
-    // The states (B, H) of a layer; c is null where it has none.
+    // The states (B, R) and (B, H) of a layer; c is null where it has none.
     float *h(int64_t layer), *c(int64_t layer);
     // The initial states in a row of the batch.
     void reset(int64_t row);

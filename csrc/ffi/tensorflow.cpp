@@ -149,11 +149,12 @@ public:
             return status.fail(
                 "The inputs of a recurrence are of one dtype, flags bool; beside an x of half "
                 "precision all else is float32.");
-        if (shape_[x].size() != 3 || shape_[recurrent].size() != 2)
+        if (shape_[x].size() != 3 || shape_[kernel].size() != 2 || shape_[h0].size() != 2)
             return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
                                text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
         T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
-        I_ = shape_[x][2], H_ = shape_[recurrent][0], wide_ = node_.words[1] * H_;
+        I_ = shape_[x][2], H_ = shape_[kernel][1] / node_.words[1], wide_ = node_.words[1] * H_;
+        R_ = is_given(projection) ? shape_[h0].back() : H_;
         if (T_ < 1) return status.fail("A recurrence has one step or more; got T=0.");
         // the core reads its inputs unchecked
         for (int64_t name : node_.operands)
@@ -190,7 +191,7 @@ private:
     const char* pass(bool back) const {
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
-            T_, B_, I_, H_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
+            T_, B_, I_, H_, R_, moves(recurrent_mask), moves(candidate_mask), node_.batch_first, 0, 0, 0};
         return core_pass(back, int64_t(precision()), node_.words.data(), sizes, node_.numbers, at_,
                          node_.threads);
     }
@@ -212,23 +213,39 @@ private:
         const Shape& its = shape_[name];
         const bool factor = name == recurrent_mask || name == candidate_mask;
         const bool kept = name == c || name == xw || name == hu;
-        return its == expected(name) || (factor && its == Shape{B_, H_}) ||
+        const int64_t width = name == recurrent_mask ? R_ : H_;
+        return its == expected(name) || (factor && its == Shape{B_, width}) ||
                (kept && elements(its) == 0);
     }
 
     Shape expected(int64_t name) const {
         switch (name) {
             case kernel: return {I_, wide_};
-            case recurrent: return {H_, wide_};
+            case recurrent: return diagonal() ? Shape{H_} : Shape{R_, wide_};
             case gain_c: case shift_c: return {H_};
+            case peephole: return {(node_.words[1] - 1) * H_};
+            case gain_pre: case shift_pre: return {I_ + R_};
+            case gain_hidden: case shift_hidden: case projection_bias: return {R_};
+            case projection: return {H_, R_};
             case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
-            case h0: case c0: case reset_h: case reset_c: case h_last: case c_last: case dh_last: case dc_last: return {B_, H_};
+            case h0: case reset_h: case h_last: case dh_last: return {B_, R_};
+            case c0: case reset_c: case c_last: case dc_last: return {B_, H_};
             case mask: case reset: return {T_, B_};
             case xw: case hu: return {T_, B_, wide_};
-            case h: case c: case dh: case take_h: case take_c: case recurrent_mask:
-            case candidate_mask: return {T_, B_, H_};
+            case h: case dh: case take_h: case recurrent_mask: return {T_, B_, R_};
+            case c: case take_c: case candidate_mask: return {T_, B_, H_};
             default: return {wide_};
         }
+    }
+
+    bool diagonal() const {
+        Spec spec;
+        std::memcpy(&spec, node_.words.data(), sizeof spec);
+        return spec.diagonal;
+    }
+
+    bool is_given(int64_t name) const {
+        return std::count(node_.operands.begin(), node_.operands.end(), name) > 0;
     }
 
     static int64_t of_gradient(int64_t name) {
@@ -267,7 +284,7 @@ private:
     Shape shape_[arrays];
     void* at_[arrays] = {};
     int dtype_ = 0;
-    int64_t T_ = 0, B_ = 0, I_ = 0, H_ = 0, wide_ = 0;
+    int64_t T_ = 0, B_ = 0, I_ = 0, H_ = 0, R_ = 0, wide_ = 0;
     std::vector<Tensor> keep_;
     std::vector<Memory> again_;
 };

@@ -69,11 +69,11 @@ LNRNN_API lnrnn_status lnrnn_stream_new(lnrnn_file* file, int64_t batch, lnrnn_w
                                         lnrnn_stream** stream);
 LNRNN_API lnrnn_status lnrnn_stream_free(lnrnn_stream* stream);
 
-/* Rows B, numbers of inputs I and of outputs H, and of all states together. */
+/* Rows B, numbers of inputs I and of outputs R, and of all states together. */
 LNRNN_API lnrnn_status lnrnn_stream_sizes(lnrnn_stream* stream, int64_t* batch, int64_t* inputs,
                                           int64_t* outputs, int64_t* state);
 
-/* One step, y (B, H) from x (B, I); or `steps` steps, y (T, B, H) from x (T, B, I). */
+/* One step, y (B, R) from x (B, I); or `steps` steps, y (T, B, R) from x (T, B, I). */
 LNRNN_API lnrnn_status lnrnn_stream_step(lnrnn_stream* stream, const float* x, float* y);
 LNRNN_API lnrnn_status lnrnn_stream_run(lnrnn_stream* stream, int64_t steps, const float* x,
                                         float* y);
@@ -81,7 +81,7 @@ LNRNN_API lnrnn_status lnrnn_stream_run(lnrnn_stream* stream, int64_t steps, con
 /* As at the start: the states of a row, or of all rows with -1. */
 LNRNN_API lnrnn_status lnrnn_stream_reset(lnrnn_stream* stream, int64_t row);
 
-/* All states, layer after layer: h (B, H), and of an LSTM c (B, H) behind it. */
+/* All states, layer after layer: h (B, R), and of an LSTM c (B, H) behind it. */
 LNRNN_API lnrnn_status lnrnn_stream_get_state(lnrnn_stream* stream, float* state);
 LNRNN_API lnrnn_status lnrnn_stream_set_state(lnrnn_stream* stream, const float* state);
 

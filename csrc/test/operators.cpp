@@ -136,12 +136,13 @@ const char* pass(bool back, int64_t precision, const int64_t* words, const int64
     return nullptr;
 }
 
-constexpr int64_t T = 5, B = 3, I = 4, H = 7, G = 4, W = G * H;
+constexpr int64_t T = 5, B = 3, I = 4, H = 7, R = 6, G = 4, W = G * H;
 const std::map<int, Lengths> shapes = {
-    {kernel, {I, W}}, {recurrent, {H, W}}, {bias_x, {W}}, {gain_h, {W}}, {shift_c, {H}}, {gain_c, {H}},
-    {x, {T, B, I}}, {h0, {B, H}}, {c0, {B, H}}, {mask, {T, B}}, {recurrent_mask, {B, H}},
-    {h, {T, B, H}}, {c, {T, B, H}}, {xw, {T, B, W}}, {hu, {T, B, W}}, {h_last, {B, H}}, {c_last, {B, H}},
-    {dh, {T, B, H}}, {dh_last, {B, H}}, {dc_last, {B, H}}};
+    {kernel, {I, W}}, {recurrent, {R, W}}, {peephole, {3 * H}}, {gain_hidden, {R}},
+    {shift_hidden, {R}}, {projection, {H, R}}, {projection_bias, {R}}, {bias_x, {W}}, {gain_h, {W}}, {shift_c, {H}}, {gain_c, {H}},
+    {x, {T, B, I}}, {h0, {B, R}}, {c0, {B, H}}, {mask, {T, B}}, {recurrent_mask, {B, R}},
+    {h, {T, B, R}}, {c, {T, B, H}}, {xw, {T, B, W}}, {hu, {T, B, W}}, {h_last, {B, R}}, {c_last, {B, H}},
+    {dh, {T, B, R}}, {dh_last, {B, R}}, {dc_last, {B, H}}};
 
 int64_t product(const Lengths& shape) {
     int64_t n = 1;
@@ -185,11 +186,12 @@ struct Program {
         flags[4] = flags[7] = 0;
         Spec spec{};
         spec.cell = Cell::lstm, spec.gates = G, spec.cell_norm = CellNorm::output;
-        spec.sigma = Activation::sigmoid;
+        spec.sigma = Activation::sigmoid, spec.peephole = Peephole::after;
+        spec.projection = spec.hidden_norm = 1;
         for (int g = 0; g < max_gates; ++g) spec.x.of[g] = spec.sum.of[g] = -1, spec.h.of[g] = 0;
         Lengths words(spec_words), bits(scalar_words);
         std::memcpy(words.data(), &spec, sizeof spec);
-        const double scalars[] = {1, .9, 1e-5, 0};
+        const double scalars[] = {1, .9, 1e-5, 0, 0.8, 0, 0.5};
         std::memcpy(bits.data(), scalars, sizeof scalars);
         attributes = {{"spec", words}, {"numbers", bits}, {"options", {0, 2, 1 << 20}}};
     }
@@ -257,10 +259,12 @@ void check() {
     using Program = Program<Wide, Narrow>;
     Program program;
     const std::vector<int> inputs = {kernel, recurrent, bias_x, gain_h, gain_c, shift_c,
-                                     x,      h0,        c0,     mask,   recurrent_mask};
+                                     peephole, gain_hidden, shift_hidden, projection,
+                                     projection_bias, x,      h0,        c0,     mask,   recurrent_mask};
     const std::vector<int> outputs = {h, h_last, c_last, c, xw, hu};
     const std::vector<int> gradients = {dkernel, drecurrent, dbias_x, dgain_h, dgain_c,
-                                        dshift_c, dx,        dh0,     dc0};
+                                        dshift_c, dpeephole, dgain_hidden, dshift_hidden,
+                                        dprojection, dprojection_bias, dx,        dh0,     dc0};
     auto joined = [](std::vector<int> a, const std::vector<int>& b) {
         a.insert(a.end(), b.begin(), b.end());
         return a;

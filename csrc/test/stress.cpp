@@ -60,24 +60,42 @@ struct Arrays {
 Spec spec_of(std::mt19937& random) {
     Spec s{};
     s.cell = Cell(random() % 3);
-    s.gates = s.is(Cell::simple) ? 1 : s.is(Cell::gru) ? 3 : 3 + random() % 2;
+    s.reset = s.is(Cell::gru) ? Reset(random() % 5) : Reset::after;
+    s.gates = s.is(Cell::simple) ? 1 : s.is(Cell::lstm) ? 3 + random() % 2
+              : s.reset == Reset::none ? 2 : 2 + random() % 2;
     s.rms = random() % 4 == 0;
     s.epsilon_at_root = random() % 4 == 0;
     s.cell_norm = s.is(Cell::lstm) ? CellNorm(random() % 5) : CellNorm::none;
-    s.reset = s.is(Cell::gru) ? Reset(random() % 4) : Reset::after;
     s.keep = random() % 2;
     s.phi = random() % 2 ? Activation::tanh : Activation(random() % 6);
     s.sigma = random() % 2 ? Activation::sigmoid : Activation(random() % 6);
     s.psi = Activation::tanh;
-    const int where = random() % 3;  // x and h, sum, or none
+    if (s.is(Cell::lstm)) {
+        s.capped = !s.coupled() && random() % 3 == 0;
+        s.peephole = Peephole(random() % 3);
+        s.peephole_in_cell = s.peephole == Peephole::after && random() % 2;
+        s.clip_at = ClipAt(random() % 4);
+        if (s.clip_at == ClipAt::after_norm) s.cell_norm = CellNorm::carry;
+        s.projection = random() % 3 == 0;
+    }
+    s.hidden_norm = random() % 4 == 0;
+    s.diagonal = s.is(Cell::simple) && random() % 3 == 0;
+    // norms of x and h, of the sum, of [x, h], or none
+    int where = random() % 4;
+    if (s.peephole == Peephole::inside) where = 1;
+    if (s.diagonal && where > 0) where = 3;
+    if (s.two_products() && where == 2) where = 3;
+    s.pre = where == 2;
     for (int g = 0; g < max_gates; ++g) {
         const int64_t group = g < s.gates ? g : -1;
-        s.x.of[g] = s.h.of[g] = where == 0 ? group : -1;
+        s.x.of[g] = where == 0 ? group : -1;
+        s.h.of[g] = where == 0 && !s.diagonal ? group : -1;
         s.sum.of[g] = where == 1 && !s.apart(g) ? group : -1;
     }
     if (s.is(Cell::gru) && s.reset == Reset::inside) {
+        s.pre = 0;
         for (int g = 0; g < max_gates; ++g) s.x.of[g] = s.h.of[g] = s.sum.of[g] = -1;
-        s.sum.of[2] = 0;
+        s.sum.of[s.gates - 1] = 0;
     }
     return s;
 }
@@ -92,14 +110,16 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
     if (tame) spec.phi = Activation::tanh, spec.sigma = Activation::sigmoid;
     const int64_t T_ = several ? 40 + random() % 60 : 1 + random() % 6, B = 1 + random() % 9;
     const int64_t I = 1 + random() % 23, H = 1 + random() % 37;
+    const int64_t R = spec.projection ? 1 + random() % 43 : H;
     const int64_t wide = spec.gates * H, rows = T_ * B;
     const bool lstm = spec.is(Cell::lstm);
     Arrays<T, S> a;
     a.owned.reserve(arrays), a.narrow.reserve(arrays), a.flags.reserve(2);
     a.add(kernel, I * wide, random, true), a.add(dkernel, I * wide, random, false);
-    T* U = a.add(recurrent, H * wide, random, true);
-    for (int64_t i = 0; tame && i < H * wide; ++i) U[i] /= T(H);
-    a.add(drecurrent, H * wide, random, false);
+    const int64_t size_U = spec.diagonal ? H : R * wide;
+    T* U = a.add(recurrent, size_U, random, true);
+    for (int64_t i = 0; tame && !spec.diagonal && i < size_U; ++i) U[i] /= T(R);
+    a.add(drecurrent, size_U, random, false);
     if (random() % 2) a.add(bias_x, wide, random, true), a.add(dbias_x, wide, random, false);
     if (random() % 2) a.add(bias_h, wide, random, true), a.add(dbias_h, wide, random, false);
     auto affine = [&](const Groups& groups, Array gain, Array shift, Array dgain, Array dshift) {
@@ -116,32 +136,45 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
         a.add(gain_c, H, random, true), a.add(dgain_c, H, random, false);
         a.add(shift_c, H, random, true), a.add(dshift_c, H, random, false);
     }
+    auto both = [&](Array weight, Array gradient, int64_t n) {
+        a.add(weight, n, random, true), a.add(gradient, n, random, false);
+    };
+    if (spec.peephole != Peephole::none)
+        both(peephole, dpeephole, (spec.coupled() ? 2 : 3) * H);
+    if (spec.pre) both(gain_pre, dgain_pre, I + R), both(shift_pre, dshift_pre, I + R);
+    if (spec.hidden_norm)
+        both(gain_hidden, dgain_hidden, R), both(shift_hidden, dshift_hidden, R);
+    if (spec.projection) both(projection, dprojection, H * R);
+    if (spec.projection && random() % 2) both(projection_bias, dprojection_bias, R);
     a.add_long(x, rows * I, random, true);
-    a.add(h0, B * H, random, true);
+    a.add(h0, B * R, random, true);
     if (lstm) a.add(c0, B * H, random, true);
     const bool resets_to_states = random() % 2;
-    if (resets_to_states) a.add(reset_h, B * H, random, true);
+    if (resets_to_states) a.add(reset_h, B * R, random, true);
     if (resets_to_states && lstm) a.add(reset_c, B * H, random, true);
     if (random() % 2) a.add_flags(mask, rows, random);
     if (random() % 2) a.add_flags(reset, rows, random);
-    if (random() % 2) a.add(take_h, rows * H, random, true);
-    if (random() % 2) a.add(recurrent_mask, B * H, random, true);
+    if (random() % 2) a.add(take_h, rows * R, random, true);
+    if (random() % 2) a.add(recurrent_mask, B * R, random, true);
     if (random() % 2) a.add(candidate_mask, rows * H, random, true);
-    a.add_long(h, rows * H, random, false);
+    a.add_long(h, rows * R, random, false);
     if (lstm) a.add(c, rows * H, random, false), a.add(c_last, B * H, random, false);
     if (random() % 2) a.add_long(xw, rows * wide, random, false);
     if (random() % 2) a.add_long(hu, rows * wide, random, false);
-    a.add(h_last, B * H, random, false);
+    a.add(h_last, B * R, random, false);
     auto maybe = [&] { return int64_t(random() % 2); };
-    const Numbers n = {T_, B, I, H, 0, 1, maybe(), maybe(), maybe(), rounding, 1, 0.9,
-                       tame ? 1 : 1e-5, random() % 3 ? 0 : 0.5};
+    auto bound = [&] { return random() % 2 ? 0.5 : 0.0; };
+    const bool clips = lstm || (spec.is(Cell::gru) && spec.reset != Reset::none);
+    const Numbers n = {T_, B, I, H, R, 0, 1, maybe(), maybe(), maybe(), rounding, 1, 0.9,
+                       tame ? 1 : 1e-5, random() % 3 ? 0 : 0.5, clips ? bound() : 0,
+                       lstm ? bound() : 0, spec.projection ? bound() : 0};
     OwnPool pool(1 + random() % 3);
     call(*chosen(), precision, false, spec, n, a.at, pool);
-    a.add_long(dh, rows * H, random, true), a.add(dh_last, B * H, random, true);
+    a.add_long(dh, rows * R, random, true), a.add(dh_last, B * R, random, true);
     if (random() % 4) a.add_long(dx, rows * I, random, false);
-    a.add(dh0, B * H, random, false);
+    a.add(dh0, B * R, random, false);
     if (lstm) a.add(dc0, B * H, random, false);
-    if (resets_to_states) a.add(dreset_h, B * H, random, false);
+    if (resets_to_states) a.add(dreset_h, B * R, random, false);
     if (resets_to_states && lstm) a.add(dreset_c, B * H, random, false);
     call(*chosen(), precision, true, spec, n, a.at, pool);
     const auto first = a.owned;

@@ -327,9 +327,10 @@ def _parser() -> argparse.ArgumentParser:
         "--task",
         choices=tuple(TASKS),
         default="sequence",
-        help="sequence: a layer forward, and with its gradients; packed: sequences of T to T / 2 "
-        "steps, from PyTorch; step: one step of a stream, from PyTorch; fit: a Keras model in fit "
-        "and predict (default: sequence)",
+        help="sequence: a layer forward, and with its gradients; projected: an LSTM that "
+        "projects h to H / 2, from PyTorch; packed: sequences of T to T / 2 steps, from PyTorch; "
+        "step: one step of a stream, from PyTorch; fit: a Keras model in fit and predict "
+        "(default: sequence)",
     )
     bench.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="(default: lstm)")
     bench.add_argument(

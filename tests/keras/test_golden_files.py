@@ -12,7 +12,6 @@ import keras
 import pytest
 
 from lnrnn.engines import runs
-from lnrnn.engines.native import call
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parents[1] / "golden"
@@ -37,6 +36,5 @@ def test_file(path: Path) -> None:
     before = runs(), runs(backward=True)
     assert golden.compare(file, adapters.choose(frontend="keras")) is None
     ran = runs() - before[0], runs(backward=True) - before[1]
-    native = call.refusal(file.variant) is None
-    assert set(ran[0]) == {("native" if native else "portable", keras.backend.backend())}
-    assert ran[1] or not native or not any(one.has_loss for one in file.passes())
+    assert set(ran[0]) == {("native", keras.backend.backend())}
+    assert ran[1] or not any(one.has_loss for one in file.passes())

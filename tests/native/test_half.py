@@ -24,20 +24,21 @@ import tensorflow as tf
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_core import LSTM, OPTIONS, SUPPORTED, by_reference, draw
+from test_core import LSTM, OPTIONS, by_reference, draw
 
 import lnrnn.reference.sequence
 from lnrnn import engines
 from lnrnn.engines import select
-from lnrnn.engines.native import call, core
+from lnrnn.engines.native import core
 from lnrnn.testing import adapters, golden
+from lnrnn.testing.cases import VARIANTS
 from lnrnn.testing.tolerances import assert_close
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM
 from lnrnn.variant import Variant
 
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-HASTE = SUPPORTED["lstm_x_h_cell_output"]
+HASTE = VARIANTS["lstm_x_h_cell_output"]
 
 
 def rounded(v, dtype: str = "bfloat16") -> np.ndarray:
@@ -93,13 +94,21 @@ def rounded_products(dtype: str) -> Iterator[None]:
         module.np = np
 
 
+def each(options: dict[str, Any], make) -> dict[str, Any]:
+    """Options with other arrays, also of those that are lists of them."""
+
+    def made(v):
+        if isinstance(v, list):
+            return [made(one) for one in v]
+        return make(v) if isinstance(v, np.ndarray) else v
+
+    return {name: made(value) for name, value in options.items()}
+
+
 def prepared(drawn, dtype: str) -> tuple[Any, ...]:
     """What `draw` gives, with all that comes in half precision rounded beforehand."""
     params, x, states, options, weigh = drawn
-    factors = {
-        n: rounded(v, dtype) if isinstance(v, np.ndarray) and v.dtype != bool else v
-        for n, v in options.items()
-    }
+    factors = each(options, lambda v: v if v.dtype == bool else rounded(v, dtype))
     return (
         {n: p.astype(np.float32).astype(np.float64) for n, p in params.items()},
         rounded(x, dtype),
@@ -128,7 +137,7 @@ def by_core(variant, drawn, dtype: str, engine: str = "native") -> dict[str, np.
     resets = dict(zip(("reset_h", "reset_c"), options.get("reset_states", ()), strict=False))
     leaves |= {n: tensor(v) for n, v in resets.items()}
     leaves = {n: v.requires_grad_() for n, v in leaves.items()}
-    given = {n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    given = each(options, tensor)
     if resets:
         given["reset_states"] = tuple(leaves[n] for n in resets)
     y, final = sequence(engine, variant, dtype)(
@@ -180,8 +189,15 @@ def error(found, expected, gradients: bool, least: float = 1e-12) -> float:
 ONE_ROUNDING = {"bfloat16": 2.0**-9, "float16": 2.0**-12}
 
 
+def allowed(variant) -> float:
+    """Times the yardstick's error; where a derivative jumps, a rounding on either side turns it."""
+    bounds = (variant.cell_clip, variant.hidden_clip, variant.projection_clip)
+    jumps = variant.activation == "relu" or variant.capped or any(bounds)
+    return 2.5 if jumps else 1.3
+
+
 def check(variant, dtype: str, *draws) -> None:
-    """The errors are at most 1.3 times the yardstick's, over one draw or several."""
+    """The errors are near the yardstick's, over one draw or several."""
     expected, found, model = {}, {}, {}
     for i, one in enumerate(draws):
         drawn = prepared(one, dtype)
@@ -192,15 +208,15 @@ def check(variant, dtype: str, *draws) -> None:
         ):
             total |= {f"{name} {i}": value for name, value in part.items()}
     for gradients in (False, True):
-        allowed = 1.3 * error(model, expected, gradients, ONE_ROUNDING[dtype])
-        assert error(found, expected, gradients) <= allowed
+        most = allowed(variant) * error(model, expected, gradients, ONE_ROUNDING[dtype])
+        assert error(found, expected, gradients) <= most
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("options", [(), OPTIONS], ids=["plain", "all_options"])
 @each_dtype
 def test_every_variant(name, options, dtype):
-    variant = SUPPORTED[name]
+    variant = VARIANTS[name]
     check(variant, dtype, *(draw(variant, seed, 12, 8, 24, 33, options) for seed in range(8)))
 
 
@@ -232,7 +248,7 @@ def test_any_shape_beside_single_precision(name, seed, steps, batch, inputs, uni
 
     Of weights with which the yardstick itself loses gradients nothing is asked.
     """
-    variant = SUPPORTED[name]
+    variant = VARIANTS[name]
     params, *rest = prepared(
         draw(variant, seed, steps, batch, inputs, units, sorted(options)), dtype
     )
@@ -317,15 +333,15 @@ def test_a_bias_is_not_rounded_with_what_is_kept(name, kept, monkeypatch):
 
     if not kept:
         monkeypatch.setattr(torch_op, "_MOST_SAVED", 0)
-    params, *rest = prepared(draw(SUPPORTED[name], 5, 6, 9, 16, 33), "bfloat16")
+    params, *rest = prepared(draw(VARIANTS[name], 5, 6, 9, 16, 33), "bfloat16")
     params |= {n: params[n] + 64.0 for n in ("bias_x", "bias_h")}
-    check(SUPPORTED[name], "bfloat16", (params, *rest))
+    check(VARIANTS[name], "bfloat16", (params, *rest))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_long_memory_is_kept(cell):
     """States are carried in float32: 1000 steps with a gate near 1 lose nothing by rounding."""
-    variant = SUPPORTED["lstm_x_h_cell_output" if cell == "lstm" else "gru_x_h"]
+    variant = VARIANTS["lstm_x_h_cell_output" if cell == "lstm" else "gru_x_h"]
     if cell == "lstm":
         variant = variant.replace(forget_bias=5.0)
     else:
@@ -341,7 +357,7 @@ def test_sequences_of_several_chunks(name, kept, monkeypatch):
     if not kept:
         monkeypatch.setattr(torch_op, "_MOST_SAVED", 0)
     for steps, batch in ((70, 5), (3, 270)):
-        check(SUPPORTED[name], "bfloat16", draw(SUPPORTED[name], 8, steps, batch, 3, 17, OPTIONS))
+        check(VARIANTS[name], "bfloat16", draw(VARIANTS[name], 8, steps, batch, 3, 17, OPTIONS))
 
 
 def test_what_is_not_finite_travels():
@@ -355,7 +371,7 @@ def test_what_is_not_finite_travels():
 
 @each_dtype
 def test_subnormal_numbers_and_zero_prefixes(dtype):
-    variant = SUPPORTED["lstm_x_h_cell_output"].replace(epsilon=1e-3)
+    variant = VARIANTS["lstm_x_h_cell_output"].replace(epsilon=1e-3)
     params, x, states, options, weigh = prepared(draw(variant, 6, 6, 3, 7, 33), dtype)
     x[:2] = 0.0
     x[2] *= 2.0**-130 if dtype == "bfloat16" else 2.0**-20
@@ -418,7 +434,7 @@ def test_jax_arrays(dtype):
         v = np.asarray(v)
         return jnp.asarray(v) if v.dtype == bool else jnp.asarray(v, jnp.float32).astype(dtype)
 
-    given = {n: array(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    given = each(options, array)
     weights = {n: jnp.asarray(p, jnp.float32) for n, p in params.items()}
 
     def loss(weights, x):
@@ -457,7 +473,7 @@ def test_tensorflow_tensors(dtype, graph):
         v = np.asarray(v)
         return tf.constant(v) if v.dtype == bool else tf.cast(tf.constant(v, tf.float32), dtype)
 
-    given = {n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    given = each(options, tensor)
     leaves = {n: tf.constant(p, tf.float32) for n, p in params.items()}
     leaves |= {n: tensor(v) for n, v in zip(("x", "h0", "c0"), (x, *states), strict=True)}
 
@@ -566,7 +582,7 @@ def test_every_instruction_set(isa):
         "import sys; sys.path.insert(0, sys.argv[1]); import test_half as t; "
         "from lnrnn.engines.native import core; print(core.instruction_set()); "
         "[t.check(v, d, t.draw(v, 1, 5, 9, 40, 33, t.OPTIONS)) "
-        "for d in t.DTYPES for v in list(t.SUPPORTED.values())[::6]]; "
+        "for d in t.DTYPES for v in list(t.VARIANTS.values())[::6]]; "
         "t.test_a_product_of_small_integers_is_exact((33, 31)); "
         "t.test_what_is_not_finite_travels(); "
         "t.test_single_precision_with_rounded_products()"
@@ -584,15 +600,15 @@ def test_every_instruction_set(isa):
 def divided(threads: int) -> int:
     """Arrays in which bits differ from those of one thread, after all were compared with them."""
     differences = 0
-    for i, name in enumerate(SUPPORTED):
+    for i, name in enumerate(VARIANTS):
         # one part of the units or several, some of none, and more rows than meet at a time
         batch, units = (3, 33) if i % 3 else (18, 70)
-        drawn = draw(SUPPORTED[name], i, 3, batch, 7, units, OPTIONS if i % 2 else ())
+        drawn = draw(VARIANTS[name], i, 3, batch, 7, units, OPTIONS if i % 2 else ())
         for dtype in ("float32", "bfloat16") if i % 4 == 0 else ("float32",):
             runs = []
             for n in (1, threads, threads):
                 torch.set_num_threads(n)
-                runs.append(by_core(SUPPORTED[name], prepared(drawn, "bfloat16"), dtype))
+                runs.append(by_core(VARIANTS[name], prepared(drawn, "bfloat16"), dtype))
             for n, alone in runs[0].items():
                 assert np.array_equal(runs[1][n], runs[2][n]), (name, n)
                 assert_close(f"{name} {n}", runs[1][n], alone, dtype, gradient="gradient" in n)
@@ -641,7 +657,7 @@ FILES = Path(__file__).parents[1] / "golden"
 
 
 def test_golden_files():
-    """Each in the precision of the table, and its errors within 1.3 times the yardstick's.
+    """Each in the precision of the table, unless a derivative jumps; errors near the yardstick's.
 
     The errors of one run of a few units are a matter of luck, of the yardstick's as of ours: they
     are those of eight, the file's own and seven with noise on its inputs, states and loss.
@@ -652,10 +668,10 @@ def test_golden_files():
     count = 0
     for path in golden.find([FILES]):
         file = golden.read(path)
-        if file is None or call.refusal(file.variant) or file.name.endswith("f32"):
+        if file is None or file.name.endswith("f32"):
             continue
         narrow = dataclasses.replace(file, dtype="bfloat16")
-        for one in (compute, on_tensorflow):
+        for one in (compute, on_tensorflow) if allowed(file.variant) == 1.3 else ():
             failures |= {file.name: why} if (why := golden.compare(narrow, one)) else {}
         params = file.dialect.to_canonical(file.under("w/"))
         params = {n: p.astype(np.float32).astype(np.float64) for n, p in params.items()}
@@ -680,7 +696,7 @@ def test_golden_files():
         for gradients in (False, True):
             yardstick = error(model, expected, gradients, ONE_ROUNDING["bfloat16"])
             ratio = error(found, expected, gradients) / yardstick
-            if ratio > 1.3:
+            if ratio > allowed(file.variant):
                 failures[f"{file.name}, gradients: {gradients}"] = ratio
         count += 1
     assert not failures and count > 70

@@ -13,6 +13,7 @@ import torch
 
 from lnrnn import Variant
 from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.native import core
 from lnrnn.variant import Norm
 
 T, B, INPUTS, H = 3, 2, 5, 4
@@ -53,3 +54,55 @@ def test_inputs_that_do_not_fit(framework: str, wrong: str) -> None:
     # in TensorFlow's runtime a ValueError becomes an error of its own
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=sentence):
         op.recurrence(VARIANT, Numbers(), inputs)
+
+
+def test_an_older_jaxlib_is_not_given_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With handlers of a newer interface than its own JAX would not start, for any program."""
+    cpu = ("jax", "cpu")
+    assert core.refusal_on(*cpu) is None
+    monkeypatch.setattr(core, "xla_version", lambda: (0, 0))
+    assert "jaxlib has 0.0: install a newer jaxlib" in str(core.refusal_on(*cpu))
+    # one that does not tell may fit
+    monkeypatch.setattr(core, "xla_version", lambda: None)
+    assert core.refusal_on(*cpu) is None
+
+
+RICH = Variant(
+    cell="lstm", norms=(Norm("pre"),), peephole="after", projection=True, hidden_norm=True
+)
+
+
+@pytest.mark.parametrize("framework", TENSOR)
+def test_weights_of_options_that_do_not_fit(framework: str) -> None:
+    random = np.random.default_rng(5)
+    hidden, wide = 3, 4 * H
+    shapes = {
+        "kernel": (INPUTS, wide),
+        "recurrent": (hidden, wide),
+        "peephole": (3 * H,),
+        "gain_pre": (INPUTS + hidden,),
+        "gain_hidden": (hidden,),
+        "projection": (H, hidden),
+        "x": (T, B, INPUTS),
+        "h0": (B, hidden),
+        "c0": (B, H),
+        "take_h": (T, B, hidden),
+    }
+    given = {n: random.normal(size=s).astype(np.float32) for n, s in shapes.items()}
+    op: Any = import_module(f"lnrnn.engines.native.{framework}_op")
+
+    def run(given: dict[str, np.ndarray]) -> Any:
+        tensors = {n: TENSOR[framework](v) for n, v in given.items()}
+        return op.recurrence(
+            RICH,
+            Numbers(),
+            Inputs(*(tensors.get(n) for n in Inputs._fields)),  # pyright: ignore
+        )
+
+    assert np.isfinite(np.asarray(run(given)[0])).all()
+    for name in shapes:
+        if name in ("kernel", "x"):  # whose sizes are those that the others are compared with
+            continue
+        spoiled = given | {name: given[name][..., :-1]}
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="has the shape"):
+            run(spoiled)

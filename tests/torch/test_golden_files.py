@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from lnrnn.engines import runs
-from lnrnn.engines.native import call
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parents[1] / "golden"
@@ -45,8 +44,7 @@ def test_file(path: Path) -> None:
     assert file is not None
     before = runs()
     assert golden.compare(file, adapters.choose(frontend="torch")) is None
-    engine = "native" if call.refusal(file.variant) is None else "portable"
-    assert set(runs() - before) == {(engine, "torch")}
+    assert set(runs() - before) == {("native", "torch")}
 
 
 @pytest.mark.parametrize("dialect", FIRST)

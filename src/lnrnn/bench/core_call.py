@@ -31,7 +31,7 @@ def competitor(framework: str, threads: int) -> Competitor:
         forward = call.listed({n: p for n, p in kept.items() if n not in call.KEPT})
         training = call.listed(kept)
         backward = call.listed({n: p for n, p in at.items() if not n.endswith("_last")})
-        sizes = call.sizes(inputs)
+        sizes = call.sizes(cell, inputs)
 
         def run(addresses: list[int], back: bool) -> None:
             core.run(

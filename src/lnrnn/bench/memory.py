@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lnrnn.bench.settings import Point, Settings
+from lnrnn.bench.settings import TASKS, Point, Settings
 
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # glibc gives large blocks back when they are freed, so that the next pass does not find them
@@ -84,7 +84,7 @@ def main(argument: str) -> None:
     competitor = next(c for c in program.competitors(settings) if c.name == name)
     rows = []
     for point in filter(competitor.at, points):
-        runs = competitor.build(Problem(settings.cell, point))
+        runs = competitor.build(Problem(settings.cell, point, TASKS[settings.task].projected))
         rows += [(point, call, peak(run)) for call, run in runs.calls.items()]
     Path(file).write_text(json.dumps(rows))
 

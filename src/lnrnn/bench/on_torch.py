@@ -41,8 +41,10 @@ def competitors(settings: Settings) -> list[Competitor]:
     """What is measured from PyTorch without Keras."""
     if settings.task == "step":
         return _steps(settings)
-    packed = settings.task == "packed"
+    packed, projected = settings.task == "packed", settings.task == "projected"
     found = _modules(settings.cell, settings.dtype, _packed if packed else _module)
+    if projected:
+        return found
     if settings.dtype == "float32":
         found.append(Competitor("TorchScript loop", NORMALISED, lambda p: _scripted(p, packed)))
         if settings.compiled:
@@ -155,13 +157,20 @@ def _in(dtype: str) -> Any:
 def _ours(problem: Problem, kind: str, engine: str) -> Any:
     make = _MODULES[problem.cell][0]
     variant = None if kind == NORMALISED else "none"
-    module = make(problem.point.units, problem.point.units, variant=variant, engine=engine)
+    module = make(
+        problem.point.units, problem.point.units, variant=variant, engine=engine, **_sizes(problem)
+    )
     module.load_params(problem.params[kind])
     return module
 
 
+def _sizes(problem: Problem) -> dict[str, int]:
+    return {"proj_size": problem.hidden} if problem.projected else {}
+
+
 def _stock(problem: Problem) -> Any:
-    module = _MODULES[problem.cell][1](problem.point.units, problem.point.units)
+    make, units = _MODULES[problem.cell][1], problem.point.units
+    module = make(units, units, **_sizes(problem))
     module.load_state_dict(_ours(problem, PLAIN, "portable").state_dict())
     return module
 

@@ -27,22 +27,26 @@ class Problem:
     Args:
         cell: `"lstm"`, `"gru"` or `"simple"`.
         point: T, B, H.
+        projected: whether h is projected to R, half of the units; of an LSTM.
     """
 
-    def __init__(self, cell: str, point: Point) -> None:
-        self.cell, self.point = cell, point
+    def __init__(self, cell: str, point: Point, projected: bool = False) -> None:
+        self.cell, self.point, self.projected = cell, point, projected
         self.variants: dict[str, Variant] = {
             NORMALISED: families.find(FAMILIES[cell], None)[0],
             PLAIN: families.plain(FAMILIES[cell]),
         }
+        if projected:
+            self.variants = {k: v.replace(projection=True) for k, v in self.variants.items()}
+        self.hidden = max(point.units // 2, 1) if projected else point.units  # R
         rng = np.random.default_rng(0)
         self.x: Array = rng.standard_normal(point, np.float32)  # (T, B, I)
-        self.dy: Array = rng.standard_normal(point, np.float32)  # (T, B, H)
+        self.dy: Array = rng.standard_normal((*point[:2], self.hidden), np.float32)  # (T, B, R)
         # from T down to T / 2, and which steps of the batch they leave, (T, B, 1)
         self.lengths: Array = np.linspace(point.steps, (point.steps + 1) // 2, point.batch)
         self.lengths = self.lengths.astype(np.int64)
         self.valid: Array = (np.arange(point.steps)[:, None] < self.lengths)[..., None]
-        sizes = Sizes(point.units, point.units, point.units)
+        sizes = Sizes(point.units, point.units, self.hidden)
         self.params = {
             kind: {
                 name: (value * _RECURRENT.get(name, 1.0)).astype(np.float32)

@@ -62,6 +62,8 @@ def bench(
     longer = [p for p in points if p.steps > 1]
     if task == "step" and longer:
         raise UserError(f"--task step is one step, a point 1,B,H; got {longer[0]} in --grid.")
+    if TASKS[task].projected and options["cell"] != "lstm":
+        raise UserError(f"--task {task} is of an lstm; got {options['cell']!r} as --cell.")
     if core.missing():
         raise UserError(f"The native engine cannot be measured: {core.missing()}.")
     folder = out or Path("runs", time.strftime("bench-%Y%m%d-%H%M%S"))
@@ -158,7 +160,8 @@ def _one(settings: Settings) -> Measurement:
                 peaks[competitor.name] = memory.of(settings, competitor.name)
     for point in points:
         here = [c for c in every if c.at(point)]
-        new = _rows(Problem(settings.cell, point), here, settings, peaks)
+        of_point = Problem(settings.cell, point, task.projected)
+        new = _rows(of_point, here, settings, peaks)
         report.show(point, new)
         result.rows.extend(new)
     report.show_summary(result.rows)

@@ -52,16 +52,19 @@ class Task(NamedTuple):
         points: the grid where none is given.
         frameworks: that it is measured on.
         memory: whether peak memory is measured.
+        projected: whether h is projected to half of the units, of an LSTM.
     """
 
     calls: tuple[str, ...]
     points: tuple[Point, ...]
     frameworks: tuple[str, ...] = BACKENDS
     memory: bool = False
+    projected: bool = False
 
 
 TASKS = {
     "sequence": Task(("forward", "training"), SMALL, memory=True),
+    "projected": Task(("forward", "training"), (Point(100, 32, 256),), ("torch",), projected=True),
     "packed": Task(("forward", "training"), _BATCHES, ("torch",), memory=True),
     "step": Task(
         ("step",),

@@ -100,12 +100,11 @@ class Native:
     name = "native"
 
     def supports(self, request: Request) -> Yes | No:
-        """Yes on a CPU, for variants that the C++ core computes."""
-        from lnrnn.engines.native import call, core
+        """Yes on a CPU, for every variant."""
+        from lnrnn.engines.native import core
 
         reason = (
             core.missing()
-            or call.refusal(request.variant)
             or core.refusal_on(request.framework, request.device)
             or core.refusal_of(request.dtype)
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from lnrnn.convert import Checkpoint, Weights, collect, load
 from lnrnn.convert.weights import inside, is_layer
-from lnrnn.engines.native import call, core
+from lnrnn.engines.native import core
 
 # layers of Keras and PyTorch that give what they get, in inference
 _SILENT = {
@@ -30,16 +30,11 @@ def checkpoint_of(source: Any) -> Checkpoint:
     else:
         _refuse_others(source)
         found = collect(source)
-    for path, weights in found.items():
+    for path in found:
         if path.endswith("reverse"):
             raise ValueError(
                 "The reverse direction begins at the end of a sequence, which a stream never "
                 f"sees; got the layer {path}: use layers of one direction."
-            )
-        if reason := call.refusal(weights.variant):
-            raise ValueError(
-                f"A stream computes what the native engine does, and {reason}; got the layer "
-                f"{path}: call `step` of the module, or choose another variant."
             )
     return found
 

@@ -44,8 +44,8 @@ class Stream:
         writes into it and returns it, and allocates nothing.  x is float32.
 
     Raises:
-        ValueError: layers of both directions, a variant that the native engine does not compute,
-            another layer in a model; and in a call, another shape or dtype than these.
+        ValueError: layers of both directions, another layer in a model; and in a call, another
+            shape or dtype than these.
 
     Example:
         >>> import numpy as np
@@ -66,7 +66,9 @@ class Stream:
         file = b"".join(pieces(*contents(Checkpoint(dict(found)), {})))
         self._core = core.stream(file, int(batch), FORMS.index(weights))
         self._shapes = [
-            tuple((int(batch), layer.sizes.hidden) for _ in layer.variant.states)
+            ((int(batch), layer.sizes.hidden), (int(batch), layer.sizes.units))[
+                : len(layer.variant.states)
+            ]
             for layer in found.values()
         ]
         self.batch = int(batch)
@@ -117,7 +119,7 @@ class Stream:
 
     @property
     def state(self) -> State:
-        """A copy of the states: for each layer (h,), or of an LSTM (h, c), of (B, H) each.
+        """A copy of the states: for each layer (h,), or of an LSTM (h, c): h (B, R), c (B, H).
 
         May be set, from arrays of these shapes.
         """

@@ -70,19 +70,21 @@ def _stream(
         return None
     weights = list(params.values())
     given = [x, *states, *weights]
-    shape = (x.shape[0], params["recurrent_kernel"].shape[0])
+    recurrent = params["recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"]
+    units = params["kernel"].shape[1] // len(variant.gates)
+    widths = (recurrent.shape[0], units)
     if (
         not torch_op.is_plain(given)
         or any(t.dtype != torch.float32 for t in given)
         or not all(torch_op.is_dense(t) for t in weights)
-        or any(tuple(s.shape) != shape for s in states)
+        or any(tuple(s.shape) != (x.shape[0], n) for s, n in zip(states, widths, strict=False))
         or x.dim() != 2
         or x.shape[1] != params["kernel"].shape[0]
         or x.shape[0] == 0
     ):
         return None
     gates = options.get("gates") or variant.gates
-    of_kernels = (params["kernel"].data_ptr(), params["recurrent_kernel"].data_ptr())
+    of_kernels = (params["kernel"].data_ptr(), recurrent.data_ptr())
     key = (id(variant), of_kernels, gates, take_h, take_c, x.shape[0])
     seen = core.fingerprint([(t.data_ptr(), 4 * t.numel()) for t in weights])
     with _lock:

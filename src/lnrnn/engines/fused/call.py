@@ -28,6 +28,13 @@ class Inputs(NamedTuple):
     shift_sum: Array | None
     gain_c: Array | None
     shift_c: Array | None
+    peephole: Array | None
+    gain_pre: Array | None
+    shift_pre: Array | None
+    gain_hidden: Array | None
+    shift_hidden: Array | None
+    projection: Array | None
+    projection_bias: Array | None
     x: Array
     h0: Array
     c0: Array | None
@@ -42,7 +49,7 @@ class Inputs(NamedTuple):
 
 
 WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
-VECTORS = WEIGHTS[2:]
+VECTORS = WEIGHTS[2 : WEIGHTS.index("peephole")]
 DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0", "reset_h", "reset_c")
 FLAGS = ("mask", "reset")
 HALVES = ("bfloat16", "float16")
@@ -57,12 +64,18 @@ class Numbers(NamedTuple):
         take_c: the same of c.
         epsilon: of the norms.
         clip: bound on the derivatives that return at each step; 0 is none.
+        cell_clip: bound on the cell, or on the new h of a cell without; 0 is none.
+        hidden_clip: bound on the h that enters; 0 is none.
+        projection_clip: bound on the projected h; 0 is none.
     """
 
     take_h: float = 1.0
     take_c: float = 1.0
     epsilon: float = 1e-5
     clip: float = 0.0
+    cell_clip: float = 0.0
+    hidden_clip: float = 0.0
+    projection_clip: float = 0.0
 
 
 class Shape(Protocol):
@@ -76,6 +89,11 @@ class Shape(Protocol):
     @property
     def lstm(self) -> bool:
         """Whether there is a c."""
+        ...
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether h is multiplied by a vector and not by a matrix."""
         ...
 
 
@@ -116,17 +134,27 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
     wide_dtype = single if name in HALVES else dtype
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
+    hidden = a.h0[0][-1] if a.projection and a.h0[0] else units  # R
     sequence, state = (steps, batch, units), (batch, units)
+    sequence_h, state_h = (steps, batch, hidden), (batch, hidden)
+    joint = (inputs if None in (inputs, hidden) else inputs + hidden,)
     fits: dict[str, tuple[tuple[int, ...], ...]] = {
         "kernel": ((inputs, wide),),
-        "recurrent": ((units, wide),),
+        "recurrent": ((units,) if cell.diagonal else (hidden, wide),),
         **dict.fromkeys(VECTORS, ((wide,),)),
         **dict.fromkeys(("gain_c", "shift_c"), ((units,),)),
+        "peephole": (((cell.gates - 1) * units,),),
+        **dict.fromkeys(("gain_pre", "shift_pre"), (joint,)),
+        **dict.fromkeys(("gain_hidden", "shift_hidden", "projection_bias"), ((hidden,),)),
+        "projection": ((units, hidden),),
         "x": ((steps, batch, inputs),),
-        **dict.fromkeys(("h0", "c0", "reset_h", "reset_c"), (state,)),
+        **dict.fromkeys(("h0", "reset_h"), (state_h,)),
+        **dict.fromkeys(("c0", "reset_c"), (state,)),
         **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
-        **dict.fromkeys(("take_h", "take_c"), (sequence,)),
-        **dict.fromkeys(("recurrent_mask", "candidate_mask"), (state, sequence)),
+        "take_h": (sequence_h,),
+        "take_c": (sequence,),
+        "recurrent_mask": (state_h, sequence_h),
+        "candidate_mask": (state, sequence),
     }
     for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
         if not any(_fits(shape, wanted) for wanted in fits[name]):

@@ -22,11 +22,20 @@ def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple
     if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
         ops = _Rounding(ops, like, single)
     params = {
-        "recurrent_kernel": a.recurrent,
+        "kernel": a.kernel,
+        "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel": a.recurrent,
         "bias_h": a.bias_h,
         "cell_norm_gain": a.gain_c,
         "cell_norm_bias": a.shift_c,
+        "peephole": a.peephole,
+        "pre_norm_gain": a.gain_pre,
+        "pre_norm_bias": a.shift_pre,
+        "hidden_norm_gain": a.gain_hidden,
+        "hidden_norm_bias": a.shift_hidden,
+        "projection_kernel": a.projection,
+        "projection_bias": a.projection_bias,
     }
+    params = {name: weight for name, weight in params.items() if weight is not None}
     sites: dict[Site, Affine] = {
         "x": Affine(a.gain_x, a.shift_x),
         "h": Affine(a.gain_h, a.shift_h),
@@ -35,6 +44,8 @@ def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple
     step = Recurrence(ops, variant, params, sites, None, numbers.clip or None)
 
     def project(x: Array) -> Array:
+        if variant.norms_at("pre"):
+            return x
         projected = ops.matmul(x, a.kernel)
         return step.x_norm(projected if a.bias_x is None else projected + a.bias_x)
 

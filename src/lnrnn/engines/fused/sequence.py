@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.portable.ops import Array, Ops, States
-from lnrnn.engines.portable.recurrence import inner_bias
+from lnrnn.engines.portable.recurrence import inner_bias, units_of
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
 from lnrnn.engines.sites import Affine, site_vectors
 from lnrnn.params import gates_of
@@ -46,16 +46,16 @@ def sequence(
         variant: the cell.
         params: canonical weights, see [lnrnn.params][].
         x: inputs (T, B, I).
-        states: initial h (B, H), and c (B, H) of an lstm.
+        states: initial h (B, R), and c (B, H) of an lstm.
         mask: (T, B), True at valid steps; a masked step holds the states.
         reset: (T, B), True where the states are replaced before the step.
         reset_states: what they are replaced by, as `states`; None is zeros.
         masked_output: what a masked step emits, as of
             [the portable engine][lnrnn.engines.portable.sequence.sequence].
-        take_h: zoneout, the share of the new h: (T, B, H) in training, a number in
+        take_h: zoneout, the share of the new h: (T, B, R) in training, a number in
             inference.
-        take_c: the same of c.
-        recurrent_mask: factor on h in the recurrent projection, (B, H) or (T, B, H).
+        take_c: the same of c, (T, B, H) or a number.
+        recurrent_mask: factor on h in the recurrent projection, (B, R) or (T, B, R).
         candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
         recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
@@ -64,22 +64,31 @@ def sequence(
         return_sequences: whether all outputs are returned or the last only.
 
     Returns:
-        Outputs (T, B, H), or the last (B, H), and the final states.
+        Outputs (T, B, R), or the last (B, R), and the final states.
     """
-    units = params["recurrent_kernel"].shape[0]
+    units = units_of(variant, params)
     if gates and gates != variant.gates:
         params = _reordered(ops, variant, params, gates)
     sites = site_vectors(ops, variant, params, units)
     numbers = Numbers(
-        _number(take_h), _number(take_c), variant.epsilon, recurrent_gradient_clip or 0.0
+        _number(take_h),
+        _number(take_c),
+        variant.epsilon,
+        recurrent_gradient_clip or 0.0,
+        variant.cell_clip or 0.0,
+        variant.hidden_clip or 0.0,
+        variant.projection_clip or 0.0,
     )
     cell_norm = variant.cell_norm != "none"
     gain_c = params.get("cell_norm_gain")
     if cell_norm and gain_c is None:
         gain_c = ops.constants(x, [1.0] * units)
+    gain_pre = params.get("pre_norm_gain")
+    if variant.norms_at("pre") and gain_pre is None:
+        gain_pre = ops.constants(x, [1.0] * (x.shape[-1] + states[0].shape[-1]))
     inputs = Inputs(
         params["kernel"],
-        params["recurrent_kernel"],
+        params["recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"],
         inner_bias(variant, params),
         params.get("bias_h"),
         *_affine(ops, variant, "x", sites, params),
@@ -87,6 +96,13 @@ def sequence(
         *_affine(ops, variant, "sum", sites, params),
         gain_c,
         params.get("cell_norm_bias"),
+        params.get("peephole"),
+        gain_pre,
+        params.get("pre_norm_bias"),
+        params.get("hidden_norm_gain"),
+        params.get("hidden_norm_bias"),
+        params.get("projection_kernel"),
+        params.get("projection_bias"),
         x,
         states[0],
         states[1] if variant.cell == "lstm" else None,

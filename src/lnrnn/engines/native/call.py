@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_args
 
-from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Array, Inputs
+from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Array, Inputs, Numbers
 from lnrnn.variant import Activation, Norm, Site, Variant
 
+# an indrnn is a simple cell whose recurrent product is `diagonal`, a ligru a gru without a reset
 CELLS = ("simple", "lstm", "gru")
 CELL_NORMS = ("none", "output", "carry", "carry_only", "after_tanh")
-RESETS = ("after", "inside", "before", "whole")
+RESETS = ("after", "inside", "before", "whole", "none")
+PEEPHOLES = ("none", "after", "inside")
+CLIPS_AT = ("before_norm", "after_norm", "incoming", "carried")
 SITES: tuple[Site, ...] = ("x", "h", "sum")
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 GATES = 4
+GATE_COUNTS = {"lstm": 4, "gru": 3}
 
 
 OUTPUTS = ("h", "c", "xw", "hu", "h_last", "c_last")
@@ -29,36 +33,31 @@ OUTGOING = tuple(f"d{name}" for name in DIFFERENTIABLE)
 ARRAYS = (*Inputs._fields, *OUTPUTS, *INCOMING, *OUTGOING)
 
 
-def refusal(variant: Variant) -> str | None:
-    """Why the core does not compute a variant, or None."""
-    if variant.cell not in CELLS:
-        return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
-    if variant.norms_at("pre"):
-        return "it has no norm of the concatenated input (site 'pre')"
-    if variant.cell == "gru" and variant.coupled:
-        return "it has no gru without a reset gate; the variant has coupled=True"
-    for option in ("capped", "peephole", "projection", "hidden_norm", "cell_clip", "hidden_clip"):
-        if getattr(variant, option) not in (None, False, "none"):
-            return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
-    return None
-
-
 @cache
 def encode(variant: Variant) -> tuple[int, ...]:
-    """The words of a variant; its epsilon is not among them, its biases are arrays."""
+    """The words of a variant; its epsilon and bounds are not among them, its biases are arrays."""
+    cell = {"indrnn": "simple", "ligru": "gru"}.get(variant.cell, variant.cell)
     words = [
-        CELLS.index(variant.cell),
+        CELLS.index(cell),
         len(variant.gates),
         variant.norm == "rms",
         variant.ddof,
         variant.epsilon_at == "deviation",
         CELL_NORMS.index(variant.cell_norm),
-        RESETS.index(variant.reset),
+        RESETS.index("none" if variant.cell == "ligru" else variant.reset),
         variant.update == "keep",
         *(
             ACTIVATIONS.index(f)
             for f in (variant.activation, variant.recurrent_activation, variant.output_activation)
         ),
+        variant.capped,
+        PEEPHOLES.index(variant.peephole),
+        variant.output_peephole == "cell",
+        CLIPS_AT.index(variant.cell_clip_at),
+        variant.hidden_norm,
+        variant.projection,
+        bool(variant.norms_at("pre")),
+        variant.cell == "indrnn",
     ]
     for site in SITES:
         groups = [n.gates for n in variant.norms_at(site)]
@@ -68,32 +67,48 @@ def encode(variant: Variant) -> tuple[int, ...]:
 
 
 @cache
-def decode(words: tuple[int, ...], epsilon: float) -> Variant:
+def decode(words: tuple[int, ...], numbers: Numbers) -> Variant:
     """A variant with the mathematics of the words; gains and biases are the arrays' matter."""
-    cell, gates, rms, ddof, at_root, cell_norm, reset, keep, *rest = words
+    kind, gates, rms, ddof, at_root, cell_norm, reset, keep, phi, sigma, psi, *rest = words
+    capped, peephole, in_cell, clip_at, hidden_norm, projection, pre, diagonal, *groups = rest
+    cell = "indrnn" if diagonal else "ligru" if RESETS[reset] == "none" else CELLS[kind]
     options: dict[str, Any] = {}
-    if CELLS[cell] == "lstm":
-        options = {"cell_norm": CELL_NORMS[cell_norm], "coupled": gates == 3}
-        options["output_activation"] = ACTIVATIONS[rest[2]]
-    if CELLS[cell] == "gru":
-        options = {"reset": RESETS[reset], "update": "keep" if keep else "new"}
-    if CELLS[cell] != "simple":
-        options["recurrent_activation"] = ACTIVATIONS[rest[1]]
-    plain = Variant(cell=CELLS[cell], coupled=bool(options.get("coupled")))
-    norms = []
+    if cell == "lstm":
+        options = dict(
+            cell_norm=CELL_NORMS[cell_norm],
+            output_activation=ACTIVATIONS[psi],
+            capped=bool(capped),
+            peephole=PEEPHOLES[peephole],
+            output_peephole="cell" if in_cell else "gate",
+            cell_clip_at=CLIPS_AT[clip_at],
+            hidden_clip=numbers.hidden_clip or None,
+            projection=bool(projection),
+            projection_clip=numbers.projection_clip or None,
+        )
+    if cell == "gru":
+        options = {"reset": RESETS[reset]}
+    if cell in ("lstm", "gru"):
+        options |= dict(coupled=gates < GATE_COUNTS[cell], cell_clip=numbers.cell_clip or None)
+    if cell in ("gru", "ligru"):
+        options["update"] = "keep" if keep else "new"
+    if cell not in ("simple", "indrnn"):
+        options["recurrent_activation"] = ACTIVATIONS[sigma]
+    plain = Variant(cell=cell, coupled=bool(options.get("coupled")))
+    norms = [Norm("pre")] if pre else []
     for i, site in enumerate(SITES):
-        of_gate = rest[3 + i * GATES : 3 + (i + 1) * GATES][: len(plain.gates)]
+        of_gate = groups[i * GATES : (i + 1) * GATES][: len(plain.gates)]
         for group in sorted({g for g in of_gate if g >= 0}):
             named = "".join(k for k, g in zip(plain.gates, of_gate, strict=True) if g == group)
             norms.append(Norm(site, named))
     fields: dict[str, Any] = dict(
-        cell=CELLS[cell],
+        cell=cell,
         norms=tuple(norms),
         norm="rms" if rms else "layer",
         ddof=ddof,
-        epsilon=epsilon,
+        epsilon=numbers.epsilon,
         epsilon_at="deviation" if at_root else "variance",
-        activation=ACTIVATIONS[rest[0]],
+        activation=ACTIVATIONS[phi],
+        hidden_norm=bool(hidden_norm),
         **options,
     )
     return Variant(**fields)
@@ -106,6 +121,7 @@ class Cell:
         self.words = words
         self.lstm = CELLS[words[0]] == "lstm"
         self.gates = words[1]
+        self.diagonal = bool(words[-1 - len(SITES) * GATES])
 
 
 @cache
@@ -115,6 +131,7 @@ def cell_of(words: tuple[int, ...]) -> Cell:
 
 
 def sizes(
+    cell: Cell,
     a: Inputs,
     batch_first: bool = False,
     kernel_turned: bool = False,
@@ -124,19 +141,21 @@ def sizes(
     """The sizes of a call in the order of `Numbers` in `csrc/core/call.h`.
 
     Args:
+        cell: the cell.
         a: the inputs.
         batch_first: whether x and its gradient are in memory as (B, T, I).
         kernel_turned: whether W and its gradient are in memory as the transpose, (G H, I).
-        recurrent_turned: the same of U, (G H, H).
+        recurrent_turned: the same of U, (G H, R).
         rounding: whether the operands of float32 products are rounded to bfloat16.
 
     Returns:
-        T, B, I, H, whether the factors on h and on the candidate differ from step to step,
+        T, B, I, H, R, whether the factors on h and on the candidate differ from step to step,
         and the arguments.
     """
     moves = (_moves(a.recurrent_mask), _moves(a.candidate_mask))
     flags = (batch_first, kernel_turned, recurrent_turned, rounding)
-    return [*a.x.shape, a.recurrent.shape[0], *moves, *map(int, flags)]
+    units = a.kernel.shape[1] // cell.gates
+    return [*a.x.shape, units, a.h0.shape[1], *moves, *map(int, flags)]
 
 
 def listed(addresses: Mapping[str, int]) -> list[int]:
@@ -153,8 +172,9 @@ def result_shapes(cell: Cell, a: Inputs, kept: bool) -> dict[str, tuple[int, ...
         kept: with what a backward pass would have to compute again.
     """
     steps, batch, _ = a.x.shape
-    units, wide = a.recurrent.shape
-    shapes = dict(h=(steps, batch, units), h_last=(batch, units))
+    wide, hidden = a.kernel.shape[1], a.h0.shape[1]
+    units = wide // cell.gates
+    shapes = dict(h=(steps, batch, hidden), h_last=(batch, hidden))
     if kept:
         shapes |= dict(xw=(steps, batch, wide), hu=(steps, batch, wide))
     if cell.lstm:

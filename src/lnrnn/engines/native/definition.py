@@ -10,5 +10,5 @@ from lnrnn.engines.native.call import decode
 
 
 def recurrence(ops: Any, words: tuple[int, ...], numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
-    """All h (T, B, H), the last h and, of an lstm, the last c, in a framework's operations."""
-    return definition.recurrence(ops, decode(words, numbers.epsilon), numbers, a)
+    """All h (T, B, R), the last h and, of an lstm, the last c, in a framework's operations."""
+    return definition.recurrence(ops, decode(words, numbers), numbers, a)

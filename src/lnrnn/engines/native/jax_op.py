@@ -32,18 +32,25 @@ from lnrnn.variant import Variant
 
 Arrays = Sequence[jax.Array]
 
-# the axes of every array: time t, batch b, inputs i, units h, columns of all gates w
+# the axes of every array: time t, batch b, inputs i, units h, width r of h, columns of all gates w,
+# those of i f o p, the joint row j of x and h
 _AXES = {
     "kernel": "iw",
-    "recurrent": "hw",
+    "recurrent": "rw",
     **dict.fromkeys(fused.VECTORS, "w"),
     "gain_c": "h",
     "shift_c": "h",
+    "peephole": "p",
+    **dict.fromkeys(("gain_pre", "shift_pre"), "j"),
+    **dict.fromkeys(("gain_hidden", "shift_hidden", "projection_bias"), "r"),
+    "projection": "hr",
     "x": "tbi",
     **dict.fromkeys(("xw", "hu"), "tbw"),
-    **dict.fromkeys(("h0", "c0", "reset_h", "reset_c", "h_last", "c_last"), "bh"),
+    **dict.fromkeys(("h0", "reset_h", "h_last"), "br"),
+    **dict.fromkeys(("c0", "reset_c", "c_last"), "bh"),
     **dict.fromkeys(("mask", "reset"), "tb"),
-    **dict.fromkeys(("h", "c", "take_h", "take_c"), "tbh"),
+    **dict.fromkeys(("h", "take_h"), "tbr"),
+    **dict.fromkeys(("c", "take_c"), "tbh"),
 }
 
 for _name, _handler in core.xla_handlers().items():
@@ -147,14 +154,17 @@ def _core_call(
 
     def axes(name: str, rank: int | None = None) -> str:
         if name in ("recurrent_mask", "candidate_mask"):
-            return "tbh" if rank == 3 else "bh"
+            return ("tb" if rank == 3 else "b") + ("r" if name == "recurrent_mask" else "h")
+        if how.cell.diagonal and name.removeprefix("d") == "recurrent":
+            return "r"
         return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         given = dict(zip(names, arrays, strict=True))
         a = how.inputs([given[n] for n in how.names])
-        sizes = call.sizes(a, rounding=how.rounding)
-        length = dict(zip("tbih", sizes, strict=False), w=a.kernel.shape[1])
+        sizes = call.sizes(how.cell, a, rounding=how.rounding)
+        length = dict(zip("tbihr", sizes, strict=False), w=a.kernel.shape[1])
+        length |= dict(p=(how.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
         shapes = [
             jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), _like(a, n).dtype)
             for n in results
@@ -210,7 +220,7 @@ def _core_call(
             infer_sharding_from_operands=infer,
             sharding_rule=f"{left} -> {right}",
             # in the order of their appearance, as the rule's own
-            need_replication_factors=tuple(sorted("tihw", key=left.index)),
+            need_replication_factors=tuple(sorted(set(left) & set("tihrwpj"), key=left.index)),
         )
         return function
 
@@ -230,7 +240,7 @@ def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
     found = list(definition.recurrence(ops, how.words, how.numbers, a))
     # what is kept is for the fast gradient only
     wide = (*a.x.shape[:2], a.kernel.shape[1])
-    shapes = dict(c=found[0].shape, xw=wide, hu=wide)
+    shapes = dict(c=(*wide[:2], wide[2] // how.cell.gates), xw=wide, hu=wide)
     return found + [jnp.zeros(shapes[n], _like(a, n).dtype) for n in how.kept if keep]
 
 

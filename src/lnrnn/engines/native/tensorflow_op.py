@@ -269,9 +269,15 @@ def _attributes(how: How, threads: int) -> dict[str, list[int]]:
         operands=[call.ARRAYS.index(n) for n in how.given],
         results=[call.ARRAYS.index(n) for n in how.found],
         spec=list(how.words),
-        numbers=list(struct.unpack("4q", struct.pack("4d", *how.numbers))),
+        numbers=_bits(how.numbers),
         options=[int(how.batch_first), threads, _MOST_SAVED],
     )
+
+
+def _bits(numbers: Numbers) -> list[int]:
+    """The bits of numbers, as an attribute of floats would round them."""
+    count = len(numbers)
+    return list(struct.unpack(f"{count}q", struct.pack(f"{count}d", *numbers)))
 
 
 def _threads() -> int:

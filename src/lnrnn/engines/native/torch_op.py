@@ -41,7 +41,7 @@ class _Core:
         return encode(variant)
 
     def decode(self, cell: tuple[int, ...], numbers: Numbers) -> Variant:
-        return call.decode(cell, numbers.epsilon)
+        return call.decode(cell, numbers)
 
     def keep(self, inputs: Inputs) -> int:
         steps, batch, _ = inputs.x.shape
@@ -108,11 +108,11 @@ def is_plain(tensors: list[Tensor]) -> bool:
 
 def is_dense(t: Any) -> bool:
     """Whether a tensor fills a stretch of memory, as it is or as the transpose of what does."""
-    return t.is_contiguous() or (t.dim() > 1 and _is_turned(t))
+    return t.is_contiguous() or _is_turned(t)
 
 
 def _is_turned(t: Any) -> bool:
-    if t.is_contiguous():
+    if t.dim() < 2 or t.is_contiguous():
         return False
     rows, _, *rest = t.shape
     return t.stride() == ((rest[0], rows * rest[0], 1) if rest else (1, rows))
@@ -149,7 +149,7 @@ def _run(
     core.run(
         cell,
         numbers,
-        call.sizes(a, *turned.values(), rounding=rounding),
+        call.sizes(cell, a, *turned.values(), rounding=rounding),
         addresses + [0] * (len(call.ARRAYS) - len(addresses)),
         back=back,
         dtype=_NAMES[dtype],
