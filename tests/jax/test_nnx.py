@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from jax_cases import BATCH, DIALECTS, INPUTS, STEPS, UNITS, assert_same, case, weighted
 
+import lnrnn
 from lnrnn.engines import runs
 from lnrnn.frontends.errors import ArgumentTypeError
 from lnrnn.nnx import (
@@ -41,7 +42,7 @@ LENGTHS = jnp.array([5, 2, 1, 4])
 
 def made(kind: str, form: int = 0, **options: Any) -> Any:
     """A layer, or form 1 a cell, in float64 with random weights."""
-    given = case(DIALECTS[kind])
+    given = case(DIALECTS[kind], learned_state=options.get("learn_initial_state", False))
     module = KINDS[kind][form](
         INPUTS,
         UNITS,
@@ -91,6 +92,29 @@ def test_layer_is_the_cell_in_nnx_rnn(kind: str, keep_order: bool) -> None:
     assert_same(run(layer, x), run(cell, x))
     gradients = [nnx.grad(lambda m, x: weighted(run(m, x)), argnums=1)(m, x) for m in (layer, cell)]
     assert_same(*gradients, gradient=True)
+
+
+def test_a_carry_that_is_learned(tmp_path: Path) -> None:
+    """In a layer, in `nnx.RNN` around a cell, at resets, in a file."""
+    layer, cell = (made("lstm", form, learn_initial_state=True) for form in (0, 1))
+    x, reset = case(DIALECTS["lstm"]).x, jnp.arange(BATCH * STEPS).reshape(BATCH, STEPS) % 3 == 2
+
+    def gradients(module: Any, run: Any) -> Any:
+        return nnx.grad(lambda m: weighted(run(m)))(module)
+
+    found, expected = gradients(layer, lambda m: m(x)), gradients(cell, lambda m: nnx.RNN(m)(x))
+    assert_same(nnx.to_pure_dict(found), nnx.to_pure_dict(expected), gradient=True)
+    assert found["initial_c"][...].any()
+    carry = layer.initialize_carry((BATCH, INPUTS))
+    again = layer(x, reset=reset, initial_carry=carry, reset_carry=carry)
+    assert_same(layer(x, reset=reset, burn_in=2), again)
+    other = made("lstm", learn_initial_state=True)
+    other.initial_h[...] += 1
+    lnrnn.save(tmp_path / "layer.safetensors", layer)
+    other.load_params(lnrnn.load(tmp_path / "layer.safetensors").single.params)
+    assert_same(other(x), layer(x))
+    with pytest.raises(ValueError, match="make the layer with learn_initial_state=True"):
+        made("lstm").load_params(layer.params())
 
 
 def test_bidirectional_with_native_runs() -> None:

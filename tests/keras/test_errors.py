@@ -74,6 +74,11 @@ BAD = {
     "clip_negative": (LSTM, {"recurrent_gradient_clip": -1}, "recurrent_gradient_clip"),
     "epsilon": (LSTM, {"norm_epsilon": -1e-3}, "epsilon"),
     "engine": (LSTM, {"engine": "cudnn"}, "'portable'"),
+    "learn": (GRU, {"learn_initial_state": "yes"}, "learn_initial_state is True or False"),
+    "learn_stateful": (LSTM, {"learn_initial_state": True, "stateful": True}, "use one of them"),
+    "learn_burn_in": (LSTM, {"learn_initial_state": True, "burn_in": 2}, "use one of them"),
+    "burn_in": (GRU, {"burn_in": -1}, "burn_in is an integer, 0 or more"),
+    "burn_in_backwards": (GRU, {"burn_in": 2, "go_backwards": True}, "return_sequences=True"),
     "reset_after": (GRU, {"variant": "dreamerv2_gru", "reset_after": True}, "reset_after"),
     "unknown_argument": (LSTM, {"recurrent_layer_normalization": True}, "recurrent_layer_norm"),
     "activation": (LSTM, {"activation": "tahn"}, "tahn"),
@@ -84,7 +89,9 @@ BAD = {
 @pytest.mark.parametrize("place", ["layer", "cell"])
 def test_bad_arguments(case, place):
     kind, options, message = BAD[case]
-    of_layer = bool({"use_cudnn", "return_sequences", "stateful", "unroll"} & options.keys())
+    of_layer = bool(
+        {"use_cudnn", "return_sequences", "stateful", "unroll", "burn_in"} & options.keys()
+    )
     make = kind.layer if place == "layer" or of_layer else kind.cell
     with pytest.raises(ValueError, match=message):
         make(**{"units": UNITS, **options})

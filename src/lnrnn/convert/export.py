@@ -17,7 +17,7 @@ from lnrnn.convert.rewrite import rewrite
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.dialects import Dialect
 from lnrnn.files import replacing
-from lnrnn.params import Sizes, shapes
+from lnrnn.params import Sizes, learned_states, shapes
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -53,6 +53,11 @@ def originals(
         (2, 32)
     """
     dialect, origin = form(name), weights.origin
+    if learned_states(weights.params):
+        raise FileError(
+            f"A sequence begins with zeros in {name}; got a learned initial state: write a file of "
+            "lnrnn, or train without learn_initial_state."
+        )
     target = _target(weights, dialect, settings or {})
     own = origin is not None and origin.dialect == name
     _check_zoneout(weights, dialect)

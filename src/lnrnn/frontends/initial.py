@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 from lnrnn.dialects import Dialect
 from lnrnn.dialects.dialect import Initializer
-from lnrnn.params import Sizes, columns, gates_of, shapes
+from lnrnn.params import STATES, Sizes, columns, gates_of, shapes
 from lnrnn.variant import Variant
 
 # A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
 # norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
 # variance; small gains on the recurrent part keep the Jacobian of a step below one.
+# Where states are learned, a small random one does that for biases of zero as well.
 RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
 BIAS_DEVIATION = 0.1
+STATE_DEVIATION = 0.1
 
 # the part of a normal distribution within two deviations has this deviation
 TRUNCATED = 0.87962566103423978
@@ -27,6 +29,8 @@ def initializer(name: str, variant: Variant, dialect: Dialect | None) -> Initial
     """The initialiser of a canonical weight, in the form of `Dialect.initializers`."""
     if dialect is not None and name in dialect.initializers:
         return dialect.initializers[name]
+    if name in STATES.values():
+        return {"class_name": "RandomNormal", "config": {"stddev": STATE_DEVIATION}}
     if name in RECURRENT_GAINS:
         return RECURRENT_GAINS[name]
     if name.endswith("gain"):
@@ -66,10 +70,12 @@ class Start(NamedTuple):
     forget: tuple[slice, float] | None
 
 
-def starts(variant: Variant, dialect: Dialect | None, sizes: Sizes) -> dict[str, Start]:
+def starts(
+    variant: Variant, dialect: Dialect | None, sizes: Sizes, learned_state: bool = False
+) -> dict[str, Start]:
     """How each canonical weight starts, by name."""
     found = {}
-    for name, shape in shapes(variant, sizes).items():
+    for name, shape in shapes(variant, sizes, learned_state).items():
         blocks = len(variant.gates) if dialect and name in dialect.per_gate else 1
         value, forget = forget_start(name, variant, dialect), None
         if value is not None:

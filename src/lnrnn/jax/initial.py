@@ -18,11 +18,16 @@ from lnrnn.variant import Variant
 
 
 def draw(
-    key: jax.Array, variant: Variant, dialect: Dialect | None, sizes: Sizes, dtype: Any
+    key: jax.Array,
+    variant: Variant,
+    dialect: Dialect | None,
+    sizes: Sizes,
+    dtype: Any,
+    learned_state: bool = False,
 ) -> dict[str, jax.Array]:
     """Initial values of all canonical weights; each has a key of its own."""
     found = {}
-    for name, start in initial.starts(variant, dialect, sizes).items():
+    for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
         keys = jax.random.split(jax.random.fold_in(key, crc32(name.encode())), start.blocks)
         blocks = [_filled(k, start.shape, start.initializer) for k in keys]
         weight = jnp.concatenate(blocks, axis=-1)

@@ -17,7 +17,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
-from lnrnn.frontends import arguments, families, noise
+from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.families import VariantArgument
 from lnrnn.frontends.initial import FORGET_BIASES
@@ -26,7 +26,7 @@ from lnrnn.frontends.warn import warn
 from lnrnn.keras import advice, cell_variant, files, initial
 from lnrnn.keras.cell_variant import CellKind
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import Sizes, check, gates_of
+from lnrnn.params import Sizes, check, gates_of, learned_states
 from lnrnn.variant import Variant
 
 # arguments that are saved as they were given
@@ -45,6 +45,7 @@ _PLAIN_ARGUMENTS = (
     "recurrent_dropout_mode",
     "recurrent_gradient_clip",
     "projection_units",
+    "learn_initial_state",
     "engine",
     "weight_order",
 )
@@ -139,6 +140,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         recurrent_dropout_mode: str = "sequence",
         recurrent_gradient_clip: float | None = None,
         projection_units: int | None = None,
+        learn_initial_state: bool = False,
         engine: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -160,6 +162,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.recurrent_gradient_clip = recurrent_gradient_clip
         self.norm_epsilon = norm_epsilon
         self.projection_units = projection_units
+        self.learn_initial_state = arguments.flag("learn_initial_state", learn_initial_state)
         self.engine = select.check_name(engine)
         # NumPy's integers are none for Keras
         self.seed = int(seed) if isinstance(seed, Integral) else seed
@@ -251,7 +254,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         noise |= self.noise(leading[:1], training)
         new = select.step(self.request(), self.engine)(
             self.variant,
-            self.tensors(training),
+            beginnings.without_states(self.tensors(training)),
             inputs,
             states,
             functions=self.functions,
@@ -268,9 +271,20 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         return super().variables
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
-        """Zero states: h (B, R), and c (B, H) of an LSTM."""
+        """The states that a sequence begins with: h (B, R), and c (B, H) of an LSTM.
+
+        Zeros, or with `learn_initial_state=True` the learned ones in each row.
+        """
         sizes = tree.flatten(self.state_size)
-        return [ops.zeros((batch_size, size), self.compute_dtype) for size in sizes]
+        zeros = [ops.zeros((batch_size, size), self.compute_dtype) for size in sizes]
+        if not self.learn_initial_state:
+            return zeros
+        self._check_built()
+        held = {n: getattr(self, n) for n in self.weight_names}
+        return [
+            state + ops.cast(ops.convert_to_tensor(learned), self.compute_dtype)
+            for state, learned in zip(zeros, learned_states(held), strict=True)
+        ]
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *_: Any
@@ -374,6 +388,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             ValueError: other names or shapes than this cell has; nothing is set then.
         """
         self._check_built()
+        beginnings.check_learned(params, self.learn_initial_state)
         check(self.variant, params, Sizes(self.kernel.shape[0], self.units, self.output_size))
         values = {n: np.asarray(ops.convert_to_numpy(v)) for n, v in params.items()}
         for name, value in self.layout.from_canonical(values).items():
@@ -466,7 +481,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
     def _laid_out(self, inputs: int, order: str = "") -> KerasLayout:
         """How the weights are held, here or in another order."""
         sizes = Sizes(inputs, self.units, self.output_size)
-        return KerasLayout(self.variant, sizes, order or self.weight_order)
+        return KerasLayout(
+            self.variant, sizes, order or self.weight_order, self.learn_initial_state
+        )
 
     def _layouts(self) -> dict[str, KerasLayout]:
         """How a file may hold the weights, by order."""

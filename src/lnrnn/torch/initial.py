@@ -15,11 +15,15 @@ from lnrnn.variant import Variant
 
 
 def draw(
-    variant: Variant, dialect: Dialect | None, sizes: Sizes, device: torch.device
+    variant: Variant,
+    dialect: Dialect | None,
+    sizes: Sizes,
+    device: torch.device,
+    learned_state: bool = False,
 ) -> dict[str, Tensor]:
     """Initial values of all canonical weights, in float32."""
     found = {}
-    for name, start in initial.starts(variant, dialect, sizes).items():
+    for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
         empty = (torch.empty(start.shape, device=device) for _ in range(start.blocks))
         found[name] = torch.cat([_fill(block, start.initializer) for block in empty], dim=-1)
         if start.forget is not None:

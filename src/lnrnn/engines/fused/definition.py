@@ -67,6 +67,7 @@ def recurrence(
         prepare=(lambda x: x) if ahead else project,
         mask=a.mask,
         reset=a.reset,
+        reset_states=_reset_states(a),
         take_h=take_h,
         take_c=take_c,
         recurrent_mask=a.recurrent_mask,
@@ -75,6 +76,12 @@ def recurrence(
         emit=True,
     )
     return (ops.cast(h, like), *final)
+
+
+def _reset_states(a: Inputs) -> tuple[Array, ...] | None:
+    if a.reset_h is None:
+        return None
+    return (a.reset_h,) if a.c0 is None else (a.reset_h, a.reset_c)
 
 
 class _Rounding:
