@@ -13,6 +13,7 @@ import torch
 
 from lnrnn import Variant
 from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.native import core
 from lnrnn.variant import Norm
 
 T, B, INPUTS, H = 3, 2, 5, 4
@@ -94,3 +95,14 @@ def test_weights_of_options_that_do_not_fit(framework: str) -> None:
         spoiled = given | {name: given[name][..., :-1]}
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="has the shape"):
             run(spoiled)
+
+
+def test_an_older_jaxlib_is_not_given_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With handlers of a newer interface than its own JAX would not start, for any program."""
+    cpu = ("jax", "cpu")
+    assert core.refusal_on(*cpu) is None
+    monkeypatch.setattr(core, "xla_version", lambda: (0, 0))
+    assert "jaxlib has 0.0: install a newer jaxlib" in str(core.refusal_on(*cpu))
+    # one that does not tell may fit
+    monkeypatch.setattr(core, "xla_version", lambda: None)
+    assert core.refusal_on(*cpu) is None

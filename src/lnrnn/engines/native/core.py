@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,8 @@ def refusal_on(framework: str, device: str) -> str | None:
         return f"it computes with torch, jax and tensorflow, not {framework}"
     if device != "cpu":
         return f"it computes on a CPU, not on {device}"
-    if framework == "jax" and not has_jax():
-        return "its C++ core was compiled without jaxlib's headers: install again with jaxlib there"
+    if framework == "jax":
+        return _refusal_on_jax()
     if framework == "tensorflow":
         from lnrnn.engines.native import tensorflow_library
 
@@ -82,9 +84,31 @@ def instruction_sets() -> dict[str, str]:
     return dict(_core.isas())
 
 
-def has_jax() -> bool:
-    """Whether the core was compiled with the handlers for JAX."""
-    return hasattr(_core, "xla_handlers")
+def _refusal_on_jax() -> str | None:
+    if not hasattr(_core, "xla_handlers"):
+        return "its C++ core was compiled without jaxlib's headers: install again with jaxlib there"
+    # JAX takes handlers of older interfaces, and does not start at all with those of a newer one
+    compiled, here = tuple(_core.xla_version()), xla_version()
+    if here is None or (compiled[0] == here[0] and compiled <= here):
+        return None
+    words = [".".join(map(str, version)) for version in (compiled, here)]
+    return (
+        f"its C++ core was compiled for version {words[0]} of XLA's foreign functions, and jaxlib "
+        f"has {words[1]}: install a newer jaxlib, or lnrnn from its source with this one there"
+    )
+
+
+@cache
+def xla_version() -> tuple[int, int] | None:
+    """The version of the interface of foreign functions in jaxlib, or None if it does not say."""
+    spec = find_spec("jaxlib")
+    if spec is None or spec.origin is None:
+        return None
+    header = Path(spec.origin).parent / "include" / "xla" / "ffi" / "api" / "c_api.h"
+    if not header.is_file():
+        return None
+    found = dict(re.findall(r"define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header.read_text()))
+    return (int(found["MAJOR"]), int(found["MINOR"])) if len(found) == 2 else None
 
 
 def xla_handlers() -> dict[str, Any]:
