@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lnrnn import Norm, Variant, dialects, reference
-from lnrnn.frontends import advice, families
+from lnrnn.frontends import advice, families, initial
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing import VARIANTS, random_params
 
@@ -67,6 +67,11 @@ def test_the_growth_is_that_of_gradients(name: str) -> None:
 @trapped
 def test_the_cures_work(name: str) -> None:
     variant = dialects.get(name).variant
+    params, rng = _published(variant), np.random.default_rng(4)
+    states = list(shapes(variant, SIZES, learned_state=True).items())[len(params) :]
+    learned = params | {n: initial.STATE_DEVIATION * rng.standard_normal(s) for n, s in states}
+    assert advice.about_weights(variant, learned, None) is None
+    assert _growth(variant, learned, 4, 30) < 2 < _growth(variant, params, 4, 9)
     assert advice.about_weights(variant, _published(variant), 1.0) is None
     noisy = _published(variant, noise=0.1)
     assert advice.about_weights(variant, noisy, None) is None

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lnrnn import cli
-from lnrnn.bench import machine, measure, memory, problem, program, report
+from lnrnn.bench import competitors, machine, measure, memory, problem, report
 from lnrnn.bench.problem import NORMALISED, PLAIN, Competitor, DisagreementError, Problem, Runs
 from lnrnn.bench.settings import FULL, GRIDS, OVERHEAD, TASKS, Point, Settings, parse_points
 from lnrnn.engines.native import core
@@ -47,7 +47,7 @@ def ready(given: Settings, point: Point = TINY, wrong: str | None = None) -> dic
     projected = TASKS[given.task].projected
     return {
         c: c.build((Wrong if c.name == wrong else Problem)(given.cell, point, projected))
-        for c in program.competitors(given)
+        for c in competitors.of(given)
         if c.at(point)
     }
 
@@ -181,7 +181,7 @@ def test_no_figure_is_given_after_a_disagreement(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    every = program.competitors
+    every = competitors.of
 
     def with_a_wrong_one(given: Settings) -> list[Competitor]:
         monkeypatch.setattr(Wrong, "spoilt", ("recurrent_kernel", 0))
@@ -192,7 +192,7 @@ def test_no_figure_is_given_after_a_disagreement(
             for c in every(given)
         ]
 
-    monkeypatch.setattr(program, "competitors", with_a_wrong_one)
+    monkeypatch.setattr(competitors, "of", with_a_wrong_one)
     options = ["--grid", "6,3,8", "--repeats", "1", "--no-memory", "--out", str(tmp_path)]
     assert cli.main(["bench", "--framework", BACKEND, *options]) == 1
     out, err = capsys.readouterr()
@@ -254,7 +254,7 @@ def test_a_model_is_measured_on_all_frameworks(
 
 
 def row(call: str, competitor: str, milliseconds: float, peak: float | None = None) -> report.Row:
-    given = program.Settings(framework="torch", threads=2)
+    given = Settings(framework="torch", threads=2)
     times = measure.Times(1, [milliseconds / 1e3, milliseconds / 500])
     entry = Competitor(competitor, NORMALISED, lambda problem: Runs({}))
     made = report.Row.of(given, TINY, call, entry, "native", times, None)
@@ -381,7 +381,7 @@ def test_a_framework_that_is_not_there_is_refused(
     from lnrnn.train import program as training
 
     monkeypatch.setattr(training, "find_spec", lambda name: None if name == BACKEND else object())
-    monkeypatch.setattr(program, "_limit_threads", lambda threads: None)
+    monkeypatch.setattr(competitors, "_limit_threads", lambda threads: None)
     assert cli.main(["bench", "--framework", BACKEND, "--out", str(tmp_path)]) == 2
     assert f"pip install 'lnrnn[{BACKEND}]', or choose another --framework." in (
         capsys.readouterr().err

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from lnrnn import cli, dialects
+from lnrnn.console import columns
+from lnrnn.files import replacing
 from lnrnn.train import checkpoint, corpus
 from lnrnn.train.checkpoint import Progress, Row
-from lnrnn.train.files import replacing
-from lnrnn.train.report import columns, comparison
+from lnrnn.train.report import comparison
 from lnrnn.train.settings import Settings
 
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))

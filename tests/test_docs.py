@@ -19,7 +19,8 @@ import pytest
 
 import lnrnn
 from lnrnn.dialects import DIALECTS, OUTSIDE
-from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN, initial
+from lnrnn.frontends import initial
+from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
 from lnrnn.testing import TOLERANCES
 from lnrnn.variant import Variant
 

@@ -27,7 +27,7 @@ from lnrnn.testing import (
 from lnrnn.testing.contract import verify_contract
 from lnrnn.variant import Site
 
-EXTRAS = ("mask", "reset", "zoneout", "recurrent_mask", "candidate_mask")
+EXTRAS = ("mask", "reset", "zoneout", "recurrent_mask", "candidate_mask", "reset_states")
 SPAN = pytest.mark.parametrize("name", VARIANTS)
 # one of each cell, and the LSTM with every state clipped, projected and normalised
 FEW = pytest.mark.parametrize(
@@ -59,7 +59,8 @@ def _case(name, extras=(), steps=5, batch=3):
 
 def _named(gradients: Gradients) -> dict[str, np.ndarray]:
     """All gradients in one dict."""
-    states = {"x": gradients.x, "h0": gradients.h0, "c0": gradients.c0}
+    names = ("x", "h0", "c0", "reset_h", "reset_c")
+    states = {name: getattr(gradients, name) for name in names}
     return gradients.params | {k: v for k, v in states.items() if v is not None}
 
 
@@ -69,7 +70,8 @@ def _check_gradients(variant: Variant, params, inputs: Inputs, rng, **options) -
     def run(arrays):
         weights = {name: arrays[name] for name in params}
         states = arrays["h0"], arrays.get("c0")
-        return forward(variant, weights, arrays["x"], *states, **inputs.extras, **options)
+        extras = {name: arrays.get(name, value) for name, value in inputs.extras.items()}
+        return forward(variant, weights, arrays["x"], *states, **extras, **options)
 
     def loss(arrays) -> float:
         result = run(arrays)
@@ -79,6 +81,7 @@ def _check_gradients(variant: Variant, params, inputs: Inputs, rng, **options) -
     arrays = params | {"x": inputs.x, "h0": inputs.h0}
     if inputs.c0 is not None:
         arrays["c0"] = inputs.c0
+    arrays |= {n: v for n, v in inputs.extras.items() if n in ("reset_h", "reset_c")}
     gradients = backward(run(arrays), inputs.dy, inputs.dh, inputs.dc)
     check_gradients(loss, arrays, _named(gradients), rng)
 
@@ -219,13 +222,53 @@ def test_reset_is_a_fresh_start(name):
 
 
 @FEW
+def test_reset_goes_to_the_states_given(name):
+    variant, params, inputs, _ = _case(name, ("reset_states",), steps=5)
+    states = inputs.extras["reset_h"], inputs.extras.get("reset_c")
+    reset = np.zeros((5, 3), bool)
+    reset[2] = True
+    run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, reset=reset, **inputs.extras)
+    fresh = forward(variant, params, inputs.x[2:], *states)
+    assert_close("y", run.y[2:], fresh.y, "float64")
+    dy = inputs.dy * (np.arange(5) > 1)[:, None, None]
+    later = backward(run, dy, inputs.dh, inputs.dc)
+    alone = backward(fresh, dy[2:], inputs.dh, inputs.dc)
+    assert not later.h0.any() and not later.x[:2].any()
+    assert_close("gradient of reset_h", later.reset_h, alone.h0, "float64", gradient=True)
+
+
+@FEW
+def test_gradients_of_learned_states(name):
+    """Of sequences that begin there, and of resets that go there."""
+    variant, _, inputs, rng = _case(name, ("mask", "reset"))
+    params = random_params(variant, sizes_for(variant), rng, learned_state=True)
+
+    def run(weights):
+        return forward(variant, weights, inputs.x, **inputs.extras)
+
+    def loss(weights) -> float:
+        result = run(weights)
+        total = (result.y * inputs.dy).sum() + (result.h * inputs.dh).sum()
+        return total if result.c is None else total + (result.c * inputs.dc).sum()
+
+    found = backward(run(params), inputs.dy, inputs.dh, inputs.dc).params
+    assert all(found[n].any() for n in params)
+    check_gradients(loss, params, found, rng)
+    begun = {n: np.tile(params[n], (3, 1)) for n in params if n.startswith("initial")}
+    given = (begun["initial_h"], begun.get("initial_c"))
+    plain = {n: p for n, p in params.items() if n not in begun}
+    states = dict(zip(("reset_h", "reset_c"), given, strict=True))
+    same = forward(variant, plain, inputs.x, *given, **inputs.extras, **states)
+    assert_close("y", run(params).y, same.y, "float64")
+
+
+@FEW
 def test_the_batch_is_independent(name):
     variant, params, inputs, _ = _case(name, EXTRAS)
     order = [2, 0, 1]
     run = forward(variant, params, inputs.x, inputs.h0, inputs.c0, **inputs.extras)
-    extras = {
-        k: v[order] if k == "recurrent_mask" else v[:, order] for k, v in inputs.extras.items()
-    }
+    of_rows = ("recurrent_mask", "reset_h", "reset_c")
+    extras = {k: v[order] if k in of_rows else v[:, order] for k, v in inputs.extras.items()}
     c0 = None if inputs.c0 is None else inputs.c0[order]
     shuffled = forward(variant, params, inputs.x[:, order], inputs.h0[order], c0, **extras)
     assert_close("y", shuffled.y, run.y[:, order], "float64")

@@ -270,6 +270,10 @@ public:
         weights.gain_x = keep(gain("x")), weights.shift_x = keep(sum(shift("x"), apart));
         weights.gain_h = keep(gain("h")), weights.shift_h = keep(shift("h"));
         weights.gain_sum = keep(gain("sum")), weights.shift_sum = keep(sum(shift("sum"), summed));
+        if (file_.tensors().count(path_ + ".initial_h")) {
+            initial_h = keep(take("initial_h", {n.R}));
+            if (spec.is(Cell::lstm)) initial_c = keep(take("initial_c", {H_}));
+        }
         if (spec.cell_norm != CellNorm::none) {
             weights.gain_c = keep(v_.gain_c ? take("cell_norm_gain", {H_}) : Numbers(H_, 1.0f));
             if (v_.shift_c) weights.shift_c = keep(take("cell_norm_bias", {H_}));
@@ -293,6 +297,7 @@ public:
     }
 
     Weights<float> weights = {};
+    const float *initial_h = nullptr, *initial_c = nullptr;
 
 private:
     Numbers take(const std::string& name, const std::vector<int64_t>& shape) {
@@ -437,7 +442,7 @@ Model::Model(const File& file) {
         const Weighing weighing(file, path, variant, n, owned_, used);
         layers_.push_back({variant.spec, variant.epsilon, n.I, n.H, n.R,
                            1 - zoneout.items[0].number, 1 - zoneout.items[1].number, variant.clips,
-                           weighing.weights});
+                           weighing.weights, weighing.initial_h, weighing.initial_c});
     }
     for (const auto& [name, tensor] : file.tensors())
         if (!used.count(name) && name.find(".original.") == std::string::npos)

@@ -11,7 +11,7 @@ enum Array : int {
     kernel, recurrent, bias_x, bias_h, gain_x, shift_x, gain_h, shift_h, gain_sum, shift_sum, gain_c, shift_c,
     peephole, gain_pre, shift_pre, gain_hidden, shift_hidden, projection, projection_bias,
     // inputs
-    x, h0, c0, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
+    x, h0, c0, reset_h, reset_c, mask, reset, take_h, take_c, recurrent_mask, candidate_mask,
     // results of a forward pass, inputs of a backward pass
     h, c, xw, hu, h_last, c_last,
     // gradients that come in
@@ -19,7 +19,7 @@ enum Array : int {
     // gradients that go out
     dkernel, drecurrent, dbias_x, dbias_h, dgain_x, dshift_x, dgain_h, dshift_h, dgain_sum,
     dshift_sum, dgain_c, dshift_c, dpeephole, dgain_pre, dshift_pre, dgain_hidden, dshift_hidden,
-    dprojection, dprojection_bias, dx, dh0, dc0,
+    dprojection, dprojection_bias, dx, dh0, dc0, dreset_h, dreset_c,
     arrays
 };
 
@@ -54,12 +54,12 @@ Job<T, S> make_job(const Spec& spec, const Numbers& n, void* const* at) {
             {in(kernel), in(recurrent), in(bias_x), in(bias_h), in(gain_x), in(shift_x), in(gain_h), in(shift_h),
              in(gain_sum), in(shift_sum), in(gain_c), in(shift_c), in(peephole), in(gain_pre),
              in(shift_pre), in(gain_hidden), in(shift_hidden), in(projection), in(projection_bias)},
-            {long_in(x), in(h0), in(c0), flags(mask), flags(reset),
+            {long_in(x), in(h0), in(c0), in(reset_h), in(reset_c), flags(mask), flags(reset),
              {in(take_h), step_h, T(n.take_h)}, {in(take_c), step, T(n.take_c)},
              {in(recurrent_mask), n.recurrent_moves ? step_h : 0, T(1)},
              {in(candidate_mask), n.candidate_moves ? step : 0, T(1)}},
             {long_out(h), out(c), long_out(xw), long_out(hu), out(h_last), out(c_last)},
-            {long_in(dh), in(dh_last), in(dc_last), long_out(dx), out(dh0), out(dc0),
+            {long_in(dh), in(dh_last), in(dc_last), long_out(dx), out(dh0), out(dc0), out(dreset_h), out(dreset_c),
              out(dkernel), out(drecurrent), out(dbias_x), out(dbias_h), out(dgain_x), out(dshift_x), out(dgain_h), out(dshift_h),
              out(dgain_sum), out(dshift_sum), out(dgain_c), out(dshift_c), out(dpeephole),
              out(dgain_pre), out(dshift_pre), out(dgain_hidden), out(dshift_hidden), out(dprojection),

@@ -273,6 +273,8 @@ public:
         reads_kept_ = narrow;
         begin(dh_, job_.grad.dh_last, R_, last_h_);
         if (C::has_c) begin(dc_, job_.grad.dc_last, H_, last_);
+        clear_reset_states(job_.grad.dreset_h, R_, last_h_);
+        clear_reset_states(job_.grad.dreset_c, H_, last_);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const int64_t in_chunk = t % chunk_ * rows_;
             const int64_t gradients = rounds ? 0 : in_chunk;
@@ -351,6 +353,13 @@ private:
     }
     // whether a cell's output is the new h as it is
     bool puts_out() const { return !projects_ && !job_.spec.hidden_norm; }
+    // the states that a reset goes to
+    const T* fresh_h(int64_t r) const {
+        return job_.in.reset_h ? job_.in.reset_h + (me_.first + r) * R_ : zeros_;
+    }
+    const T* fresh_c(int64_t r) const {
+        return job_.in.reset_c ? job_.in.reset_c + (me_.first + r) * H_ : zeros_;
+    }
 
     // n numbers, of which one side may be narrow
     template <class A, class B>
@@ -510,7 +519,7 @@ private:
     // the rows that enter the product of step t: those of h with resets and factors
     const O* enter(const T* h, int64_t t, O* to) const {
         for (int64_t r = 0; r < rows_; ++r) {
-            const T* from = fresh(t, r) ? zeros_ : h + r * R_;
+            const T* from = fresh(t, r) ? fresh_h(r) : h + r * R_;
             const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
             O* row = to + r * pitch_h_;
             each_hidden([&](int64_t j, auto part) {
@@ -536,7 +545,7 @@ private:
             T* row = joint_ + r * wide;
             seen_rows_[seen_++] = r;
             copy(I_, x.at(r), row);
-            const T* from = fresh(t, r) ? zeros_ : h + r * R_;
+            const T* from = fresh(t, r) ? fresh_h(r) : h + r * R_;
             const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
             each_hidden([&](int64_t j, auto part) {
                 store(row + I_ + j, clip_hidden(load(from + j, part)) * factor<T>(mask, j, part), part);
@@ -799,7 +808,7 @@ private:
     // call f(j, part, v) for the own units of row r of h, with the numbers v that enter u h at step t
     template <class F>
     void each_entering(const T* h, int64_t t, int64_t r, F f) const {
-        const T* from = fresh(t, r) ? zeros_ : h + r * H_;
+        const T* from = fresh(t, r) ? fresh_h(r) : h + r * H_;
         const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, H_);
         each_unit(k_, [&](int64_t j, auto part) {
             f(j, part, load(from + j, part) * factor<T>(mask, j, part));
@@ -852,7 +861,7 @@ private:
 
     Before<T> origin(const T* h, const T* c, int64_t t, int64_t r) const {
         const T* candidate = noise_at(job_.in.candidate, t, me_.first + r, H_);
-        if (fresh(t, r)) return {zeros_, zeros_, candidate};
+        if (fresh(t, r)) return {fresh_h(r), fresh_c(r), candidate};
         return {h ? h + r * R_ : nullptr, c ? c + r * H_ : nullptr, candidate};
     }
 
@@ -1081,19 +1090,36 @@ private:
     // the gradient of the rows that entered the product, back to the states before the step
     void back_to_state(int64_t t, int64_t r, const T* h, const T* dq) const {
         T *dh = dh_ + r * R_, *dc = dc_ + r * H_;
-        if (fresh(t, r)) {
+        if (fresh(t, r) && !job_.grad.dreset_h) {
             each_hidden([&](int64_t j, auto part) { store(dh + j, Vec<T>{}, part); });
             clear(k_, dc);
             return;
         }
         const T* mask = noise_at(job_.in.recurrent, t, me_.first + r, R_);
-        const T* bounded = k_.clips.hidden > 0 ? h + r * R_ : nullptr;
+        const T* before = fresh(t, r) ? fresh_h(r) : h + r * R_;
+        const T* bounded = k_.clips.hidden > 0 ? before : nullptr;
         each_hidden([&](int64_t j, auto part) {
             Vec<T> d = load(dq + j, part);
             if (two_) d += load(through_gate_ + r * H_ + j, part);
             if (bounded) d = within_bound<T>(load(bounded + j, part), d, k_.clips.hidden);
             store(dh + j, load(dh + j, part) + d * factor<T>(mask, j, part), part);
         });
+        if (!fresh(t, r)) return;
+        move(dh, job_.grad.dreset_h + (me_.first + r) * R_, last_h_);
+        if (C::has_c) move(dc, job_.grad.dreset_c + (me_.first + r) * H_, last_);
+    }
+
+    // add own units of a row to those of a result, and leave zeros
+    void move(T* d, T* to, int64_t end) const {
+        each<T>(first_, end, [&](int64_t j, auto part) {
+            if (writes_results()) store(to + j, load(to + j, part) + load(d + j, part), part);
+            store(d + j, Vec<T>{}, part);
+        });
+    }
+
+    // zeros in the rows of a sum over resets
+    void clear_reset_states(T* sums, int64_t width, int64_t end) const {
+        if (sums && writes_results()) begin(sums + me_.first * width, nullptr, width, end);
     }
 
     // the gradient of a row's x W; where no norm tells them apart it is that of h U

@@ -110,6 +110,7 @@ template <class T, class S>
 struct Inputs {
     const S* x;                                // (T, B, I)
     const T *h0, *c0;                          // (B, R), (B, H)
+    const T *reset_h, *reset_c;                // alike, what a reset goes to; null: zeros
     const uint8_t *mask, *reset;               // (T, B); a masked-out step holds the states
     Noise<T> take_h, take_c;                   // zoneout: the share of the new state
     Noise<T> recurrent, candidate;             // dropout of h before its product, of the candidate
@@ -129,6 +130,7 @@ struct Gradients {
     const T *dh_last, *dc_last;                // (B, R) and (B, H), or null
     S* dx;                                     // (T, B, I); null: not asked for
     T *dh0, *dc0;                              // (B, R), (B, H)
+    T *dreset_h, *dreset_c;                    // alike; null with them
     // like the weights of these names; null with them
     T *kernel, *recurrent, *bias_x, *bias_h;
     T *gain_x, *shift_x, *gain_h, *shift_h, *gain_sum, *shift_sum, *gain_c, *shift_c;

@@ -33,6 +33,7 @@ struct Stream::Part {
     Worker<float> worker;
     Runner runner;
     float *h, *c;
+    const float *initial_h, *initial_c;
 
     bool has_c() const { return job.spec.is(Cell::lstm); }
 };
@@ -102,6 +103,8 @@ Stream::Stream(const Isa& isa, Form form, int64_t batch, const std::vector<Strea
             part.c = part.has_c() ? static_cast<float*>(take(batch * H * sizeof(float))) : nullptr;
             job.in.h0 = job.out.h_last = part.h;
             job.in.c0 = job.out.c_last = part.c;
+            part.initial_h = copied(layer.initial_h, R);
+            part.initial_c = part.has_c() ? copied(layer.initial_c, H) : nullptr;
             part.worker = {0, batch, 0, 1, 1, &part.team, nullptr, nullptr, nullptr, nullptr, nullptr};
             part.worker.memory = static_cast<char*>(take(steps.memory(job, batch)));
             part.worker.shared = static_cast<char*>(take(steps.shared(job, batch)));
@@ -109,6 +112,7 @@ Stream::Stream(const Isa& isa, Form form, int64_t batch, const std::vector<Strea
         }
         for (float*& between : between_)
             between = static_cast<float*>(take(piece_ * batch * widest * sizeof(float)));
+        for (int64_t row = 0; row < batch; ++row) reset(row);
     } catch (...) {
         for (void* at : owned_) ::operator delete(at, std::align_val_t{line});
         throw;
@@ -159,9 +163,12 @@ void Stream::run(int64_t steps, const float* x, float* y) {
 
 void Stream::reset(int64_t row) {
     for (const auto& part : parts_) {
-        const int64_t H = part->job.n.H, R = part->job.n.R;
-        std::memset(part->h + row * R, 0, R * sizeof(float));
-        if (part->c) std::memset(part->c + row * H, 0, H * sizeof(float));
+        auto begin = [&](float* state, const float* initial, int64_t width) {
+            for (int64_t j = 0; state && j < width; ++j)
+                state[row * width + j] = initial ? initial[j] : 0;
+        };
+        begin(part->h, part->initial_h, part->job.n.R);
+        begin(part->c, part->initial_c, part->job.n.H);
     }
 }
 

@@ -43,6 +43,7 @@ struct StreamLayer {
     double take_h, take_c;  // zoneout: the shares of the new states
     Clips<float> clips;
     Weights<float> weights;
+    const float *initial_h, *initial_c;  // (R), (H), where a sequence begins; null: zeros
 };
 
 class Stream {
@@ -64,7 +65,7 @@ public:
     void run(int64_t steps, const float* x, float* y);
     // The states (B, R) and (B, H) of a layer; c is null where it has none.
     float *h(int64_t layer), *c(int64_t layer);
-    // Zeros in the states of a row of the batch.
+    // The initial states in a row of the batch.
     void reset(int64_t row);
     // Bytes of weights, states and scratch.
     int64_t bytes() const { return bytes_; }

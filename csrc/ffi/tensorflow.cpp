@@ -228,8 +228,8 @@ private:
             case gain_hidden: case shift_hidden: case projection_bias: return {R_};
             case projection: return {H_, R_};
             case x: return node_.batch_first ? Shape{B_, T_, I_} : Shape{T_, B_, I_};
-            case h0: case h_last: case dh_last: return {B_, R_};
-            case c0: case c_last: case dc_last: return {B_, H_};
+            case h0: case reset_h: case h_last: case dh_last: return {B_, R_};
+            case c0: case reset_c: case c_last: case dc_last: return {B_, H_};
             case mask: case reset: return {T_, B_};
             case xw: case hu: return {T_, B_, wide_};
             case h: case dh: case take_h: case recurrent_mask: return {T_, B_, R_};

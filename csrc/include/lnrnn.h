@@ -63,8 +63,8 @@ LNRNN_API lnrnn_status lnrnn_file_tensor(lnrnn_file* file, const char* name, con
 /* A text of the metadata, which belongs to the file. */
 LNRNN_API lnrnn_status lnrnn_file_text(lnrnn_file* file, const char* name, const char** text);
 
-/* A stream of the recurrent layers that lnrnn.save or lnrnn convert wrote, with its states zero.  It
- * does not need the file any more. */
+/* A stream of the recurrent layers that lnrnn.save or lnrnn convert wrote, with its states zero, or
+ * those that the layers learned to begin with.  It does not need the file any more. */
 LNRNN_API lnrnn_status lnrnn_stream_new(lnrnn_file* file, int64_t batch, lnrnn_weights weights,
                                         lnrnn_stream** stream);
 LNRNN_API lnrnn_status lnrnn_stream_free(lnrnn_stream* stream);
@@ -78,7 +78,7 @@ LNRNN_API lnrnn_status lnrnn_stream_step(lnrnn_stream* stream, const float* x, f
 LNRNN_API lnrnn_status lnrnn_stream_run(lnrnn_stream* stream, int64_t steps, const float* x,
                                         float* y);
 
-/* Zero the states of a row, or of all rows with -1. */
+/* As at the start: the states of a row, or of all rows with -1. */
 LNRNN_API lnrnn_status lnrnn_stream_reset(lnrnn_stream* stream, int64_t row);
 
 /* All states, layer after layer: h (B, R), and of an LSTM c (B, H) behind it. */

@@ -149,6 +149,9 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
     a.add_long(x, rows * I, random, true);
     a.add(h0, B * R, random, true);
     if (lstm) a.add(c0, B * H, random, true);
+    const bool resets_to_states = random() % 2;
+    if (resets_to_states) a.add(reset_h, B * R, random, true);
+    if (resets_to_states && lstm) a.add(reset_c, B * H, random, true);
     if (random() % 2) a.add_flags(mask, rows, random);
     if (random() % 2) a.add_flags(reset, rows, random);
     if (random() % 2) a.add(take_h, rows * R, random, true);
@@ -171,6 +174,8 @@ int one(unsigned seed, Precision precision, bool rounding = false) {
     if (random() % 4) a.add_long(dx, rows * I, random, false);
     a.add(dh0, B * R, random, false);
     if (lstm) a.add(dc0, B * H, random, false);
+    if (resets_to_states) a.add(dreset_h, B * R, random, false);
+    if (resets_to_states && lstm) a.add(dreset_c, B * H, random, false);
     call(*chosen(), precision, true, spec, n, a.at, pool);
     const auto first = a.owned;
     const auto first_narrow = a.narrow;

@@ -102,7 +102,7 @@ def _bench(**options: Any) -> int:
 
 def _info(words: Sequence[str]) -> int:
     from lnrnn import dialects
-    from lnrnn.train.report import columns
+    from lnrnn.console import columns
 
     table = [
         _line(d)
@@ -123,9 +123,9 @@ def _info(words: Sequence[str]) -> int:
 def _machine() -> None:
     """Print the versions, the engines and the instruction sets of this machine."""
     from lnrnn import dialects
+    from lnrnn.console import columns
     from lnrnn.engines import select
     from lnrnn.engines.native import core
-    from lnrnn.train.report import columns
 
     installed = packages_distributions()
     frameworks = [

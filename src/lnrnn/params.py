@@ -17,6 +17,7 @@ Matrices are (in, out); the gates stand side by side in the order of
 | `cell_norm_gain`, `cell_norm_bias` | (H,) | a cell norm |
 | `hidden_norm_gain`, `hidden_norm_bias` | (R,) | `hidden_norm` |
 | `projection_kernel`, `projection_bias` | (H, P), (P,) | `projection` |
+| `initial_h`, `initial_c` | (R,), (H,) | the state that a sequence begins with is learned |
 
 I is the input size, H the units, G the number of gates, R the size of h (P with a
 projection, H otherwise), and g the number of gates whose norm at the site has a gain
@@ -31,6 +32,8 @@ from typing import Any, NamedTuple
 from lnrnn.variant import Site, Variant
 
 SITES: tuple[Site, ...] = ("x", "h", "sum", "pre")
+# the weights that are the states of a sequence before its first step
+STATES = {"h": "initial_h", "c": "initial_c"}
 
 
 class Sizes(NamedTuple):
@@ -110,12 +113,31 @@ def gates_of(variant: Variant, name: str) -> str:
     return affine_gates(variant, site, which)
 
 
-def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def learned_states(params: Mapping[str, Any]) -> list[Any]:
+    """The states that a sequence begins with, where they are among the weights.
+
+    Args:
+        params: the weights by name.
+
+    Returns:
+        (R,) of h and, of an lstm, (H,) of c; empty where they are no weights.
+
+    Example:
+        >>> learned_states({"kernel": [[1.0]], "initial_h": [0.5]})
+        [[0.5]]
+    """
+    return [params[name] for name in STATES.values() if name in params]
+
+
+def shapes(
+    variant: Variant, sizes: Sizes, learned_state: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight of a variant, in canonical order.
 
     Args:
         variant: the cell.
         sizes: I, H and R; R equals H unless the variant has a projection.
+        learned_state: whether the state that a sequence begins with is among the weights.
 
     Returns:
         A dict from name to shape.
@@ -162,6 +184,9 @@ def shapes(variant: Variant, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         found["projection_kernel"] = (units, hidden)
         if variant.projection_bias:
             found["projection_bias"] = (hidden,)
+    if learned_state:
+        widths = {"h": (hidden,), "c": (units,)}
+        found |= {STATES[state]: widths[state] for state in variant.states}
     return found
 
 
@@ -198,6 +223,8 @@ def sizes_of(variant: Variant, params: Mapping[str, Any]) -> Sizes:
 def check(variant: Variant, params: Mapping[str, Any], sizes: Sizes) -> None:
     """Refuse weights of other names or shapes than `shapes(variant, sizes)` gives.
 
+    Learned initial states may be among them.
+
     Args:
         variant: the cell.
         params: its weights, arrays or anything with a `shape`.
@@ -212,7 +239,7 @@ def check(variant: Variant, params: Mapping[str, Any], sizes: Sizes) -> None:
         Traceback (most recent call last):
         ValueError: This variant has the weights ['kernel', 'recurrent_kernel']; got ...
     """
-    expected = shapes(variant, sizes)
+    expected = shapes(variant, sizes, bool(learned_states(params)))
     if set(expected) != set(params):
         raise ValueError(
             f"This variant has the weights {sorted(expected)}; got {sorted(params)}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,12 @@ import pytest
 import torch
 from convert_samples import equal_bits, original_weights, prefixed, weights_of
 
-from lnrnn.convert import FileError, collect, crc32c, read, write
+from lnrnn.convert import FileError, collect, read, write
 from lnrnn.convert.containers import open_file, tensorflow
 from lnrnn.convert.forms import form
 from lnrnn.keras import AddonsLSTMCell, LayerNormGRU, LayerNormGRUCell, LayerNormLSTM
 
 tf = importlib.import_module("tensorflow")
-
-
-def test_crc32c_is_that_of_the_standard():
-    assert crc32c.checksum(b"") == 0
-    assert crc32c.checksum(b"123456789") == 0xE3069283
-    assert crc32c.checksum(bytes(32)) == 0x8A9136AA
-    assert crc32c.checksum(b"\xff" * 32) == 0x62A8AB43
-
-
-@pytest.mark.parametrize("size", [1023, 1024, 1025, 2048, 5000, 70_001])
-def test_crc32c_in_lanes_is_that_byte_by_byte(size):
-    data = np.random.default_rng(size).bytes(size)
-    value = 0xFFFFFFFF
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-    assert crc32c.checksum(data) == value ^ 0xFFFFFFFF
 
 
 def test_tensorflow_reads_our_checkpoints(tmp_path):
@@ -205,3 +188,16 @@ def save_file(arrays: dict[str, np.ndarray], path: Path) -> None:
     with h5py.File(path, "w") as file:
         for name, value in arrays.items():
             file[name] = value
+
+
+def test_a_checkpoint_without_its_library_says_so(tmp_path, monkeypatch):
+    given = original_weights("tf1_lnlstm")
+    tensorflow.write(tmp_path / "model.ckpt", given)
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    for attempt in (
+        lambda: open_file(tmp_path / "model.ckpt"),
+        lambda: tensorflow.write(tmp_path / "other.ckpt", given),
+    ):
+        with pytest.raises(FileError, match="checkpoint, google-crc32c has to be installed"):
+            attempt()
+    assert not list(tmp_path.glob("other*"))

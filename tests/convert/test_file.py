@@ -14,9 +14,18 @@ import safetensors.numpy
 from convert_samples import equal_bits, numbers, one_sentence, weights_of
 
 import lnrnn
-from lnrnn.convert import Checkpoint, FileError, Origin, Weights, collect, restore
+from lnrnn.convert import (
+    Checkpoint,
+    FileError,
+    Origin,
+    Weights,
+    collect,
+    originals,
+    restore,
+    rewrite,
+)
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
-from lnrnn.testing import VARIANTS
+from lnrnn.testing import VARIANTS, random_params, sizes_for
 from lnrnn.variant import Norm, Variant
 
 
@@ -50,6 +59,27 @@ def test_bfloat16_comes_back_as_the_float32_that_holds_it(file):
     for name, value in lnrnn.load(file).single.params.items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, narrow[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["gru_x_h", "lstm_peephole_projection_clip"])
+def test_learned_states_come_back_and_go_nowhere_else(name, file):
+    """No other program's form has them; rewritten, they are what they were."""
+    variant = VARIANTS[name]
+    sizes = sizes_for(variant)
+    drawn = random_params(variant, sizes, np.random.default_rng(0), learned_state=True)
+    before = Weights(variant, {n: p.astype(np.float32) for n, p in drawn.items()})
+    assert [n for n in before.params if n.startswith("initial")] == [
+        f"initial_{state}" for state in variant.states
+    ]
+    lnrnn.save(file, before)
+    assert equal_bits(dict(lnrnn.load(file).single.params), dict(before.params))
+    turned = rewrite(before, variant.replace(update="new") if name == "gru_x_h" else variant)
+    np.testing.assert_array_equal(turned.params["initial_h"], before.params["initial_h"])
+    form = "haste_lngru" if name == "gru_x_h" else "tf1_lnlstm_peephole_proj"
+    with pytest.raises(FileError, match="got a learned initial state"):
+        originals(before, form)
+    with pytest.raises(FileError, match="initial_h"):
+        Weights(variant, {**before.params, "initial_h": np.zeros(2, np.float32)})
 
 
 def test_everything_beside_the_weights_comes_back(file):

@@ -59,7 +59,7 @@ SAFETENSORS = {
     "deep": (safetensors(b'{"a":' + b"[" * 200_000), "JSON in UTF-8"),
     "nan": (safetensors(b'{"a": NaN}'), "Numbers are finite in the header; it has NaN"),
     "duplicate": (
-        safetensors(b'{"a":{"dtype":"F32"},"a":{"dtype":"F32"}}'),
+        safetensors(b'{"a":%b,"a":%b}' % ((json.dumps(tensor(0, 4)).encode(),) * 2), bytes(4)),
         "'a' stands there twice",
     ),
     "unknown_dtype": (safetensors({"a": tensor(0, 4, dtype="F7")}, bytes(4)), "known dtype"),

@@ -28,11 +28,12 @@ class Case(NamedTuple):
     state: Any
 
 
-def case(dialect: str, seed: int = 5) -> Case:
+def case(dialect: str, seed: int = 5, learned_state: bool = False) -> Case:
     variant, _ = families.named(dialect)
     rng = np.random.default_rng(seed)
     sizes = Sizes(INPUTS, UNITS, UNITS)
-    params = {n: jnp.asarray(p) for n, p in random_params(variant, sizes, rng).items()}
+    drawn = random_params(variant, sizes, rng, learned_state)
+    params = {n: jnp.asarray(p) for n, p in drawn.items()}
     states = [jnp.asarray(0.5 * rng.standard_normal((BATCH, UNITS))) for _ in variant.states]
     x = jnp.asarray(rng.standard_normal((BATCH, STEPS, INPUTS)))
     return Case(variant, params, x, tuple(states) if len(states) > 1 else states[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,14 @@ from lnrnn import Variant, dialects
 from lnrnn.engines import runs
 from lnrnn.testing import adapters, assert_close, golden
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 FILES = Path(__file__).parents[1] / "golden"
 
 
 @each_dialect
 def test_contract(dialect: str) -> None:
-    verify_contract(adapters.choose(frontend="jax"), dialects.get(dialect).variant)
+    verify_contract(front_end("jax"), dialects.get(dialect).variant)
 
 
 @pytest.mark.parametrize(
@@ -60,21 +62,30 @@ def test_golden_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", [DIALECTS["lstm"], DIALECTS["gru"]])
-def test_a_loop_over_steps_is_the_sequence(dialect: str) -> None:
+@pytest.mark.parametrize("goes_to", ["zeros", "given", "learned"])
+def test_a_loop_over_steps_is_the_sequence(dialect: str, goes_to: str) -> None:
     """With resets, in a scan: an episode begins where reset is true."""
-    variant, params, x, state = case(dialect)
+    variant, params, x, state = case(dialect, learned_state=goes_to == "learned")
     reset = random_mask()
+    more = {"reset_state": case(dialect, 6).state} if goes_to == "given" else {}
+    if goes_to == "learned":
+        state = lj.initial_state(params, BATCH, variant=variant)
+        assert not (jax.tree.leaves(state)[-1] == 0).any()
 
     def in_steps(params: Any, x: Any) -> Any:
         def advance(state: Any, now: Any) -> Any:
-            y, state = lj.step(params, now[0], state, variant=variant, reset=now[1])
+            y, state = lj.step(params, now[0], state, variant=variant, reset=now[1], **more)
             return state, y
 
-        state_, y = jax.lax.scan(advance, state, (x.swapaxes(0, 1), reset.T))
+        begun = state
+        if goes_to == "learned":
+            begun = lj.initial_state(params, BATCH, variant=variant)
+        state_, y = jax.lax.scan(advance, begun, (x.swapaxes(0, 1), reset.T))
         return y.swapaxes(0, 1), state_
 
     def whole(params: Any, x: Any) -> Any:
-        return lj.apply(params, x, state, variant=variant, reset=reset)
+        begun = None if goes_to == "learned" else state
+        return lj.apply(params, x, begun, variant=variant, reset=reset, **more)
 
     both = [
         jax.jit(jax.value_and_grad(lambda *a, f=f: weighted(f(*a)), argnums=(0, 1)))
@@ -100,6 +111,53 @@ def test_reset_is_that_of_the_cells_that_people_copy() -> None:
         params, x.swapaxes(0, 1), state, variant=variant, reset=done.T, time_major=True
     )
     assert_same(found, (y, h))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_burn_in(reverse: bool) -> None:
+    """Steps of which neither gradients nor what they need are computed."""
+    variant, params, x, state = case(DIALECTS["lstm"], learned_state=True)
+    options: dict[str, Any] = dict(variant=variant, reset=random_mask(), reverse=reverse)
+    call = partial(lj.apply, **options)
+    assert_same(call(params, x, state, burn_in=2), call(params, x, state))
+
+    def loss(params: Any, x: Any, burn_in: int = 2) -> Any:
+        return weighted(call(params, x, state, burn_in=burn_in)[0][:, 2:])
+
+    def by_hand(params: Any, x: Any) -> Any:
+        now = {n: v[:, :2] if n == "reset" else v for n, v in options.items()}
+        rest = {n: v[:, 2:] if n == "reset" else v for n, v in options.items()}
+        between = lj.apply(params, x[:, :2], state, **now)[1]
+        y, _ = lj.apply(params, x[:, 2:], jax.lax.stop_gradient(between), **rest)
+        return weighted(y)
+
+    expected = partial(loss, burn_in=0) if reverse else by_hand
+    found = jax.jit(jax.grad(loss, (0, 1)))(params, x)
+    assert not found[1][:, :2].any()
+    assert_same(found, jax.jit(jax.grad(expected, (0, 1)))(params, x), gradient=True)
+    text = str(jax.make_jaxpr(jax.grad(loss))(params, x))
+    assert (text.count("keep=False"), text.count("keep=True")) == (1, 1)
+
+
+def test_stacks_begin_in_their_own_states() -> None:
+    stack = lj.init_stack(
+        jax.random.key(0), "gru", INPUTS, UNITS, 2, bidirectional=True, learn_initial_state=True
+    )
+    x, reset = jnp.asarray(case("gru").x, jnp.float32), random_mask()
+    begun = [lj.initial_state(params, BATCH, variant="gru") for params in stack]
+    plain = [{n: p for n, p in params.items() if n != "initial_h"} for params in stack]
+    found = lj.apply_stack(stack, x, variant="gru", bidirectional=True, reset=reset, burn_in=1)
+    expected = lj.apply_stack(
+        plain, x, begun, variant="gru", bidirectional=True, reset=reset, reset_states=begun
+    )
+    assert_same(found, expected, "float32")
+    one, two = stack[:1], plain[:1]
+    now = reset[:, 0]
+    assert_same(
+        lj.step_stack(one, x[:, 0], None, variant="gru", reset=now),
+        lj.step_stack(two, x[:, 0], begun[:1], variant="gru", reset=now, reset_states=begun[:1]),
+        "float32",
+    )
 
 
 def test_transformations() -> None:
@@ -287,6 +345,8 @@ def test_initial_values() -> None:
         ({"state": (jnp.ones((BATCH, UNITS), "float32"),) * 2}, "the dtype float64 of x"),
         ({"mask": jnp.ones((STEPS, BATCH), bool)}, "mask is boolean"),
         ({"reset": jnp.ones((BATCH, STEPS))}, "reset is boolean"),
+        ({"reset_state": jnp.ones((BATCH, UNITS))}, "got it without reset"),
+        ({"burn_in": STEPS}, "burn_in is below the number of steps"),
         ({"lengths": jnp.ones(BATCH)}, "lengths are integers"),
         ({"zoneout": 1.0}, "probability"),
         ({"dropuot": 0.1}, "Options are"),
@@ -312,3 +372,14 @@ def test_on_several_devices() -> None:
     for name in ("sharded", "mapped"):
         for one, other in zip(found[name], found["plain"], strict=True):
             assert_close(name, np.asarray(one), np.asarray(other), "float32", gradient=True)
+
+
+def test_weights_that_do_not_train_are_warned_of() -> None:
+    key = jax.random.key(0)
+    with pytest.warns(UserWarning, match="A zero input at a zero state") as found:
+        lj.init(key, "haste_lnlstm", INPUTS, UNITS)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        lj.init(key, "lstm", INPUTS, UNITS)
+        jax.jit(lambda key: lj.init(key, "haste_lnlstm", INPUTS, UNITS))(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from jax_cases import BATCH, DIALECTS, INPUTS, STEPS, UNITS, assert_same, case, weighted
@@ -27,6 +29,7 @@ from lnrnn.nnx import (
 )
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 FILES = Path(__file__).parents[1] / "golden"
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -39,7 +42,7 @@ LENGTHS = jnp.array([5, 2, 1, 4])
 
 def made(kind: str, form: int = 0, **options: Any) -> Any:
     """A layer, or form 1 a cell, in float64 with random weights."""
-    given = case(DIALECTS[kind])
+    given = case(DIALECTS[kind], learned_state=options.get("learn_initial_state", False))
     module = KINDS[kind][form](
         INPUTS,
         UNITS,
@@ -53,7 +56,7 @@ def made(kind: str, form: int = 0, **options: Any) -> Any:
 
 
 def test_contract() -> None:
-    verify_contract(adapters.choose(frontend="nnx"), case(DIALECTS["lstm"]).variant)
+    verify_contract(front_end("nnx"), case(DIALECTS["lstm"]).variant)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,29 @@ def test_layer_is_the_cell_in_nnx_rnn(kind: str, keep_order: bool) -> None:
     assert_same(*gradients, gradient=True)
 
 
+def test_a_carry_that_is_learned(tmp_path: Path) -> None:
+    """In a layer, in `nnx.RNN` around a cell, at resets, in a file."""
+    layer, cell = (made("lstm", form, learn_initial_state=True) for form in (0, 1))
+    x, reset = case(DIALECTS["lstm"]).x, jnp.arange(BATCH * STEPS).reshape(BATCH, STEPS) % 3 == 2
+
+    def gradients(module: Any, run: Any) -> Any:
+        return nnx.grad(lambda m: weighted(run(m)))(module)
+
+    found, expected = gradients(layer, lambda m: m(x)), gradients(cell, lambda m: nnx.RNN(m)(x))
+    assert_same(nnx.to_pure_dict(found), nnx.to_pure_dict(expected), gradient=True)
+    assert found["initial_c"][...].any()
+    carry = layer.initialize_carry((BATCH, INPUTS))
+    again = layer(x, reset=reset, initial_carry=carry, reset_carry=carry)
+    assert_same(layer(x, reset=reset, burn_in=2), again)
+    other = made("lstm", learn_initial_state=True)
+    other.initial_h[...] += 1
+    lnrnn.save(tmp_path / "layer.safetensors", layer)
+    other.load_params(lnrnn.load(tmp_path / "layer.safetensors").single.params)
+    assert_same(other(x), layer(x))
+    with pytest.raises(ValueError, match="make the layer with learn_initial_state=True"):
+        made("lstm").load_params(layer.params())
+
+
 def test_bidirectional_with_native_runs() -> None:
     x = case(DIALECTS["gru"]).x
     layer = nnx.Bidirectional(made("gru"), made("gru"))
@@ -114,9 +140,9 @@ def test_masks_are_of_training_and_new_at_each_call() -> None:
 
 
 def test_training_with_optax(tmp_path: Path) -> None:
-    """State and weights come back, from nnx.state and from a file."""
+    """Its state comes back through orbax, with that of the random masks."""
     x = case(DIALECTS["lstm"]).x
-    layer = made("lstm")
+    layer = made("lstm", zoneout=0.1)
     optimizer = nnx.Optimizer(layer, optax.adam(1e-2), wrt=nnx.Param)
 
     @nnx.jit
@@ -128,14 +154,13 @@ def test_training_with_optax(tmp_path: Path) -> None:
     losses = [float(train(layer, optimizer, x)) for _ in range(4)]
     assert losses[3] < losses[0]
     other = LayerNormLSTM(
-        INPUTS, UNITS, rngs=nnx.Rngs(3), variant=layer.variant, param_dtype="float64"
+        INPUTS, UNITS, rngs=nnx.Rngs(3), variant=layer.variant, param_dtype="float64", zoneout=0.1
     )
-    nnx.update(other, nnx.state(layer))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", nnx.state(layer))
+        checkpointer.wait_until_finished()
+        nnx.update(other, checkpointer.restore(tmp_path / "state", nnx.state(other)))
     assert_same(other(x), layer(x))
-    lnrnn.save(tmp_path / "lstm.safetensors", layer)
-    loaded = made("lstm")
-    loaded.load_params(lnrnn.load(tmp_path / "lstm.safetensors").single.params)
-    assert_same(loaded(x), layer(x))
 
 
 def test_dtypes_and_sharding_names() -> None:
@@ -197,3 +222,25 @@ def test_layer_normalize() -> None:
 def test_errors(options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         LayerNormLSTM(INPUTS, UNITS, rngs=nnx.Rngs(0), **options)
+
+
+def test_weights_that_do_not_train_are_warned_of_in_training() -> None:
+    """As a module was made, or loaded; also where a step is compiled."""
+    x = jnp.ones((BATCH, STEPS, INPUTS))
+
+    def layer(**options: Any) -> Any:
+        return LayerNormLSTM(INPUTS, UNITS, rngs=nnx.Rngs(0), **options)
+
+    bad, good = layer(variant="haste_lnlstm"), layer()
+    for call in (lambda m: m(x), nnx.jit(lambda m: m(x))):
+        with pytest.warns(UserWarning, match="A zero input at a zero state"):
+            call(bad)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        good(x)
+        layer(variant="haste_lnlstm", recurrent_gradient_clip=1.0)(x)
+        bad.eval()
+        bad(x)
+        bad.train()
+        bad.load_params(good.params())
+        bad(x)

@@ -103,7 +103,8 @@ def mixed(layer: Any, inputs: int = INPUTS, seed: int = 3) -> Any:
     if not layer.built:
         layer.build((None, inputs) if layer is cell else (None, None, inputs))
     sizes = Sizes(inputs, cell.units, cell.output_size)
-    cell.load_params(random_params(cell.variant, sizes, np.random.default_rng(seed)))
+    rng = np.random.default_rng(seed)
+    cell.load_params(random_params(cell.variant, sizes, rng, cell.learn_initial_state))
     return layer
 
 

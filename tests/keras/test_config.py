@@ -47,6 +47,8 @@ VALUES: dict[str, Any] = {
     "norm_epsilon": 1e-3,
     "recurrent_gradient_clip": 2.0,
     "projection_units": 4,
+    "learn_initial_state": True,
+    "burn_in": 3,
     "engine": "portable",
     "variant": None,  # of each class its own, see _value
     "return_sequences": True,
@@ -95,7 +97,8 @@ def _value(kind, name):
 def _everything(kind):
     """All arguments at once, with a variant that bears them."""
     variant = {"simple": "tfa_lnsimplernn", "lstm": "tf1_lnlstm_peephole_proj", "gru": "none"}
-    return {n: _value(kind, n) for n in _arguments(kind)} | {"variant": variant[kind.name]}
+    found = {n: _value(kind, n) for n in _arguments(kind)} | {"variant": variant[kind.name]}
+    return found | {"learn_initial_state": False}  # not with stateful, nor with burn_in
 
 
 def _plain(config: dict[str, Any]) -> Any:

@@ -25,10 +25,10 @@ from lnrnn import Variant
 
 # class, arguments, what the message has to say
 BAD = {
-    "lstm_with_gru": (LSTM, {"variant": "haste_lngru"}, "use LayerNormGRU"),
-    "gru_with_lstm": (GRU, {"variant": "haste_lnlstm"}, "use LayerNormLSTM"),
-    "simple_with_lstm": (SIMPLE, {"variant": Variant(cell="lstm")}, "use LayerNormLSTM"),
-    "lstm_with_indrnn": (LSTM, {"variant": "haste_lnindrnn"}, "use LayerNormSimpleRNN"),
+    "lstm_with_gru": (LSTM, {"variant": "haste_lngru"}, "use the GRU"),
+    "gru_with_lstm": (GRU, {"variant": "haste_lnlstm"}, "use the LSTM"),
+    "simple_with_lstm": (SIMPLE, {"variant": Variant(cell="lstm")}, "use the LSTM"),
+    "lstm_with_indrnn": (LSTM, {"variant": "haste_lnindrnn"}, "use the simple RNN"),
     "unknown_variant": (LSTM, {"variant": "haste_lstm"}, "haste_lnlstm"),
     "no_variant": (LSTM, {"variant": 3}, "variant"),
     "unknown_field": (LSTM, {"variant": {"cell": "lstm", "gates": "if"}}, "no field 'gates'"),
@@ -36,8 +36,8 @@ BAD = {
     "units_negative": (GRU, {"units": -3}, "units is a positive integer"),
     "units_float": (GRU, {"units": 2.5}, "units is a positive integer"),
     "units_true": (GRU, {"units": True}, "units is a positive integer"),
-    "dropout_text": (LSTM, {"dropout": "0.1"}, "dropout is a probability"),
-    "zoneout_none": (LSTM, {"zoneout": None}, "zoneout is a probability"),
+    "dropout_text": (LSTM, {"dropout": "0.1"}, "dropout is a number"),
+    "zoneout_none": (LSTM, {"zoneout": None}, "zoneout is a number"),
     "dropout_one": (LSTM, {"dropout": 1.0}, "dropout is a probability"),
     "dropout_negative": (LSTM, {"dropout": -0.1}, "dropout is a probability"),
     "recurrent_dropout": (LSTM, {"recurrent_dropout": 1.5}, "recurrent_dropout is a probability"),
@@ -58,7 +58,7 @@ BAD = {
     "bias_text": (GRU, {"use_bias": "False"}, "use_bias is True or False"),
     "forget_text": (LSTM, {"unit_forget_bias": "True"}, "unit_forget_bias is True or False"),
     "reset_text": (GRU, {"reset_after": "False"}, "reset_after is True or False"),
-    "dropout_flag": (LSTM, {"dropout": True}, "dropout is a probability"),
+    "dropout_flag": (LSTM, {"dropout": True}, "dropout is a number"),
     "weight_order": (GRU, {"weight_order": "torch"}, "weight_order is one of"),
     "forget_bias_of_gru": (GRU, {"unit_forget_bias": True}, "LayerNormLSTM"),
     "forget_bias_of_simple": (SIMPLE, {"unit_forget_bias": True}, "LayerNormLSTM"),
@@ -74,6 +74,11 @@ BAD = {
     "clip_negative": (LSTM, {"recurrent_gradient_clip": -1}, "recurrent_gradient_clip"),
     "epsilon": (LSTM, {"norm_epsilon": -1e-3}, "epsilon"),
     "engine": (LSTM, {"engine": "cudnn"}, "'portable'"),
+    "learn": (GRU, {"learn_initial_state": "yes"}, "learn_initial_state is True or False"),
+    "learn_stateful": (LSTM, {"learn_initial_state": True, "stateful": True}, "use one of them"),
+    "learn_burn_in": (LSTM, {"learn_initial_state": True, "burn_in": 2}, "use one of them"),
+    "burn_in": (GRU, {"burn_in": -1}, "burn_in is an integer, 0 or more"),
+    "burn_in_backwards": (GRU, {"burn_in": 2, "go_backwards": True}, "return_sequences=True"),
     "reset_after": (GRU, {"variant": "dreamerv2_gru", "reset_after": True}, "reset_after"),
     "unknown_argument": (LSTM, {"recurrent_layer_normalization": True}, "recurrent_layer_norm"),
     "activation": (LSTM, {"activation": "tahn"}, "tahn"),
@@ -84,7 +89,9 @@ BAD = {
 @pytest.mark.parametrize("place", ["layer", "cell"])
 def test_bad_arguments(case, place):
     kind, options, message = BAD[case]
-    of_layer = bool({"use_cudnn", "return_sequences", "stateful", "unroll"} & options.keys())
+    of_layer = bool(
+        {"use_cudnn", "return_sequences", "stateful", "unroll", "burn_in"} & options.keys()
+    )
     make = kind.layer if place == "layer" or of_layer else kind.cell
     with pytest.raises(ValueError, match=message):
         make(**{"units": UNITS, **options})

@@ -50,7 +50,8 @@ if BACKEND in ("tensorflow", "jax"):
             [
                 keras.Input((None, INPUTS)),
                 *(kind.layer(UNITS, return_sequences=True) for kind in KINDS.values()),
-                keras.layers.Bidirectional(KINDS["gru"].layer(4, return_sequences=True)),
+                KINDS["lstm"].layer(UNITS, return_sequences=True, learn_initial_state=True),
+                keras.layers.Bidirectional(KINDS["gru"].layer(4, return_sequences=True, burn_in=1)),
                 keras.layers.RNN(KINDS["lstm"].cell(3)),
             ]
         )

@@ -10,7 +10,7 @@ import pytest
 from keras_cases import GRU, LSTM, SIMPLE, UNITS, each_kind
 
 from lnrnn import dialects
-from lnrnn.keras import initial
+from lnrnn.frontends import initial
 from lnrnn.params import columns
 
 OF_KIND = {"simple": SIMPLE, "indrnn": SIMPLE, "ligru": GRU, "gru": GRU, "lstm": LSTM}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from keras_cases import (
     BATCH,
     INPUTS,
@@ -17,12 +18,14 @@ from keras_cases import (
     UNITS,
     by_reference,
     each_kind,
+    gradients,
     initial_states,
     mixed,
     sequences,
     to_numpy,
 )
 
+import lnrnn
 from lnrnn.testing import assert_close
 
 
@@ -56,6 +59,91 @@ def test_initial_state_in_every_way_to_call(kind):
 
 
 @each_kind
+def test_learned_states_are_given_where_none_are(kind):
+    """To a layer in both directions and to a cell in Keras's own loop, and they learn."""
+    learns, plain = (mixed(kind.layer(UNITS, learn_initial_state=on)) for on in (True, False))
+    x, weights = sequences(), learns.params()
+    plain.load_params({n: w for n, w in weights.items() if not n.startswith("initial")})
+    given = [np.tile(weights[f"initial_{n}"], (BATCH, 1)) for n in "hc"[: kind.states]]
+    expected, found = gradients(plain, x, initial_state=given), gradients(learns, x)
+    assert_close("y", to_numpy(learns(x)), to_numpy(plain(x, initial_state=given)), "float32")
+    for name, slope in expected.items():
+        assert_close(name, found[name], slope, "float32", gradient=True)
+    cell = mixed(kind.cell(UNITS, learn_initial_state=True))
+    rnn = keras.layers.RNN(cell)
+    rnn.build((None, None, INPUTS))
+    assert_close("y", to_numpy(rnn(x)), to_numpy(learns(x)), "float32")
+    of_cell = gradients(rnn, x)
+    for name in weights:
+        if name.startswith("initial"):
+            assert found[name].any()
+            assert_close(name, of_cell[name], found[name], "float32", gradient=True)
+    assert_close(
+        "given",
+        to_numpy(learns(x, initial_state=initial_states(kind))),
+        to_numpy(plain(x, initial_state=initial_states(kind))),
+        "float32",
+    )
+
+
+def test_learned_states_are_saved(tmp_path):
+    def layer():
+        return LSTM.layer(UNITS, learn_initial_state=True)
+
+    model = keras.Sequential(
+        [keras.Input((None, INPUTS)), keras.layers.Bidirectional(layer()), keras.layers.Dense(1)]
+    )
+    mixed(model.layers[0].forward_layer)
+    expected = to_numpy(model(sequences()))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_close("model", to_numpy(loaded(sequences())), expected, "float32")
+    lnrnn.save(tmp_path / "layer.safetensors", model.layers[0].forward_layer)
+    checkpoint = lnrnn.load(tmp_path / "layer.safetensors")
+    again = LSTM.layer.from_params(checkpoint)
+    assert again.cell.learn_initial_state
+    assert_close(
+        "layer", to_numpy(again(sequences())), to_numpy(mixed(layer())(sequences())), "float32"
+    )
+    with pytest.raises(ValueError, match="make the layer with learn_initial_state=True"):
+        mixed(LSTM.layer(UNITS)).load_params(checkpoint.single.params)
+
+
+@each_kind
+@pytest.mark.parametrize("sequence", [False, True], ids=["last", "all"])
+def test_burn_in(kind, sequence):
+    """The numbers of the whole sequence, and the gradient of its later steps."""
+    whole, layer = (mixed(kind.layer(UNITS, return_sequences=sequence, burn_in=n)) for n in (0, 2))
+    x, mask = sequences(), np.arange(BATCH * STEPS).reshape(BATCH, STEPS) % 3 > 0
+    assert_close("y", to_numpy(layer(x, mask=mask)), to_numpy(whole(x, mask=mask)), "float32")
+    states = by_reference(whole, x[:, :2]).states
+    found = gradients(layer, x, lambda y: ops.mean(ops.square(y[:, 2:] if sequence else y)))
+    expected = gradients(whole, x[:, 2:], initial_state=states)
+    assert not found["x"][:, :2].any()
+    for name, slope in expected.items():
+        here = found[name][:, 2:] if name == "x" else found[name]
+        assert_close(name, here, slope, "float32", gradient=True)
+
+
+def test_burn_in_of_both_directions():
+    """The first steps in time: those to which the backward layer comes last."""
+    whole, layer = (
+        keras.layers.Bidirectional(LSTM.layer(UNITS, return_sequences=True, burn_in=n))
+        for n in (0, 2)
+    )
+    for wrapper in (whole, layer):
+        wrapper.build((None, None, INPUTS))
+        for one in (wrapper.forward_layer, wrapper.backward_layer):
+            mixed(one)
+    x = sequences()
+    mask = np.arange(STEPS) < np.array([[5], [3], [4]])
+    assert_close("y", to_numpy(layer(x, mask=mask)), to_numpy(whole(x, mask=mask)), "float32")
+    slope = gradients(layer, x, lambda y: ops.mean(ops.square(y[:, 2:])))["x"]
+    assert slope[:, 2:].all() and not slope[:, :2].any()
+    assert not gradients(layer, x, lambda y: ops.mean(ops.square(y[:, :2])))["x"].any()
+
+
+@each_kind
 def test_encoder_and_decoder(kind):
     """The final states of one layer start another."""
     x = keras.Input((None, INPUTS))
@@ -68,17 +156,6 @@ def test_encoder_and_decoder(kind):
     between = by_reference(encoder, sequences()).states
     expected = by_reference(decoder, sequences(), between).y
     assert_close("y", to_numpy(model(sequences())), expected, "float32")
-
-
-@each_kind
-def test_chunks_with_carried_state_are_one_sequence(kind):
-    layer = mixed(kind.layer(UNITS, return_sequences=True, return_state=True))
-    x = sequences()
-    first, *states = to_numpy(layer(x[:, :2]))
-    second, *states = to_numpy(layer(x[:, 2:], initial_state=states))
-    expected = by_reference(layer, x)
-    assert_close("y", np.concatenate([first, second], 1), expected.y, "float32")
-    assert_close("states", states, expected.states, "float32")
 
 
 @each_kind
@@ -218,16 +295,6 @@ def test_layer_is_rnn_of_the_cell(kind, variant):
         strict=True,
     ):
         assert_close("y", a, e, "float32")
-
-
-@each_kind
-def test_one_step_of_the_cell(kind):
-    cell = mixed(kind.cell(UNITS))
-    given, x = initial_states(kind), sequences(steps=1)
-    y, states = to_numpy(cell(x[:, 0], given))
-    expected = by_reference(cell, x, given)
-    assert_close("y", y, expected.y[:, 0], "float32")
-    assert_close("states", states, expected.states, "float32")
 
 
 @each_kind

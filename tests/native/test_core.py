@@ -43,6 +43,7 @@ def draw(variant, seed, steps, batch, inputs, units, options=(), dtype: type = n
     possible = {
         "mask": rng.random((steps, batch)) > 0.3,
         "reset": rng.random((steps, batch)) > 0.7,
+        "reset_states": [rng.normal(size=s.shape) for s in states],
         "take_h": rng.choice([0.0, 1.0], (steps, batch, sizes.hidden)),
         "take_c": 0.8,
         "recurrent_mask": rng.choice([0.0, 1.25], (batch, sizes.hidden)),
@@ -55,6 +56,8 @@ def draw(variant, seed, steps, batch, inputs, units, options=(), dtype: type = n
         del possible["candidate_mask"]
     given = {n: possible[n] for n in options if n in possible}
     given = {n: v.astype(dtype) if _is_factor(v) else v for n, v in given.items()}
+    if "reset_states" in given:
+        given["reset_states"] = [s.astype(dtype) for s in given["reset_states"]]
     weigh = [
         rng.normal(size=(steps, batch, sizes.hidden)),
         *(rng.normal(size=s.shape) for s in states),
@@ -78,11 +81,16 @@ def by_core(variant, params, x, states, options, weigh, engine="native", lay=Non
     `lay` gives a tensor of the same values that lies in memory as a test wants it.
     """
     arrays = {"x": x, **dict(zip(("h0", "c0"), states, strict=False)), **params}
+    resets = options.get("reset_states")
+    if resets is not None:
+        arrays |= dict(zip(("reset_h", "reset_c"), resets, strict=False))
     leaves = {n: torch.tensor(v) for n, v in arrays.items()}
     if lay is not None:
         leaves = {n: lay(v) for n, v in leaves.items()}
     leaves = {n: v.requires_grad_() for n, v in leaves.items()}
     given = {n: torch.tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    if resets is not None:
+        given["reset_states"] = tuple(leaves[n] for n in ("reset_h", "reset_c") if n in leaves)
     y, final = sequence(engine, variant)(
         variant,
         {n: leaves[n] for n in params},
@@ -105,6 +113,7 @@ def by_reference(variant, params, x, states, options, weigh) -> dict[str, Any]:
     h0, c0 = states[0], states[1] if len(states) > 1 else None
     clip = options.get("recurrent_gradient_clip")
     rest = {n: v for n, v in options.items() if n != "recurrent_gradient_clip"}
+    rest |= dict(zip(("reset_h", "reset_c"), rest.pop("reset_states", ()), strict=False))
     run = reference.forward(
         variant,
         params,
@@ -118,6 +127,9 @@ def by_reference(variant, params, x, states, options, weigh) -> dict[str, Any]:
     found = {"y": run.y, "final 0": run.h, "gradient of x": back.x, "gradient of h0": back.h0}
     if c0 is not None:
         found |= {"final 1": run.c, "gradient of c0": back.c0}
+    for name in ("reset_h", "reset_c"):
+        if (gradient := getattr(back, name)) is not None:
+            found[f"gradient of {name}"] = gradient
     return found | {f"gradient of {n}": g for n, g in back.params.items()}
 
 
@@ -130,6 +142,7 @@ def check(variant, drawn, dtype="float64"):
 OPTIONS = (
     "mask",
     "reset",
+    "reset_states",
     "take_h",
     "take_c",
     "recurrent_mask",

@@ -94,13 +94,21 @@ def rounded_products(dtype: str) -> Iterator[None]:
         module.np = np
 
 
+def each(options: dict[str, Any], make) -> dict[str, Any]:
+    """Options with other arrays, also of those that are lists of them."""
+
+    def made(v):
+        if isinstance(v, list):
+            return [made(one) for one in v]
+        return make(v) if isinstance(v, np.ndarray) else v
+
+    return {name: made(value) for name, value in options.items()}
+
+
 def prepared(drawn, dtype: str) -> tuple[Any, ...]:
     """What `draw` gives, with all that comes in half precision rounded beforehand."""
     params, x, states, options, weigh = drawn
-    factors = {
-        n: rounded(v, dtype) if isinstance(v, np.ndarray) and v.dtype != bool else v
-        for n, v in options.items()
-    }
+    factors = each(options, lambda v: v if v.dtype == bool else rounded(v, dtype))
     return (
         {n: p.astype(np.float32).astype(np.float64) for n, p in params.items()},
         rounded(x, dtype),
@@ -126,14 +134,19 @@ def by_core(variant, drawn, dtype: str, engine: str = "native") -> dict[str, np.
 
     leaves = {n: tensor(p, torch.float32) for n, p in params.items()}
     leaves |= {n: tensor(v) for n, v in zip(("x", "h0", "c0"), (x, *states), strict=False)}
+    resets = dict(zip(("reset_h", "reset_c"), options.get("reset_states", ()), strict=False))
+    leaves |= {n: tensor(v) for n, v in resets.items()}
     leaves = {n: v.requires_grad_() for n, v in leaves.items()}
+    given = each(options, tensor)
+    if resets:
+        given["reset_states"] = tuple(leaves[n] for n in resets)
     y, final = sequence(engine, variant, dtype)(
         variant,
         {n: leaves[n] for n in params},
         leaves["x"],
         tuple(leaves[n] for n in ("h0", "c0") if n in leaves),
         masked_output="hold",
-        **{n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()},
+        **given,
     )
     assert {v.dtype for v in (y, *final)} == {kind}
     total: Any = sum(
@@ -421,7 +434,7 @@ def test_jax_arrays(dtype):
         v = np.asarray(v)
         return jnp.asarray(v) if v.dtype == bool else jnp.asarray(v, jnp.float32).astype(dtype)
 
-    given = {n: array(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    given = each(options, array)
     weights = {n: jnp.asarray(p, jnp.float32) for n, p in params.items()}
 
     def loss(weights, x):
@@ -460,7 +473,7 @@ def test_tensorflow_tensors(dtype, graph):
         v = np.asarray(v)
         return tf.constant(v) if v.dtype == bool else tf.cast(tf.constant(v, tf.float32), dtype)
 
-    given = {n: tensor(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    given = each(options, tensor)
     leaves = {n: tf.constant(p, tf.float32) for n, p in params.items()}
     leaves |= {n: tensor(v) for n, v in zip(("x", "h0", "c0"), (x, *states), strict=True)}
 

@@ -56,6 +56,17 @@ def test_inputs_that_do_not_fit(framework: str, wrong: str) -> None:
         op.recurrence(VARIANT, Numbers(), inputs)
 
 
+def test_an_older_jaxlib_is_not_given_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With handlers of a newer interface than its own JAX would not start, for any program."""
+    cpu = ("jax", "cpu")
+    assert core.refusal_on(*cpu) is None
+    monkeypatch.setattr(core, "xla_version", lambda: (0, 0))
+    assert "jaxlib has 0.0: install a newer jaxlib" in str(core.refusal_on(*cpu))
+    # one that does not tell may fit
+    monkeypatch.setattr(core, "xla_version", lambda: None)
+    assert core.refusal_on(*cpu) is None
+
+
 RICH = Variant(
     cell="lstm", norms=(Norm("pre"),), peephole="after", projection=True, hidden_norm=True
 )
@@ -95,14 +106,3 @@ def test_weights_of_options_that_do_not_fit(framework: str) -> None:
         spoiled = given | {name: given[name][..., :-1]}
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="has the shape"):
             run(spoiled)
-
-
-def test_an_older_jaxlib_is_not_given_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With handlers of a newer interface than its own JAX would not start, for any program."""
-    cpu = ("jax", "cpu")
-    assert core.refusal_on(*cpu) is None
-    monkeypatch.setattr(core, "xla_version", lambda: (0, 0))
-    assert "jaxlib has 0.0: install a newer jaxlib" in str(core.refusal_on(*cpu))
-    # one that does not tell may fit
-    monkeypatch.setattr(core, "xla_version", lambda: None)
-    assert core.refusal_on(*cpu) is None

@@ -116,7 +116,15 @@ def test_what_the_definition_computes_is_no_run_of_the_native_engine() -> None:
     run, x = sequence("native", "torch")
     assert counted(lambda: torch.func.vmap(run)(torch.stack([x, x])))[0] == {}
     run, x = sequence("native", "jax")
-    assert counted(lambda: jax.block_until_ready(jax.vmap(run)(jnp.stack([x, x]))))[0] == {}
+    exported = jax.export.export(jax.jit(run))(x)
+    assert counted(lambda: jax.block_until_ready(exported.call(x)))[0] == {}
+
+
+def test_a_map_over_sequences_of_jax_is_one_run() -> None:
+    run, x = sequence("native", "jax")
+    derive = jax.jit(jax.grad(lambda x: jax.vmap(run)(x).sum()))
+    one = {("native", "jax"): 1}
+    assert counted(lambda: jax.block_until_ready(derive(jnp.stack([x, 2 * x])))) == (one, one)
 
 
 @pytest.mark.parametrize("frontend", ["torch", "torch-op"])

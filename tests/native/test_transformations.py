@@ -17,7 +17,7 @@ import torch
 
 from lnrnn import dialects
 from lnrnn.engines import native, portable, runs, select
-from lnrnn.engines.native import core, tensorflow_library, tensorflow_op
+from lnrnn.engines.native import tensorflow_library, tensorflow_op
 from lnrnn.params import Sizes, shapes
 from lnrnn.testing.tolerances import assert_close
 
@@ -189,8 +189,8 @@ def jax_loss(engine):
     return loss, (jnp.asarray(draw()[1]), jnp.asarray(weights["recurrent_kernel"]))
 
 
-def _two(x):
-    return jnp.stack([x, jnp.sin(x)])
+def _two(x, axis=0):
+    return jnp.stack([x, jnp.sin(x)], axis)
 
 
 JAX_TRANSFORMATIONS = {
@@ -203,6 +203,10 @@ JAX_TRANSFORMATIONS = {
     "forward over reverse": lambda f, a: jax.jvp(jax.grad(f, (0, 1)), a, tuple(map(jnp.cos, a))),
     "vmap": lambda f, a: jax.vmap(f, (0, None))(_two(a[0]), a[1]),
     "vmap of gradients": lambda f, a: jax.vmap(jax.grad(f, (0, 1)), (0, None))(_two(a[0]), a[1]),
+    "gradient of vmap": lambda f, a: jax.grad(
+        lambda x, k: jnp.sin(jax.vmap(f, (2, None))(_two(x, 2), k)).sum(), (0, 1)
+    )(*a),
+    "vmap of gradients of x": lambda f, a: jax.vmap(jax.grad(f), (0, None))(_two(a[0]), a[1]),
     "scan": lambda f, a: jax.lax.scan(
         lambda s, x: (s + f(x, a[1]), jax.grad(f)(x, a[1])), 0.0, _two(a[0])
     ),
@@ -524,7 +528,7 @@ def test_tensorflow_empty_batch():
 
 def test_tensorflow_without_its_library(monkeypatch, tmp_path):
     """What `lnrnn info` says, and the portable engine computes."""
-    monkeypatch.setattr(core, "folder", lambda: tmp_path)
+    monkeypatch.setattr(tensorflow_library, "_path", lambda: tmp_path / "none")
     for cached in (tensorflow_library.missing, tensorflow_library._load):
         monkeypatch.setattr(
             tensorflow_library, cached.__wrapped__.__name__, cache(cached.__wrapped__)

@@ -17,6 +17,7 @@ from lnrnn.engines import native, runs
 from lnrnn.engines.native import core
 from lnrnn.stream.stream import FORMS
 from lnrnn.testing.cases import VARIANTS, random_params, sizes_for
+from lnrnn.testing.tolerances import assert_close
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormLSTMCell
 from lnrnn.variant import Variant
 
@@ -90,6 +91,38 @@ def test_stacks_and_batches_of_all_sizes(batch: int) -> None:
     for layer, (own_h, own_c) in enumerate(stream.state):
         np.testing.assert_array_equal(own_h, h[layer].numpy())
         np.testing.assert_array_equal(own_c, c[layer].numpy())
+
+
+def test_learned_states_are_where_a_stream_begins(tmp_path: Any) -> None:
+    """At the start, and in the rows that are reset; from a module, a file and a cell's step."""
+    module = LayerNormLSTM(7, 19, num_layers=2, learn_initial_state=True).eval()
+    x = torch.randn(9, 3, 7)
+    reset = torch.rand(9, 3) < 0.3
+    lnrnn.save(tmp_path / "module.safetensors", module)
+    with torch.no_grad():
+        expected = module(x, reset=reset)[0].numpy()
+        for source in (module, tmp_path / "module.safetensors"):
+            stream = lnrnn.Stream(source, batch=3)
+            begun = [[s.detach().numpy() for s in (h, c)] for h, c in learned(module)]
+            for state, layer in zip(stream.state, begun, strict=True):
+                for found, one in zip(state, layer, strict=True):
+                    np.testing.assert_array_equal(found, np.tile(one, (3, 1)))
+            found = []
+            for now, fresh in zip(x.numpy(), reset.numpy(), strict=True):
+                stream.reset(fresh)
+                found.append(stream(now))
+            np.testing.assert_array_equal(np.stack(found), expected)
+        state, outputs = None, []
+        for now in x:  # from the second step on by a stream
+            y, state = module.step(now, state)
+            outputs.append(y)
+        assert_close("steps", torch.stack(outputs).numpy(), module(x)[0].numpy(), "float32")
+
+
+def learned(module: Any) -> list[Any]:
+    return [
+        (getattr(module, f"initial_h{s}"), getattr(module, f"initial_c{s}")) for s in module._stems
+    ]
 
 
 def test_states_are_copies_and_may_be_set() -> None:

@@ -12,7 +12,7 @@ from torch_cases import KINDS, Kind, each_kind
 from lnrnn import dialects
 from lnrnn.dialects import DIALECTS
 from lnrnn.frontends import initial
-from lnrnn.frontends.families import bias_gates
+from lnrnn.params import gates_of
 from lnrnn.torch import LayerNormLSTM
 
 CLASSES = {"simple": "rnn", "indrnn": "rnn", "lstm": "lstm", "gru": "gru", "ligru": "gru"}
@@ -67,7 +67,7 @@ def test_dialects_start_as_published(name: str) -> None:
     for weight, given in dialect.initializers.items():
         value, forget = params[weight], dialect.forget_bias_init.get(weight)
         if forget is not None:
-            gates = bias_gates(dialect.variant, weight)
+            gates = gates_of(dialect.variant, weight)
             blocks = value.reshape(len(gates), -1)
             assert (blocks[gates.index("f")] == forget).all()
             value = blocks[[g != "f" for g in gates]]

@@ -14,6 +14,7 @@ from torch_cases import (
     INPUTS,
     KINDS,
     STEPS,
+    UNITS,
     Kind,
     assert_same,
     draw,
@@ -25,8 +26,8 @@ from torch_cases import (
 )
 
 from lnrnn import dialects
-from lnrnn.testing import adapters
 from lnrnn.testing.contract import verify_contract
+from lnrnn.testing.frontends import front_end
 
 LENGTHS = [5, 1, 7, 0]
 MASK = torch.tensor(
@@ -154,17 +155,6 @@ def test_given_states_reach_the_episode_at_their_end(kind: Kind) -> None:
 
 
 @each_kind
-def test_a_sequence_in_chunks(kind: Kind) -> None:
-    module = made(kind, num_layers=2)
-    x, hx = draw(STEPS, BATCH, INPUTS), states_of(module)
-    whole, outputs, states = module(x, hx), [], hx
-    for chunk in x.split(3):
-        output, states = module(chunk, states)
-        outputs.append(output)
-    assert_same([torch.cat(outputs), states], whole)
-
-
-@each_kind
 def test_layouts_of_flags(kind: Kind) -> None:
     """batch_first, and no batch at all, mean the same numbers."""
     module, turned = (
@@ -199,14 +189,145 @@ def test_lengths_under_vmap() -> None:
         assert_same([t[i] for t in flat(found)], call(*given))
 
 
-def test_a_masked_step_may_hold_anything_finite() -> None:
-    module = made(KINDS["lstm"], bidirectional=True)
-    x = draw(STEPS, BATCH, INPUTS)
-    other = torch.where(MASK[..., None], x, 1e3 * draw(STEPS, BATCH, INPUTS))
-    assert_same(module(x, mask=MASK), module(other, mask=MASK))
-
-
 @pytest.mark.parametrize("engine", [None, "portable"])
 @each_kind
 def test_contract(kind: Kind, engine: str | None) -> None:
-    verify_contract(adapters.choose(engine, "torch"), dialects.get(kind.dialect).variant)
+    verify_contract(front_end("torch", engine), dialects.get(kind.dialect).variant)
+
+
+def spread(module: Any, batch: int = BATCH) -> Any:
+    """The learned states of a module in the form of `hx`."""
+    states = [
+        torch.stack([getattr(module, f"initial_{name}{s}") for s in module._stems])
+        for name in module.variant.states
+    ]
+    states = [s.unsqueeze(1).expand(-1, batch, -1) for s in states]
+    return tuple(states) if len(states) > 1 else states[0]
+
+
+@each_kind
+@both_directions
+def test_episodes_begin_in_the_state_that_resets_go_to(kind: Kind, bidirectional: bool) -> None:
+    module = made(kind, bidirectional=bidirectional)
+    x, hx, again = draw(STEPS, BATCH, INPUTS), states_of(module), states_of(module)
+    y, _ = module(x, hx, mask=MASK, reset=RESET, reset_state=again)
+    for b in range(BATCH - 1):
+        found = episodes(b, MASK, RESET)
+        valid = [t for t in range(STEPS) if MASK[t, b]]
+        first = again if RESET[valid[0], b] else hx
+        # each direction has its first episode from hx
+        for direction in range(module._directions):
+            begun = [again] * len(found)
+            begun[-1 if direction else 0] = hx if direction else first
+            for episode, start in zip(found, begun, strict=True):
+                expected, _ = module(x[episode, b : b + 1], one(start, b))
+                side = slice(direction * UNITS, (direction + 1) * UNITS)
+                assert_same(y[episode, b : b + 1, side], expected[..., side])
+
+
+@each_kind
+@both_directions
+def test_learned_states_stand_where_none_is_given(kind: Kind, bidirectional: bool) -> None:
+    """At the beginning and at resets, and they gather the gradients of both."""
+    options: dict[str, Any] = dict(num_layers=2, bidirectional=bidirectional)
+    learns, plain = made(kind, learn_initial_state=True, **options), made(kind, **options)
+    plain.load_state_dict(learns.state_dict(), strict=False)
+    x, named = draw(STEPS, BATCH, INPUTS), dict(learns.named_parameters())
+    given = spread(learns)
+    found = learns(x, mask=MASK, reset=RESET)
+    expected = plain(x, given, mask=MASK, reset=RESET, reset_state=given)
+    assert_same(found, expected)
+    states = {n: p for n, p in named.items() if n.startswith("initial")}
+    assert len(states) == len(flat(given)) * len(learns._stems)
+    same = states | dict(plain.named_parameters())
+    assert_same(gradients(found, named), gradients(expected, same), gradient=True)
+    hx = states_of(learns)
+    assert_same(learns(x, hx), plain(x, hx))
+
+
+@each_kind
+def test_steps_begin_in_the_learned_state(kind: Kind) -> None:
+    module = made(kind, num_layers=2, learn_initial_state=True)
+    x = draw(STEPS, BATCH, INPUTS)
+    whole, outputs, state = module(x), [], None
+    for now in x:
+        y, state = module.step(now, state)
+        outputs.append(y)
+    assert_same([torch.stack(outputs), state], whole)
+    cell = kind.cell(INPUTS, UNITS, learn_initial_state=True, dtype=torch.float64)
+    layer = kind.layer(INPUTS, UNITS, learn_initial_state=True, dtype=torch.float64)
+    layer.load_params(cell.params())
+    assert_same(cell(x[0]), [s[0] for s in flat(layer(x[:1])[1])])
+    assert_same(cell(x[0, 0]), [s[0] for s in flat(layer(x[:1, 0])[1])])
+
+
+@each_kind
+def test_burn_in(kind: Kind) -> None:
+    """Steps that bring the states, and none of the gradient."""
+    module = made(kind, num_layers=2, recurrent_dropout=0.3, recurrent_dropout_mode="step")
+    parameters = dict(module.named_parameters())
+    x, hx = draw(STEPS, BATCH, INPUTS).requires_grad_(), states_of(module)
+    options = {"mask": MASK, "reset": RESET, "reset_state": states_of(module)}
+
+    def run(**more: Any) -> Any:
+        torch.manual_seed(1)  # the same masks
+        return module(x, hx, **options, **more)
+
+    whole, (y, states) = run(), run(burn_in=3)
+    assert_same([y, states], whole)
+    quiet = torch.autograd.grad(y[:3].sum(), x, retain_graph=True)[0]
+    assert not quiet.any()
+    module.eval()
+    first = {n: v if n == "reset_state" else v[:3] for n, v in options.items()}
+    rest = {n: v if n == "reset_state" else v[3:] for n, v in options.items()}
+    between = module(x[:3], hx, **first)[1]
+    between = tuple(s.detach() for s in between) if isinstance(between, tuple) else between.detach()
+    expected = module(x[3:], between, **rest)
+    y, states = run(burn_in=3)
+    found = gradients([y[3:], states], parameters, x)
+    assert not found[0][:3].any()
+    assert_same(found, gradients(expected, parameters, x), gradient=True)
+
+
+def test_burn_in_keeps_nothing() -> None:
+    """Neither of the first steps, nor in the engine."""
+    module, shapes = made(KINDS["lstm"], engine="native"), []
+
+    def pack(t: Tensor) -> Tensor:
+        shapes.append(tuple(t.shape))
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        module(draw(9, BATCH, INPUTS), burn_in=6)
+    assert (3, BATCH, 4 * UNITS) in shapes
+    assert not any(6 in shape for shape in shapes)
+
+
+@each_kind
+def test_burn_in_of_both_directions(kind: Kind) -> None:
+    """The reverse direction comes last to the steps without gradient."""
+    module = made(kind, bidirectional=True)
+    x = draw(STEPS, BATCH, INPUTS)
+    reverse = {n: p for n, p in module.named_parameters() if n.endswith("_reverse")}
+    (whole, _), (y, _) = module(x, lengths=LENGTHS), module(x, lengths=LENGTHS, burn_in=4)
+    assert_same(y, whole)
+    assert not torch.autograd.grad(y[:4].sum(), module.weight_ih_l0, retain_graph=True)[0].any()
+    assert_same(gradients(y[4:], reverse), gradients(whole[4:], reverse), gradient=True)
+
+
+def test_calls_that_do_not_fit() -> None:
+    module = made(KINDS["gru"])
+    x = draw(STEPS, BATCH, INPUTS)
+    with pytest.raises(ValueError, match="got it without reset"):
+        module(x, reset_state=states_of(module))
+    with pytest.raises(ValueError, match=r"reset_state has the shape \(1, 4, 5\)"):
+        module(x, reset=RESET, reset_state=torch.zeros(1, 3, UNITS, dtype=torch.float64))
+    with pytest.raises(ValueError, match="burn_in is below the number of steps"):
+        module(x, burn_in=STEPS)
+    with pytest.raises(ValueError, match="burn_in is a"):
+        module(x, burn_in=-1)
+    learns = made(KINDS["gru"], learn_initial_state=True)
+    with pytest.raises(ValueError, match="make the layer with learn_initial_state=True"):
+        module.load_params(learns.params())
+    with pytest.raises(ValueError, match="make the layer with learn_initial_state=False"):
+        learns.load_params(module.params())

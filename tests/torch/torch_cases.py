@@ -57,7 +57,8 @@ def randomized(module: Any, seed: int = 7) -> Any:
         layer, reverse = int(suffix.split("_")[1][1:]), suffix.endswith("_reverse")
         inputs = getattr(module, f"weight_ih{suffix}").shape[1]
         sizes = Sizes(inputs, module.hidden_size, module.output_size)
-        module.load_params(random_params(module.variant, sizes, rng), layer, reverse)
+        params = random_params(module.variant, sizes, rng, module.learn_initial_state)
+        module.load_params(params, layer, reverse)
     return module
 
 

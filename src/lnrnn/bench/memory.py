@@ -75,13 +75,13 @@ def _resident(field: str) -> int:
 
 def main(argument: str) -> None:
     """Measure what the parent asks for, and write it into its file."""
-    from lnrnn.bench import program
+    from lnrnn.bench import competitors
     from lnrnn.bench.problem import Problem
 
     options, name, file = json.loads(argument)
     points = tuple(Point(*p) for p in options.pop("points"))
     settings = Settings(points=points, **options)
-    competitor = next(c for c in program.competitors(settings) if c.name == name)
+    competitor = next(c for c in competitors.of(settings) if c.name == name)
     rows = []
     for point in filter(competitor.at, points):
         runs = competitor.build(Problem(settings.cell, point, TASKS[settings.task].projected))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lnrnn.bench import machine, measure, memory, problem, report
+from lnrnn.bench import competitors, machine, measure, memory, problem, report
 from lnrnn.bench.problem import Competitor, Problem
 from lnrnn.bench.report import Measurement, Row
 from lnrnn.bench.settings import OVERHEAD, TASKS, Point, Settings
 from lnrnn.engines import runs as engine_runs
 from lnrnn.engines.native import core
-from lnrnn.train.program import load_keras
 from lnrnn.train.settings import UserError
 
 
@@ -78,40 +75,6 @@ def bench(
     return 0
 
 
-def competitors(settings: Settings) -> list[Competitor]:
-    """What is measured on the framework of the settings, which is loaded, ours first."""
-    _limit_threads(settings.threads)
-    load_keras(settings.framework, "--framework")
-    framework, float32 = settings.framework, settings.dtype == "float32"
-    if framework == "torch":
-        torch: Any = import_module("torch")
-        torch.set_num_threads(settings.threads)
-    if settings.task == "fit":
-        return _module("fit").competitors(settings)
-    found: list[Competitor] = []
-    if framework == "torch":
-        found += _module("on_torch").competitors(settings)
-    if settings.task == "sequence":
-        found += _module("on_keras").sequence(settings)
-        if float32 and framework == "jax":
-            found += _module("on_jax").competitors(settings.cell)
-        if float32:
-            found.append(_module("core_call").competitor(framework, settings.threads))
-    return found
-
-
-def _module(name: str) -> Any:
-    """A module of this package that loads a framework."""
-    return import_module(f"lnrnn.bench.{name}")
-
-
-def _limit_threads(threads: int) -> None:
-    """Let this process use so many processors; before frameworks are loaded."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if hasattr(os, "sched_setaffinity") and threads < core.available_threads():
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-
-
 def _all(
     points: tuple[Point, ...], threads: int | None, task: str, options: dict[str, Any]
 ) -> list[Measurement]:
@@ -139,7 +102,7 @@ def _all(
 
 
 def _one(settings: Settings) -> Measurement:
-    every, task = competitors(settings), TASKS[settings.task]
+    every, task = competitors.of(settings), TASKS[settings.task]
     packages = (settings.framework, "keras", "numpy")
     result = Measurement(
         settings,

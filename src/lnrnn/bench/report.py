@@ -20,7 +20,7 @@ from lnrnn import __version__
 from lnrnn.bench.measure import Times
 from lnrnn.bench.problem import LIMIT, NORMALISED, Competitor
 from lnrnn.bench.settings import OVERHEAD, TASKS, Point, Settings
-from lnrnn.train.files import replacing
+from lnrnn.files import replacing
 
 _WIDTH = 128
 _COLOURS = (

@@ -112,7 +112,7 @@ def _check_target(to: Path, form: str | None, form_settings: list[str]) -> None:
 
 def inspect(source: Path, tensors: bool = False) -> int:
     """List the recurrent layers of a file; see `lnrnn inspect --help`."""
-    from lnrnn.train.report import columns
+    from lnrnn.console import columns
 
     container = open_file(source)
     print(f"{source.name}: {container.kind}, {len(container.entries)} tensors\n")

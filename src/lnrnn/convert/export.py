@@ -16,8 +16,8 @@ from lnrnn.convert.forms import form
 from lnrnn.convert.rewrite import rewrite
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.dialects import Dialect
-from lnrnn.params import Sizes, shapes
-from lnrnn.train.files import replacing
+from lnrnn.files import replacing
+from lnrnn.params import Sizes, learned_states, shapes
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -53,6 +53,11 @@ def originals(
         (2, 32)
     """
     dialect, origin = form(name), weights.origin
+    if learned_states(weights.params):
+        raise FileError(
+            f"A sequence begins with zeros in {name}; got a learned initial state: write a file of "
+            "lnrnn, or train without learn_initial_state."
+        )
     target = _target(weights, dialect, settings or {})
     own = origin is not None and origin.dialect == name
     _check_zoneout(weights, dialect)
@@ -134,7 +139,8 @@ def write(
 
     Args:
         path: `.safetensors`, `.npz`, `.pt` or `.pth` (needs torch), `.h5` (needs h5py), `.ckpt` (a
-            TensorFlow checkpoint) or `.tflite` (a single layer; needs flatbuffers).
+            TensorFlow checkpoint; needs google-crc32c) or `.tflite` (a single layer; needs
+            flatbuffers).
         checkpoint: the layers; several get their paths as scopes, unless they came with others.
         name: of the form.
         settings: as of [originals][lnrnn.convert.originals].

@@ -15,7 +15,7 @@ from lnrnn.convert import safetensors
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.tensors import DIMENSION, Container
 from lnrnn.convert.weights import DTYPES, Checkpoint, Origin, Weights, check_float, collect
-from lnrnn.params import Sizes, shapes
+from lnrnn.params import STATES, Sizes, shapes
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -190,7 +190,8 @@ def _layer(at: str, about: Any, entries: dict[str, Any]) -> Weights:
         )
     zoneout, zoneout_cell = map(float, rates)
     try:
-        expected = shapes(variant, Sizes(*given))
+        learned = f"{at}.{STATES['h']}" in entries
+        expected = shapes(variant, Sizes(*given), learned)
     except ValueError as error:
         raise FileError(f"The layer {_brief(at)} has no valid sizes: {error}") from error
     params = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.weights import Weights
-from lnrnn.params import Sizes, affine_gates, columns, shapes
+from lnrnn.params import STATES, Sizes, affine_gates, columns, shapes
 from lnrnn.variant import Norm, Site, Variant
 
 Array = np.ndarray
@@ -69,6 +69,7 @@ def rewrite(weights: Weights, target: Variant) -> Weights:
     if source.update != target.update:
         parts.turn_round("z", target)
     found = _Filling(parts, target).params()
+    found |= {n: weights.params[n] for n in STATES.values() if n in weights.params}
     dtype = weights.params["kernel"].dtype
     return Weights(
         target,

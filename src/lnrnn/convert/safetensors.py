@@ -17,7 +17,7 @@ import numpy as np
 
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.tensors import Container, Entry, whole
-from lnrnn.train.files import replacing
+from lnrnn.files import replacing
 
 Array = np.ndarray
 

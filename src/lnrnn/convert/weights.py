@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lnrnn.convert.errors import FileError
-from lnrnn.params import Sizes, shapes, sizes_of
+from lnrnn.params import Sizes, learned_states, shapes, sizes_of
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -91,7 +91,8 @@ class Weights:
             sizes = sizes_of(self.variant, params)
         except ValueError as error:
             raise FileError(str(error)) from error
-        ordered = {name: params[name] for name in shapes(self.variant, sizes)}
+        expected = shapes(self.variant, sizes, bool(learned_states(params)))
+        ordered = {name: params[name] for name in expected}
         object.__setattr__(self, "params", MappingProxyType(ordered))
         object.__setattr__(self, "_sizes", sizes)
         for name in ("zoneout", "zoneout_cell"):

@@ -10,7 +10,7 @@ import numpy as np
 from lnrnn.engines.portable import ops_numpy
 from lnrnn.engines.portable.recurrence import Noise, Recurrence
 from lnrnn.engines.sites import site_vectors
-from lnrnn.params import Sizes, sizes_of
+from lnrnn.params import Sizes, learned_states, sizes_of
 from lnrnn.variant import Variant
 
 # steps over which the growth is looked at, after the first, in which the state is exactly zero
@@ -110,7 +110,8 @@ def about_growth(
 def growth_of_a_zero_step(variant: Variant, params: Mapping[str, Any]) -> float | None:
     """How much a zero step multiplies a small change of the state, and so a gradient.
 
-    It is looked at over a few zero steps that follow the first one, which leaves the zero state.
+    It is looked at over a few zero steps that follow the first one, which leaves the zero state,
+    or the learned one.
     The change is a millionth of the smallest deviation that a norm tells from zero, so that
     factors beyond that of two such norms are found too small.
 
@@ -140,7 +141,8 @@ def growth_of_a_zero_step(variant: Variant, params: Mapping[str, Any]) -> float 
     with np.errstate(all="ignore"):
         # three rows: a state, and the small change added to it and taken from it
         x = recurrence.inputs(np.zeros((3, sizes.inputs)))
-        states = recurrence.step(x, tuple(np.zeros((3, width)) for width in widths), Noise())
+        begun = learned_states(params) or [np.zeros(width) for width in widths]
+        states = recurrence.step(x, tuple(np.tile(s, (3, 1)) for s in begun), Noise())
         factors = []
         for _ in range(1 + _STEPS):
             scale = small / _size(change)

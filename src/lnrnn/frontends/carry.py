@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnrnn.frontends.families import bias_gates
-from lnrnn.params import columns
+from lnrnn.frontends import families
+from lnrnn.frontends.families import Family
+from lnrnn.frontends.warn import warn
+from lnrnn.params import columns, gates_of
 from lnrnn.variant import Site, Variant
 
 Weights = dict[str, np.ndarray]
@@ -79,7 +82,7 @@ class Report(tuple[Replacement, ...]):
 
 
 def carry_over(
-    old: Weights, gates: str, variant: Variant, fresh: Weights
+    old: Weights, gates: str, variant: Variant, fresh: Weights, keep_bias: bool = True
 ) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
     """The weights of a variant with old values wherever it has a place for them.
 
@@ -88,20 +91,23 @@ def carry_over(
         gates: the gates of `old`.
         variant: the cell to fill.
         fresh: its initial weights.
+        keep_bias: whether the old biases have a place.
 
     Returns:
         All weights, the names of those that hold old values, and the old weights (or
             gates) that have no place.
     """
+    if not keep_bias:
+        old = {name: value for name, value in old.items() if name.endswith("kernel")}
     params = {name: np.array(value) for name, value in fresh.items()}
     units = old["kernel"].shape[-1] // len(gates)
     placed: dict[tuple[str, str], str] = {}  # old name and gate: new name
     for name, value in old.items():
         for gate in variant.gates:
-            place = next((p for p in _PLACES[name] if gate in _gates_of(variant, p)), None)
+            place = next((p for p in _PLACES[name] if gate in gates_of(variant, p)), None)
             if place is None:
                 continue
-            here = params[place][..., columns(_gates_of(variant, place), gate, units)]
+            here = params[place][..., columns(gates_of(variant, place), gate, units)]
             # z of update="new" is 1 - z of the frameworks
             sign = -1 if gate == "z" and variant.update == "new" else 1
             taken = (place, gate) in {(p, g) for (_, g), p in placed.items()}
@@ -111,21 +117,43 @@ def carry_over(
         place = placed.get(("bias", gate)) or placed.get(("bias_x", gate))
         within = any(gate in variant.gates_at(site) for site in _AROUND.get(place or "", ()))
         if place and not within:
-            params[place][columns(_gates_of(variant, place), gate, units)] -= constant
+            params[place][columns(gates_of(variant, place), gate, units)] -= constant
     kept = tuple(name for name in params if name in placed.values())
     lost = [name for name in old if name not in {n for n, _ in placed}]
     lost += [f"gate {gate}" for gate in gates if gate not in variant.gates]
     return params, kept, tuple(lost)
 
 
-def _gates_of(variant: Variant, name: str) -> str:
-    """The gates whose columns stand in a weight; empty if the variant has no such weight."""
-    if name == "recurrent_kernel" and variant.cell == "indrnn":
-        return ""
-    return variant.gates if name.endswith("kernel") else bias_gates(variant, name)
+def keeps_varied(params: Weights, fresh: Weights, variant: Variant) -> bool:
+    """Whether biases differ between the units of a gate, where initial ones do."""
+    return _vary(params, variant) or not _vary(fresh, variant)
 
 
-def vary(params: Weights, variant: Variant) -> bool:
+def check_options(given: Collection[str], known: Sequence[str]) -> None:
+    """Raise TypeError for an option that `layer_normalize` has not."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise TypeError(
+            f"The options of layer_normalize are {', '.join(known)}; got {', '.join(unknown)}: "
+            "set other arguments on the layers of the model."
+        )
+
+
+def taken(options: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The options that a family takes."""
+    return {n: v for n, v in options.items() if n != "zoneout_cell" or family is families.LSTM}
+
+
+def warn_of_equal(paths: Sequence[str]) -> None:
+    """Say of layers that they kept biases which are the same for all units."""
+    if paths:
+        warn(
+            f"The biases of {', '.join(paths)} are the same for all units; kept, they let "
+            "gradients explode on sequences that begin with zeros: pass keep_bias=False."
+        )
+
+
+def _vary(params: Weights, variant: Variant) -> bool:
     """Whether any bias differs between the units of a gate."""
-    biases = [(params[b], len(bias_gates(variant, b))) for b in _BIASES if b in params]
+    biases = [(params[b], len(gates_of(variant, b))) for b in _BIASES if b in params]
     return any(np.ptp(b.reshape(gates, -1), axis=1).any() for b, gates in biases)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from lnrnn import dialects
 from lnrnn.dialects import Dialect
 from lnrnn.frontends.errors import ArgumentTypeError
-from lnrnn.params import SITES, affine_gates
 from lnrnn.variant import Cell, Norm, Variant
 
 VariantArgument = str | Variant | Mapping[str, Any] | None
@@ -130,27 +129,25 @@ def chosen(variant: Any, named: Mapping[str, Family]) -> dict[str, Any]:
     else:
         cell = (variant if isinstance(variant, Variant) else dialects.get(variant).variant).cell
         found = {
-            name: variant if cell in family.cells else Left(f"variant= is not of an {name}")
+            name: variant
+            if cell in family.cells
+            else Left(f"variant={_short(variant)} computes no {name}")
             for name, family in named.items()
         }
     for name, given in found.items():
         if not isinstance(given, Left) and find(named[name], given)[0].projection:
             raise ValueError(
-                "layer_normalize keeps the width of h; got a variant with a projection for "
-                f"{name}: use a variant without one."
+                f"layer_normalize keeps the width of h; got variant={_short(given)} with a "
+                f"projection for {name}: use a variant without one."
             )
     return found
+
+
+def _short(variant: Any) -> str:
+    return f"Variant(cell={variant.cell!r}, ...)" if isinstance(variant, Variant) else repr(variant)
 
 
 def without_bias(variant: Variant) -> Variant:
     """The variant without any bias on its pre-activations; a cell norm keeps its own."""
     norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
     return variant.replace(norms=norms, bias=False, bias_x=False, bias_h=False, tied_bias=False)
-
-
-def bias_gates(variant: Variant, name: str) -> str:
-    """The gates whose columns stand in a bias; empty if the variant has no such weight."""
-    if name in ("bias", "bias_x", "bias_h"):
-        return variant.gates if getattr(variant, name) else ""
-    site, _, which = name.partition("_norm_")
-    return affine_gates(variant, site, which) if which == "bias" and site in SITES else ""

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 from lnrnn.dialects import Dialect
 from lnrnn.dialects.dialect import Initializer
-from lnrnn.frontends.families import bias_gates
+from lnrnn.params import STATES, Sizes, columns, gates_of, shapes
 from lnrnn.variant import Variant
 
 # A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
 # norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
 # variance; small gains on the recurrent part keep the Jacobian of a step below one.
+# Where states are learned, a small random one does that for biases of zero as well.
 RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
 BIAS_DEVIATION = 0.1
+STATE_DEVIATION = 0.1
+
+# the part of a normal distribution within two deviations has this deviation
+TRUNCATED = 0.87962566103423978
 
 # weights that can hold an initial forget bias, the first that a variant has
-_FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
+FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
 
 
 def initializer(name: str, variant: Variant, dialect: Dialect | None) -> Initializer:
     """The initialiser of a canonical weight, in the form of `Dialect.initializers`."""
     if dialect is not None and name in dialect.initializers:
         return dialect.initializers[name]
+    if name in STATES.values():
+        return {"class_name": "RandomNormal", "config": {"stddev": STATE_DEVIATION}}
     if name in RECURRENT_GAINS:
         return RECURRENT_GAINS[name]
     if name.endswith("gain"):
@@ -36,9 +46,47 @@ def initializer(name: str, variant: Variant, dialect: Dialect | None) -> Initial
 
 def forget_start(name: str, variant: Variant, dialect: Dialect | None) -> float | None:
     """The initial value of the forget columns of a bias, where it has one of its own."""
-    if "f" not in bias_gates(variant, name):
+    if "bias" not in name or "f" not in gates_of(variant, name):
         return None
     if dialect is not None:
         return dialect.forget_bias_init.get(name)
-    holder = next(n for n in _FORGET_BIASES if "f" in bias_gates(variant, n))
+    holder = next(n for n in FORGET_BIASES if "f" in gates_of(variant, n))
     return 1.0 if variant.forget_bias == 0 and name == holder else None
+
+
+class Start(NamedTuple):
+    """How one weight starts.
+
+    Args:
+        shape: of each block.
+        blocks: how many are drawn one after the other and joined along the last axis.
+        initializer: in the form of `Dialect.initializers`.
+        forget: the columns of the forget gate and their value, where they have one of their own.
+    """
+
+    shape: tuple[int, ...]
+    blocks: int
+    initializer: Initializer
+    forget: tuple[slice, float] | None
+
+
+def starts(
+    variant: Variant, dialect: Dialect | None, sizes: Sizes, learned_state: bool = False
+) -> dict[str, Start]:
+    """How each canonical weight starts, by name."""
+    found = {}
+    for name, shape in shapes(variant, sizes, learned_state).items():
+        blocks = len(variant.gates) if dialect and name in dialect.per_gate else 1
+        value, forget = forget_start(name, variant, dialect), None
+        if value is not None:
+            forget = columns(gates_of(variant, name), "f", sizes.units), value
+        block = (*shape[:-1], shape[-1] // blocks)
+        found[name] = Start(block, blocks, initializer(name, variant, dialect), forget)
+    return found
+
+
+def deviation(shape: tuple[int, ...], scale: float, mode: str) -> float:
+    """That of a `VarianceScaling`: the variance is the scale over a fan; n numbers have n and n."""
+    fan_in, fan_out = shape[0], shape[-1]
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    return math.sqrt(scale / fans[mode])

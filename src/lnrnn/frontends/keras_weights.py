@@ -55,6 +55,7 @@ class KerasLayout:
         sizes: I, H and R.
         order: `"keras"`, or `"canonical"` as files of lnrnn 0.1.0 have it: the names, shapes and
             order of [lnrnn.params][].
+        learned_state: whether the state that a sequence begins with is among the weights.
 
     Example:
         >>> gru = Variant(cell="gru", bias_x=True, bias_h=True)
@@ -63,11 +64,13 @@ class KerasLayout:
         ('zrn', Held(shape=(2, 24), names=('bias_x', 'bias_h')))
     """
 
-    def __init__(self, variant: Variant, sizes: Sizes, order: str = KERAS) -> None:
+    def __init__(
+        self, variant: Variant, sizes: Sizes, order: str = KERAS, learned_state: bool = False
+    ) -> None:
         self.variant = variant
         stock = _GATES.get(variant.cell, variant.gates) if order == KERAS else variant.gates
         self.gates = "".join(g for g in stock if g in variant.gates)
-        expected = shapes(variant, sizes)
+        expected = shapes(variant, sizes, learned_state)
         self.names = tuple(expected)
         first = self.names[:2]
         self.weights = {name: Held(expected[name], (name,)) for name in first}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -11,12 +11,12 @@ import jax.core
 import jax.numpy as jnp
 
 from lnrnn.engines import select
-from lnrnn.frontends import arguments, families, noise
+from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.warn import warn
-from lnrnn.jax import initial, inputs
+from lnrnn.jax import advice, initial, inputs
 from lnrnn.jax.inputs import Layout
-from lnrnn.params import Sizes, sizes_of
+from lnrnn.params import Sizes, learned_states, sizes_of
 from lnrnn.variant import Variant
 
 Params = Mapping[str, Any]
@@ -65,13 +65,15 @@ def init(
     units: int,
     *,
     projection_units: int | None = None,
+    learn_initial_state: bool = False,
     dtype: Any = jnp.float32,
 ) -> dict[str, jax.Array]:
     """Initial weights of a cell: a pytree, the dict of canonical names.
 
     Without a dialect's name they let gradients through leading zero inputs: gains of recurrent
     norms at 0.1 (of sum norms at 0.25), biases at normal noise of deviation 0.1, forget biases
-    at one.  A dialect that is named starts as its original does.
+    at one.  A dialect that is named starts as its original does, and a warning tells where
+    training from that fails on sequences that begin with zeros.
 
     Args:
         key: of JAX's random numbers.
@@ -80,6 +82,8 @@ def init(
         inputs: I, the number of features.
         units: H.
         projection_units: R, the width of h of a variant with a projection.
+        learn_initial_state: with `initial_h` (and `initial_c`), small and random: the state that a
+            sequence begins with, and that a reset goes to, where none is given.
         dtype: of the weights.
 
     Returns:
@@ -106,7 +110,12 @@ def init(
     sizes = Sizes(inputs, units, hidden)
     for sentence in (*about_inputs(found, sizes), *about_units(found, sizes)):
         warn(sentence)
-    return initial.draw(key, found, dialect, sizes, dtype)
+    learns = arguments.flag("learn_initial_state", learn_initial_state)
+    drawn = initial.draw(key, found, dialect, sizes, dtype, learns)
+    message = advice.about(found, drawn)
+    if message is not None:
+        warn(message)
+    return drawn
 
 
 def initial_state(
@@ -116,7 +125,7 @@ def initial_state(
     variant: VariantArgument,
     dtype: Any = None,
 ) -> Any:
-    """The zero state from which a sequence begins.
+    """The state from which a sequence begins: zeros, or that which the weights have learned.
 
     Args:
         params: canonical weights.
@@ -136,7 +145,7 @@ def initial_state(
     found, _ = _named(variant)
     leading = (batch,) if isinstance(batch, int) else tuple(batch)
     dtype = jnp.result_type(params["kernel"]) if dtype is None else dtype
-    return shown(tuple(jnp.zeros((*leading, w), dtype) for w in _widths(found, params)))
+    return shown(_initial(found, params, leading, dtype))
 
 
 def apply(
@@ -148,6 +157,8 @@ def apply(
     mask: Any = None,
     lengths: Any = None,
     reset: Any = None,
+    reset_state: Any = None,
+    burn_in: int = 0,
     time_major: bool = False,
     reverse: bool = False,
     key: jax.Array | None = None,
@@ -158,14 +169,15 @@ def apply(
     """Run a cell over a sequence.
 
     It computes in the dtype of x.  Under `jit` on a CPU the native engine runs it, forward and
-    backward, sharded over a batch as well; under `vmap`, for second derivatives, on another
-    device and in exported programs it is a `lax.scan` of the same mathematics.
+    backward, sharded over a batch as well, and under `vmap` over sequences as one larger batch;
+    under `vmap` over weights, for second derivatives, on another device and in exported
+    programs it is a `lax.scan` of the same mathematics.
 
     Args:
         params: canonical weights, as of `init`.
         x: inputs (*batch, T, I) with any number of batch axes, none as well; with
             `time_major` (T, *batch, I).
-        state: as of `initial_state`, in the dtype of x; None is zeros.
+        state: as of `initial_state`, in the dtype of x; None is what that gives.
         variant: the mathematics, as of `init`; static under `jit`.
         mask: as x without I, boolean; False at steps to skip, in any pattern.  A skipped step
             emits zeros and holds the state, so that outputs and states are those of the
@@ -173,6 +185,9 @@ def apply(
         lengths: (*batch), the number of valid steps of each sequence.
         reset: as `mask`; True at the first step of an episode: no state crosses from the step
             before, in either direction.  At a skipped step it has no effect.
+        reset_state: what the state becomes where an episode begins; None is as of `state`.
+        burn_in: the number of steps, the first ones in time, whose outputs and state come without
+            gradient, and for which nothing is kept for a backward pass; static under `jit`.
         time_major: whether time is the first axis.
         reverse: from the last step to the first; outputs stand in the order of x.
         key: of the random masks, of which each call needs a new one; None evaluates.
@@ -205,7 +220,13 @@ def apply(
         raise inputs.TensorError(
             "A sequence has one step or more; got an x without steps: leave empty sequences out."
         )
-    states = inputs.check_state(state, found.states, _widths(found, params), layout, x.dtype)
+    beginnings.check_reset_state(reset_state, reset)
+    burn_in = beginnings.burn_in(burn_in, steps)
+    begun = [layout.flat(s) for s in _initial(found, params, batch, x.dtype)]
+    states = inputs.check_state("state", state, found.states, begun, layout)
+    again = None
+    if reset is not None and (reset_state is not None or learned_states(params)):
+        again = inputs.check_state("reset_state", reset_state, found.states, begun, layout)
     valid = inputs.valid_steps(lengths, mask, layout, steps)
     fresh = inputs.flags("reset", reset, layout, steps)
     if valid is not None:
@@ -216,19 +237,26 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll)
+    request = _request(found, x, unroll, again is not None)
     chosen = select.choose(engine, request)
-    y, final = chosen.load(request)(
-        found,
+    y, final = beginnings.run(
+        partial(chosen.load(request), found),
         _weights(params, chosen.weights_dtype(request), checked, key),
         x,
         states,
-        mask=valid,
-        reset=fresh,
-        masked_output="zero",
-        unroll=unroll,
-        recurrent_gradient_clip=checked["recurrent_gradient_clip"],
-        **noise_of((steps, x.shape[1]), sizes, checked, key, x.dtype),
+        dict(
+            mask=valid,
+            reset=fresh,
+            reset_states=again,
+            masked_output="zero",
+            unroll=unroll,
+            recurrent_gradient_clip=checked["recurrent_gradient_clip"],
+            **noise_of((steps, x.shape[1]), sizes, checked, key, x.dtype),
+        ),
+        burn_in=burn_in,
+        stop=jax.lax.stop_gradient,
+        join=jnp.concatenate,
+        backwards=reverse,
     )
     y = layout.restored(y[::-1] if reverse else y)
     return y, shown(tuple(map(layout.spread, final)))
@@ -241,6 +269,7 @@ def step(
     *,
     variant: VariantArgument,
     reset: Any = None,
+    reset_state: Any = None,
     key: jax.Array | None = None,
     **options: Unpack[Options],
 ) -> tuple[jax.Array, Any]:
@@ -249,9 +278,10 @@ def step(
     Args:
         params: canonical weights, as of `init`.
         x: inputs (*batch, I).
-        state: as of `initial_state`; None is zeros.
+        state: as of `initial_state`; None is what that gives.
         variant: the mathematics, as of `init`.
         reset: (*batch), boolean; True where x is the first step of an episode.
+        reset_state: what the state becomes there; None is as of `state`.
         key: of the random masks, drawn for this step; None evaluates.
         **options: see [Options][lnrnn.jax.Options].
 
@@ -272,14 +302,19 @@ def step(
     x = inputs.check_input(x, sizes.inputs, 1)
     layout = Layout(x.shape[:-1], True)
     x = layout.flat(x)
-    states = inputs.check_state(state, found.states, _widths(found, params), layout, x.dtype)
+    beginnings.check_reset_state(reset_state, reset)
+    begun = [layout.flat(s) for s in _initial(found, params, layout.batch, x.dtype)]
+    states = inputs.check_state("state", state, found.states, begun, layout)
     if reset is not None:
         fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
-        states = tuple(jnp.where(fresh[0][:, None], 0, s) for s in states)
+        again = inputs.check_state("reset_state", reset_state, found.states, begun, layout)
+        states = tuple(
+            jnp.where(fresh[0][:, None], a, s) for a, s in zip(again, states, strict=True)
+        )
     checked = _checked(found, dict(options))
     final = select.step(_request(found, x, False))(
         found,
-        _weights(params, x.dtype, checked, key),
+        beginnings.without_states(_weights(params, x.dtype, checked, key)),
         x,
         states,
         recurrent_gradient_clip=checked["recurrent_gradient_clip"],
@@ -301,6 +336,16 @@ def _widths(variant: Variant, params: Params) -> tuple[int, ...]:
     return (sizes.hidden, sizes.units)[: len(variant.states)]
 
 
+def _initial(
+    variant: Variant, params: Params, batch: tuple[int, ...], dtype: Any
+) -> tuple[jax.Array, ...]:
+    """The states that a sequence begins with, (*batch, R) and (*batch, H)."""
+    widths = _widths(variant, params)
+    learned = [jnp.asarray(s, dtype) for s in learned_states(params)]
+    begun = learned or [jnp.zeros((), dtype)] * len(widths)
+    return tuple(jnp.broadcast_to(s, (*batch, w)) for s, w in zip(begun, widths, strict=True))
+
+
 def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     """All options, those that were given in range."""
     unknown = sorted(set(options) - _OPTIONS)
@@ -319,8 +364,10 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool) -> select.Request:
-    return select.Request(variant, "jax", x.dtype.name, unroll=unroll, device=_device(x))
+def _request(variant: Variant, x: jax.Array, unroll: bool, resets: bool = False) -> select.Request:
+    return select.Request(
+        variant, "jax", x.dtype.name, unroll=unroll, device=_device(x), reset_states=resets
+    )
 
 
 def _device(x: jax.Array) -> str:

@@ -13,44 +13,29 @@ import jax.numpy as jnp
 from lnrnn.dialects import Dialect
 from lnrnn.dialects.dialect import Initializer
 from lnrnn.frontends import initial
-from lnrnn.frontends.families import bias_gates
-from lnrnn.params import Sizes, columns, shapes
+from lnrnn.params import Sizes
 from lnrnn.variant import Variant
-
-# the part of a normal distribution within two deviations has this deviation
-_TRUNCATED = 0.87962566103423978
 
 
 def draw(
-    key: jax.Array, variant: Variant, dialect: Dialect | None, sizes: Sizes, dtype: Any
-) -> dict[str, jax.Array]:
-    """Initial values of all canonical weights."""
-    expected = shapes(variant, sizes)
-    found = {}
-    for name, shape in expected.items():
-        found[name] = draw_one(key, name, shape, variant, dialect, sizes.units, dtype)
-    return found
-
-
-def draw_one(
     key: jax.Array,
-    name: str,
-    shape: tuple[int, ...],
     variant: Variant,
     dialect: Dialect | None,
-    units: int,
+    sizes: Sizes,
     dtype: Any,
-) -> jax.Array:
-    """Initial values of one weight; each weight has a key of its own."""
-    given = initial.initializer(name, variant, dialect)
-    gates = len(variant.gates) if dialect and name in dialect.per_gate else 1
-    block = (*shape[:-1], shape[-1] // gates)
-    keys = jax.random.split(jax.random.fold_in(key, crc32(name.encode())), gates)
-    weight = jnp.concatenate([_filled(k, block, given) for k in keys], axis=-1)
-    forget = initial.forget_start(name, variant, dialect)
-    if forget is not None:
-        weight = weight.at[columns(bias_gates(variant, name), "f", units)].set(forget)
-    return weight.astype(dtype)
+    learned_state: bool = False,
+) -> dict[str, jax.Array]:
+    """Initial values of all canonical weights; each has a key of its own."""
+    found = {}
+    for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
+        keys = jax.random.split(jax.random.fold_in(key, crc32(name.encode())), start.blocks)
+        blocks = [_filled(k, start.shape, start.initializer) for k in keys]
+        weight = jnp.concatenate(blocks, axis=-1)
+        if start.forget is not None:
+            columns, value = start.forget
+            weight = weight.at[columns].set(value)
+        found[name] = weight.astype(dtype)
+    return found
 
 
 def _filled(key: jax.Array, shape: tuple[int, ...], given: Initializer) -> jax.Array:
@@ -65,13 +50,10 @@ def _filled(key: jax.Array, shape: tuple[int, ...], given: Initializer) -> jax.A
 def _scaled(
     key: jax.Array, shape: tuple[int, ...], scale: float, mode: str, distribution: str
 ) -> jax.Array:
-    """The variance is the scale over a fan; a vector of n has the fans n and n."""
-    fan_in, fan_out = shape[0], shape[-1]
-    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    deviation = math.sqrt(scale / fans[mode])
+    deviation = initial.deviation(shape, scale, mode)
     if distribution == "uniform":
         return _uniform(key, shape, -math.sqrt(3) * deviation, math.sqrt(3) * deviation)
-    return deviation / _TRUNCATED * jax.random.truncated_normal(key, -2, 2, shape)
+    return deviation / initial.TRUNCATED * jax.random.truncated_normal(key, -2, 2, shape)
 
 
 def _glorot(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,25 +58,25 @@ def check_input(x: Any, inputs: int, least: int) -> jax.Array:
 
 
 def check_state(
-    state: Any, names: tuple[str, ...], widths: tuple[int, ...], layout: Layout, dtype: Any
+    what: str, state: Any, names: tuple[str, ...], begun: Sequence[jax.Array], layout: Layout
 ) -> States:
-    """The states of a caller as (B, .), or zeros."""
-    shapes = tuple((*layout.batch, width) for width in widths)
+    """The states of a caller as (B, .), or where there are none `begun`, of the same shapes."""
     if state is None:
-        return tuple(layout.flat(jnp.zeros(shape, dtype)) for shape in shapes)
+        return tuple(begun)
+    dtype = begun[0].dtype
+    shapes = tuple((*layout.batch, s.shape[-1]) for s in begun)
     given = state if len(names) > 1 else (state,)
     if not isinstance(given, (tuple, list)) or len(given) != len(names):
         form = f"({', '.join(names)})" if len(names) > 1 else "h"
         raise ArgumentTypeError(
-            f"state is {form}; got {type(state).__name__}: pass arrays in that form, or None "
-            "for zeros."
+            f"{what} is {form}; got {type(state).__name__}: pass arrays in that form, or None."
         )
     for name, array, shape in zip(names, given, shapes, strict=True):
         if jnp.shape(array) != shape or jnp.result_type(array) != dtype:
             raise TensorError(
-                f"{name} of the state has the shape {shape} and the dtype {dtype} of x; got "
+                f"{name} of {what} has the shape {shape} and the dtype {dtype} of x; got "
                 f"{jnp.shape(array)} and {jnp.result_type(array)}: pass such a state, for "
-                "example of initial_state, or None for zeros."
+                "example of initial_state, or None."
             )
     return tuple(layout.flat(jnp.asarray(s)) for s in given)
 

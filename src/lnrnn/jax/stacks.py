@@ -22,6 +22,7 @@ def init_stack(
     *,
     bidirectional: bool = False,
     projection_units: int | None = None,
+    learn_initial_state: bool = False,
     dtype: Any = jnp.float32,
 ) -> list[dict[str, jax.Array]]:
     """Initial weights of layers over one another.
@@ -34,6 +35,7 @@ def init_stack(
         layers: L.
         bidirectional: whether each layer has a second direction; the next one reads both.
         projection_units: R, the width of h of a variant with a projection.
+        learn_initial_state: as of `init`.
         dtype: of the weights.
 
     Returns:
@@ -54,6 +56,7 @@ def init_stack(
             inputs if index < directions else wide,
             units,
             projection_units=projection_units,
+            learn_initial_state=learn_initial_state,
             dtype=dtype,
         )
         for index, k in enumerate(jax.random.split(key, count))
@@ -71,6 +74,8 @@ def apply_stack(
     mask: Any = None,
     lengths: Any = None,
     reset: Any = None,
+    reset_states: Sequence[Any] | None = None,
+    burn_in: int = 0,
     time_major: bool = False,
     key: jax.Array | None = None,
     engine: str = "auto",
@@ -82,7 +87,7 @@ def apply_stack(
     Args:
         stack: weights as of `init_stack`; of both directions of one layer a list of two.
         x: inputs, as of `apply`.
-        states: a list of states, one for each item of the stack; None is zeros.
+        states: a list of states, one for each item of the stack; None as of `apply`.
         variant: the mathematics of all of them.
         bidirectional: whether the items are forward and reverse by turns; the outputs of both
             are concatenated.
@@ -90,6 +95,8 @@ def apply_stack(
         mask: as of `apply`.
         lengths: as of `apply`.
         reset: as of `apply`.
+        reset_states: what the states become where an episode begins, as `states`.
+        burn_in: as of `apply`, of every layer.
         time_major: as of `apply`.
         key: of all random masks; None evaluates.
         engine: as of `apply`.
@@ -112,6 +119,7 @@ def apply_stack(
     """
     directions = 2 if bidirectional else 1
     states, keys = _of_each(stack, states, directions, key)
+    again, _ = _of_each(stack, reset_states, directions, None)
     rate = arguments.rate("dropout", dropout)
     finals = []
     for first in range(0, len(stack), directions):
@@ -127,6 +135,8 @@ def apply_stack(
                 mask=mask,
                 lengths=lengths,
                 reset=reset,
+                reset_state=again[index],
+                burn_in=burn_in,
                 time_major=time_major,
                 reverse=index > first,
                 key=keys[index],
@@ -148,6 +158,7 @@ def step_stack(
     variant: VariantArgument,
     dropout: float = 0.0,
     reset: Any = None,
+    reset_states: Sequence[Any] | None = None,
     key: jax.Array | None = None,
     **options: Unpack[Options],
 ) -> tuple[jax.Array, list[Any]]:
@@ -156,10 +167,11 @@ def step_stack(
     Args:
         stack: weights as of `init_stack`.
         x: inputs (*batch, I).
-        states: a list of states, one for each layer; None is zeros.
+        states: a list of states, one for each layer; None as of `apply`.
         variant: the mathematics of all of them.
         dropout: as of `apply_stack`.
         reset: as of `step`.
+        reset_states: what the states become where an episode begins, as `states`.
         key: of all random masks; None evaluates.
         **options: see [Options][lnrnn.jax.Options].
 
@@ -172,13 +184,21 @@ def step_stack(
         >>> y, states = step_stack(stack, jnp.ones((4, 3)), states, variant="lstm")
     """
     states, keys = _of_each(stack, states, 1, key)
+    again, _ = _of_each(stack, reset_states, 1, None)
     rate = arguments.rate("dropout", dropout)
     finals = []
     for index, (params, state, own) in enumerate(zip(stack, states, keys, strict=True)):
         if index:
             x = _dropped(x, rate, own)
         x, final = functions.step(
-            params, x, state, variant=variant, reset=reset, key=own, **options
+            params,
+            x,
+            state,
+            variant=variant,
+            reset=reset,
+            reset_state=again[index],
+            key=own,
+            **options,
         )
         finals.append(final)
     return x, finals
@@ -197,7 +217,7 @@ def _of_each(
     if states is not None and len(states) != count:
         raise ValueError(
             f"There is one state for each item of the stack, here {count}; got {len(states)}: "
-            "pass a list of states, or None for zeros."
+            "pass a list of states, or None."
         )
     nothing = [None] * count
     keys = nothing if key is None else list(jax.random.split(key, count))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import keras
 from keras import ops
 
-from lnrnn import dialects
-from lnrnn.dialects import Dialect
-from lnrnn.variant import Activation, Cell, Norm, Variant
-
-VariantArgument = str | Variant | Mapping[str, Any] | None
+from lnrnn.frontends import families
+from lnrnn.frontends.families import Family
+from lnrnn.variant import Activation, Norm, Variant
 
 
 @dataclass(frozen=True)
@@ -23,15 +21,13 @@ class CellKind:
     Args:
         name: the class name without `Cell`.
         stock: the name of the Keras layer that it replaces.
-        cells: the values of `Variant.cell` that the class computes.
-        default: name of the dialect whose equations are the default.
+        family: the cells that it computes.
         only: arguments that this class has and the others have not.
     """
 
     name: str
     stock: str
-    cells: tuple[Cell, ...]
-    default: str
+    family: Family
     only: tuple[str, ...] = ()
 
     @property
@@ -40,15 +36,14 @@ class CellKind:
         return {"SimpleRNN": "simple_rnn"}.get(self.stock, self.stock.lower()) + "_cell"
 
 
-SIMPLE = CellKind("LayerNormSimpleRNN", "SimpleRNN", ("simple", "indrnn"), "book_lnsimplernn")
+SIMPLE = CellKind("LayerNormSimpleRNN", "SimpleRNN", families.SIMPLE)
 LSTM = CellKind(
     "LayerNormLSTM",
     "LSTM",
-    ("lstm",),
-    "haste_lnlstm",
+    families.LSTM,
     ("unit_forget_bias", "zoneout_cell", "projection_units"),
 )
-GRU = CellKind("LayerNormGRU", "GRU", ("gru", "ligru"), "haste_lngru", ("reset_after",))
+GRU = CellKind("LayerNormGRU", "GRU", families.GRU, ("reset_after",))
 KINDS = (SIMPLE, LSTM, GRU)
 
 
@@ -59,42 +54,9 @@ def foreign(kind: CellKind) -> dict[str, str]:
 
 def plain(kind: CellKind, reset_after: bool = True) -> Variant:
     """Keras's own cell, without any norm."""
-    cell = kind.cells[0]
-    if kind is GRU and reset_after:
-        return Variant(cell="gru", bias_x=True, bias_h=True)
-    return Variant(cell=cell, bias=True, reset="before" if kind is GRU else "after")
-
-
-def find(kind: CellKind, given: VariantArgument) -> tuple[Variant, Dialect | None]:
-    """The variant that `variant=` means, and its dialect if it was chosen by name.
-
-    Raises:
-        ValueError: an unknown name, or a variant of another cell.
-    """
-    dialect = None
-    if given is None:
-        variant = dialects.get(kind.default).variant
-    elif given == "none":
-        variant = plain(kind)
-    elif isinstance(given, str):
-        dialect = dialects.get(given)
-        variant = dialect.variant
-    elif isinstance(given, Variant):
-        variant = given
-    elif isinstance(given, Mapping):
-        variant = Variant.from_dict(given)
-    else:
-        raise ValueError(
-            f"variant is the name of a dialect, 'none' or a Variant; got {given!r}: "
-            "use for example variant='haste_lnlstm'."
-        )
-    if variant.cell not in kind.cells:
-        other = next(k for k in KINDS if variant.cell in k.cells)
-        raise ValueError(
-            f"{kind.name} computes cells {' or '.join(map(repr, kind.cells))}; got "
-            f"variant={given!r} of cell {variant.cell!r}: use {other.name}."
-        )
-    return variant, dialect
+    if kind is GRU and not reset_after:
+        return Variant(cell="gru", bias=True, reset="before")
+    return families.plain(kind.family)
 
 
 def with_reset(variant: Variant, reset_after: bool) -> Variant:
@@ -119,12 +81,6 @@ def with_reset(variant: Variant, reset_after: bool) -> Variant:
             reset="before", norms=tuple(norms), bias_x=False, bias_h=False, bias=True
         )
     return variant.replace(reset="before", norms=tuple(norms))
-
-
-def without_bias(variant: Variant) -> Variant:
-    """The variant without any bias on its pre-activations; a cell norm keeps its own."""
-    norms = tuple(Norm(n.site, n.gates, n.gain, bias=False) for n in variant.norms)
-    return variant.replace(norms=norms, bias=False, bias_x=False, bias_h=False, tied_bias=False)
 
 
 def activation(name: str) -> Callable[[Any], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from numbers import Integral
 from typing import Any, ClassVar
@@ -17,17 +17,18 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
+from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
+from lnrnn.frontends.families import VariantArgument
+from lnrnn.frontends.initial import FORGET_BIASES
 from lnrnn.frontends.keras_weights import KERAS, ORDERS, KerasLayout
 from lnrnn.frontends.warn import warn
 from lnrnn.keras import advice, cell_variant, files, initial
-from lnrnn.keras.cell_variant import CellKind, VariantArgument
+from lnrnn.keras.cell_variant import CellKind
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import Sizes, check, gates_of
+from lnrnn.params import Sizes, check, gates_of, learned_states
 from lnrnn.variant import Variant
 
-# weights that can hold an initial forget bias, the first that a variant has
-_FORGET_BIASES = ("bias", "sum_norm_bias", "h_norm_bias", "x_norm_bias", "bias_x")
 # arguments that are saved as they were given
 _PLAIN_ARGUMENTS = (
     "units",
@@ -44,6 +45,7 @@ _PLAIN_ARGUMENTS = (
     "recurrent_dropout_mode",
     "recurrent_gradient_clip",
     "projection_units",
+    "learn_initial_state",
     "engine",
     "weight_order",
 )
@@ -64,7 +66,7 @@ _HANDLERS: dict[str, Any] = {
     "constraint": keras.constraints,
 }
 _FLAGS = ("use_bias", "unit_forget_bias", "reset_after")
-RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
+_RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
 
 
 def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
@@ -138,6 +140,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         recurrent_dropout_mode: str = "sequence",
         recurrent_gradient_clip: float | None = None,
         projection_units: int | None = None,
+        learn_initial_state: bool = False,
         engine: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -150,8 +153,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.use_bias = use_bias
         self.unit_forget_bias = unit_forget_bias
         self.reset_after = reset_after
-        self.dropout = 0.0 if dropout is None else dropout  # Keras takes None
-        self.recurrent_dropout = 0.0 if recurrent_dropout is None else recurrent_dropout
+        self.dropout = dropout or 0.0  # Keras takes None and False
+        self.recurrent_dropout = recurrent_dropout or 0.0
         self.recurrent_dropout_mode = recurrent_dropout_mode
         self.zoneout = zoneout
         self.zoneout_cell = zoneout_cell
@@ -159,6 +162,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         self.recurrent_gradient_clip = recurrent_gradient_clip
         self.norm_epsilon = norm_epsilon
         self.projection_units = projection_units
+        self.learn_initial_state = arguments.flag("learn_initial_state", learn_initial_state)
         self.engine = select.check_name(engine)
         # NumPy's integers are none for Keras
         self.seed = int(seed) if isinstance(seed, Integral) else seed
@@ -178,9 +182,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
                 setattr(self, f"{group}_{role}", _get(handler, given))
         self._given_variant = variant
         self._check_options()
-        units, projection_units = self.units, self.projection_units
+        units, width = self.units, self.projection_units or self.units
         self.variant, self._dialect, self.functions = self._resolve()
-        width = projection_units or units
         self.state_size = [width, units] if self.kind is cell_variant.LSTM else width
         self.output_size = width
         self._resolve_attributes()
@@ -251,7 +254,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         noise |= self.noise(leading[:1], training)
         new = select.step(self.request(), self.engine)(
             self.variant,
-            self.tensors(training),
+            beginnings.without_states(self.tensors(training)),
             inputs,
             states,
             functions=self.functions,
@@ -268,9 +271,20 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         return super().variables
 
     def get_initial_state(self, batch_size: int | None = None) -> list[Any]:
-        """Zero states: h (B, R), and c (B, H) of an LSTM."""
+        """The states that a sequence begins with: h (B, R), and c (B, H) of an LSTM.
+
+        Zeros, or with `learn_initial_state=True` the learned ones in each row.
+        """
         sizes = tree.flatten(self.state_size)
-        return [ops.zeros((batch_size, size), self.compute_dtype) for size in sizes]
+        zeros = [ops.zeros((batch_size, size), self.compute_dtype) for size in sizes]
+        if not self.learn_initial_state:
+            return zeros
+        self._check_built()
+        held = {n: getattr(self, n) for n in self.weight_names}
+        return [
+            state + ops.cast(ops.convert_to_tensor(learned), self.compute_dtype)
+            for state, learned in zip(zeros, learned_states(held), strict=True)
+        ]
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *_: Any
@@ -318,21 +332,18 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             leading: (B,) for one step, (T, B) for a sequence.
             training: whether masks are drawn; in inference zoneout is its expectation.
         """
-        found: dict[str, Any] = {}
-        widths = {"take_h": self.output_size, "take_c": self.units}
-        for name, rate in (("take_h", self.zoneout), ("take_c", self.zoneout_cell)):
-            if rate and training:
-                found[name] = self._bernoulli((*leading, widths[name]), 1 - rate)
-            elif rate:
-                found[name] = 1 - rate
-        if training and self.recurrent_dropout and self.recurrent_dropout_mode != "sequence":
-            name, width = {
-                "step": ("recurrent_mask", self.output_size),
-                "candidate": ("candidate_mask", self.units),
-            }[self.recurrent_dropout_mode]
-            keep = 1 - self.recurrent_dropout
-            found[name] = self._bernoulli((*leading, width), keep) / keep
-        return found
+        one_mask = self.recurrent_dropout_mode == "sequence"  # drawn by `sequence_mask`
+        planned = noise.plan(
+            leading,
+            self.output_size,
+            self.units,
+            training,
+            zoneout=self.zoneout,
+            zoneout_cell=self.zoneout_cell,
+            recurrent_dropout=0.0 if one_mask else self.recurrent_dropout,
+            recurrent_dropout_mode=self.recurrent_dropout_mode,
+        )
+        return {n: self._drawn(p) if isinstance(p, noise.Draw) else p for n, p in planned.items()}
 
     def sequence_mask(self, h: Any) -> Any:
         """The factor on h (B, R) that is fixed over a sequence; None in the other modes."""
@@ -377,6 +388,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             ValueError: other names or shapes than this cell has; nothing is set then.
         """
         self._check_built()
+        beginnings.check_learned(params, self.learn_initial_state)
         check(self.variant, params, Sizes(self.kernel.shape[0], self.units, self.output_size))
         values = {n: np.asarray(ops.convert_to_numpy(v)) for n, v in params.items()}
         for name, value in self.layout.from_canonical(values).items():
@@ -421,11 +433,11 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
 
     def _resolve(self) -> tuple[Variant, Dialect | None, dict[str, Any]]:
         """The variant after Keras's arguments, its dialect if named, unnamed activations."""
-        variant, dialect = cell_variant.find(self.kind, self._given_variant)
+        variant, dialect = families.find(self.kind.family, self._given_variant)
         if self.reset_after is not None:
             variant = cell_variant.with_reset(variant, self.reset_after)
         if not self.use_bias:
-            variant = cell_variant.without_bias(variant)
+            variant = families.without_bias(variant)
         if self.norm_epsilon is not None:
             variant = variant.replace(epsilon=self.norm_epsilon)
         if self.projection_units is not None and not variant.projection:
@@ -438,11 +450,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         variant, functions = cell_variant.with_activations(
             variant, self.activation, self.recurrent_activation
         )
-        if self.recurrent_dropout_mode == "candidate" and variant.cell in ("simple", "indrnn"):
-            raise ValueError(
-                "recurrent_dropout_mode='candidate' drops the update of a gated cell; got cell "
-                f"{variant.cell!r}: use 'sequence' or 'step'."
-            )
+        noise.check_mode(self.recurrent_dropout_mode, variant)
         return variant, dialect, functions
 
     def _resolve_attributes(self) -> None:
@@ -473,7 +481,9 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
     def _laid_out(self, inputs: int, order: str = "") -> KerasLayout:
         """How the weights are held, here or in another order."""
         sizes = Sizes(inputs, self.units, self.output_size)
-        return KerasLayout(self.variant, sizes, order or self.weight_order)
+        return KerasLayout(
+            self.variant, sizes, order or self.weight_order, self.learn_initial_state
+        )
 
     def _layouts(self) -> dict[str, KerasLayout]:
         """How a file may hold the weights, by order."""
@@ -500,11 +510,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
     def _start(self, name: str, by_gate: bool = False) -> Any:
         """The initialiser of a canonical weight that the user gave none: the dialect's, or ours."""
         variant, dialect = self.variant, self._dialect
-        # a weight that Keras's arguments added is not in the dialect's table
-        if dialect is None or name not in dialect.initializers:
-            return initial.default(name, variant)
-        given = initial.of_dialect(name, dialect)
-        apart = by_gate and name in dialect.per_gate
+        given = initial.start(name, variant, dialect)
+        apart = by_gate and dialect is not None and name in dialect.per_gate
         return initial.gate_by_gate(given, variant.gates) if apart else given
 
     def _forget_bias(self, name: str) -> float | None:
@@ -516,19 +523,20 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             return None
         if "unit_forget_bias" in self._auto and self._dialect is not None:
             return self._dialect.forget_bias_init.get(name)
-        biases = (n for n in _FORGET_BIASES if "f" in gates_of(variant, n))
+        biases = (n for n in FORGET_BIASES if "f" in gates_of(variant, n))
         return 1.0 if self.unit_forget_bias and name == next(biases) else None
 
     def _get_weight_mask(self, name: str) -> Any:
         """The mask of DropConnect, one for a whole sequence."""
         if self._weight_mask is None:
             keep = 1 - self.weight_dropout
-            self._weight_mask = self._bernoulli(getattr(self, name).shape, keep) / keep
+            self._weight_mask = self._drawn(noise.Draw(getattr(self, name).shape, keep, 1 / keep))
         return self._weight_mask
 
-    def _bernoulli(self, shape: tuple[Any, ...], keep: float) -> Any:
-        drawn = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
-        return ops.cast(drawn < keep, self.compute_dtype)
+    def _drawn(self, mask: noise.Draw) -> Any:
+        drawn = keras.random.uniform(mask.shape, dtype="float32", seed=self.seed_generator)
+        kept: Any = ops.cast(drawn < mask.keep, self.compute_dtype)
+        return kept * mask.scale
 
     def _refuse_moving_noise(self) -> None:
         """Inside keras.layers.RNN on JAX nothing random can be drawn step by step."""
@@ -550,36 +558,20 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             )
 
     def _check_options(self) -> None:
-        for name, remedy in (("units", "for example 64"), ("projection_units", "None for none")):
-            size = getattr(self, name)
-            if size is None and name == "projection_units":
-                continue
-            if isinstance(size, bool) or not isinstance(size, Integral) or size <= 0:
-                raise ValueError(f"{name} is a positive integer; got {size!r}: use {remedy}.")
-            setattr(self, name, int(size))  # NumPy's integers cannot be saved
-        check_flags(self, _FLAGS[:1])
-        check_flags(self, [n for n in _FLAGS[1:] if getattr(self, n) is not None])
-        for name in ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout"):
-            rate = getattr(self, name)
-            if not isinstance(rate, (int, float, np.floating)) or not 0 <= rate < 1:
-                raise ValueError(
-                    f"{name} is a probability, at least 0 and below 1; got {rate!r}: "
-                    "use 0 to switch it off."
-                )
-            setattr(self, name, float(rate))
-        if self.recurrent_dropout_mode not in RECURRENT_DROPOUT_MODES:
-            raise ValueError(
-                f"recurrent_dropout_mode is one of {RECURRENT_DROPOUT_MODES}; got "
-                f"{self.recurrent_dropout_mode!r}."
-            )
-        clip = self.recurrent_gradient_clip
-        if clip is not None and not (isinstance(clip, (int, float, np.floating)) and clip > 0):
-            raise ValueError(
-                f"recurrent_gradient_clip is a positive bound or None; got {clip!r}: use None."
-            )
-        for name in ("recurrent_gradient_clip", "norm_epsilon"):
-            if isinstance(getattr(self, name), np.floating):
-                setattr(self, name, float(getattr(self, name)))
+        """Plain values of the arguments, which a configuration can hold."""
+        self.units = arguments.size("units", self.units)
+        if self.projection_units is not None:
+            self.projection_units = arguments.size("projection_units", self.projection_units)
+        for name in _FLAGS:
+            if name == "use_bias" or getattr(self, name) is not None:
+                setattr(self, name, arguments.switch(name, getattr(self, name)))
+        for name in _RATES:
+            setattr(self, name, arguments.rate(name, getattr(self, name)))
+        if self.norm_epsilon is not None:
+            self.norm_epsilon = arguments.number("norm_epsilon", self.norm_epsilon)
+        self.recurrent_gradient_clip = arguments.bound(
+            "recurrent_gradient_clip", self.recurrent_gradient_clip
+        )
         if self.weight_order not in ORDERS:
             raise ValueError(f"weight_order is one of {ORDERS}; got {self.weight_order!r}.")
         for name, owner in cell_variant.foreign(self.kind).items():
@@ -633,15 +625,6 @@ class LayerNormGRUCell(LayerNormCell):
     """
 
     kind = cell_variant.GRU
-
-
-def check_flags(owner: Any, names: Iterable[str]) -> None:
-    """Make plain booleans of attributes; raise ValueError for what is none."""
-    for name in names:
-        given = getattr(owner, name)
-        if not isinstance(given, (bool, np.bool_, Integral)) or given not in (0, 1):
-            raise ValueError(f"{name} is True or False; got {given!r}: write it without quotes.")
-        setattr(owner, name, bool(given))
 
 
 def _is_auto(value: Any) -> bool:

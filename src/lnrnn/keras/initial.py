@@ -9,34 +9,14 @@ import numpy as np
 from keras import initializers, ops
 
 from lnrnn.dialects import Dialect
+from lnrnn.frontends.initial import initializer
 from lnrnn.params import columns
 from lnrnn.variant import Variant
 
-# A zero state meets a zero input in zero biases: every pre-norm vector is constant, and each
-# norm multiplies the gradient by 1 / sqrt(epsilon).  Small random biases give the norms a
-# variance; small gains on the recurrent part keep the Jacobian of a step below one.
-RECURRENT_GAINS = {"h_norm_gain": 0.1, "sum_norm_gain": 0.25}
-BIAS_DEVIATION = 0.1
 
-
-def default(name: str, variant: Variant) -> Any:
-    """Our initialiser of a canonical weight."""
-    if name in RECURRENT_GAINS:
-        return initializers.Constant(RECURRENT_GAINS[name])
-    if name.endswith("gain"):
-        return "ones"
-    if name in ("bias", "bias_x", "bias_h", "x_norm_bias", "sum_norm_bias"):
-        return initializers.RandomNormal(stddev=BIAS_DEVIATION) if variant.norms else "zeros"
-    if name.endswith("bias"):
-        return "zeros"
-    if name == "recurrent_scale":
-        return initializers.RandomUniform(-0.5, 0.5)
-    return "orthogonal" if name == "recurrent_kernel" else "glorot_uniform"
-
-
-def of_dialect(name: str, dialect: Dialect) -> Any:
-    """The initialiser that the original program uses for a canonical weight."""
-    given = dialect.initializers[name]
+def start(name: str, variant: Variant, dialect: Dialect | None) -> Any:
+    """The initialiser of a canonical weight: of the dialect, or ours."""
+    given = initializer(name, variant, dialect)
     if isinstance(given, (int, float)):
         return initializers.Constant(given)
     return given if isinstance(given, str) else dict(given)

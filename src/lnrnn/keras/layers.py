@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import keras
@@ -10,16 +11,16 @@ import numpy as np
 from keras import ops, tree
 
 from lnrnn.engines import select
+from lnrnn.frontends import arguments, beginnings
 from lnrnn.keras import advice, cell_variant, files
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
     LayerNormLSTMCell,
     LayerNormSimpleRNNCell,
-    check_flags,
 )
 from lnrnn.keras.signature import in_order_of
-from lnrnn.params import sizes_of
+from lnrnn.params import learned_states, sizes_of
 
 
 class LayerNormRNN(keras.layers.RNN):
@@ -50,6 +51,7 @@ class LayerNormRNN(keras.layers.RNN):
         stateful: bool = False,
         unroll: bool = False,
         zero_output_for_mask: bool = False,
+        burn_in: int = 0,
         activity_regularizer: Any = None,
         use_cudnn: bool | str = "auto",
         name: str | None = None,
@@ -83,7 +85,10 @@ class LayerNormRNN(keras.layers.RNN):
             trainable=trainable,
             **of_layer,
         )
-        check_flags(self, _FLAGS)
+        for flag in _FLAGS:
+            setattr(self, flag, arguments.switch(flag, getattr(self, flag)))
+        self.burn_in = beginnings.burn_in(burn_in, None)
+        self._check_beginnings()
         self.use_cudnn = use_cudnn
         self.input_spec = keras.layers.InputSpec(ndim=3)
         if keras.backend.backend() == "tensorflow":
@@ -103,8 +108,8 @@ class LayerNormRNN(keras.layers.RNN):
 
         Args:
             sequences: inputs (B, T, I).
-            initial_state: list of the states, h (B, R) and for an LSTM c (B, H); zeros if
-                None.
+            initial_state: list of the states, h (B, R) and for an LSTM c (B, H); None is the
+                learned ones of `learn_initial_state=True`, otherwise zeros.
             mask: (B, T), False at steps to skip: a skipped step holds the states, and
                 repeats the previous output (zeros before the first valid step), or emits
                 zeros with `zero_output_for_mask`.
@@ -152,20 +157,34 @@ class LayerNormRNN(keras.layers.RNN):
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
         request = cell.request(unroll=self.unroll)
         engine = select.choose(cell.engine, request)
-        outputs, states = engine.load(request)(
-            cell.variant,
+        burn_in = beginnings.burn_in(self.burn_in, sequences.shape[1])
+        # of two parts the second does not know what the first one repeats
+        repeats = bool(burn_in) and mask is not None and not self.zero_output_for_mask
+        masked_output = "zero" if self.zero_output_for_mask else "hold" if repeats else "repeat"
+        outputs, states = beginnings.run(
+            partial(engine.load(request), cell.variant),
             cell.tensors(training, engine.weights_dtype(request)),
             x,
             tuple(states),
-            mask=mask,
-            masked_output="zero" if self.zero_output_for_mask else "repeat",
-            functions=cell.functions,
-            gates=cell.gates,
-            recurrent_gradient_clip=cell.recurrent_gradient_clip,
-            unroll=self.unroll,
-            return_sequences=self.return_sequences,
-            **noise,
+            dict(
+                mask=mask,
+                masked_output=masked_output,
+                functions=cell.functions,
+                gates=cell.gates,
+                recurrent_gradient_clip=cell.recurrent_gradient_clip,
+                unroll=self.unroll,
+                return_sequences=self.return_sequences,
+                **noise,
+            ),
+            burn_in=burn_in,
+            stop=ops.stop_gradient,
+            join=ops.concatenate,
+            backwards=self.go_backwards,
         )
+        if repeats:
+            seen = ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
+            seen = seen if self.return_sequences else seen[-1]
+            outputs = ops.where(seen[..., None], outputs, ops.zeros_like(outputs))
         if not self.return_sequences:
             return outputs, outputs, list(states)
         return outputs[-1], ops.transpose(outputs, (1, 0, 2)), list(states)
@@ -233,6 +252,7 @@ class LayerNormRNN(keras.layers.RNN):
         fixed = {"variant": source.variant, "zoneout": source.zoneout}
         if "zoneout_cell" not in cell_variant.foreign(cls.cell_class.kind):
             fixed["zoneout_cell"] = source.zoneout_cell
+        fixed["learn_initial_state"] = bool(learned_states(source.params))
         if source.variant.projection:
             fixed["projection_units"] = sizes.hidden
         options.setdefault("dtype", source.params["kernel"].dtype.name)
@@ -249,12 +269,31 @@ class LayerNormRNN(keras.layers.RNN):
         for name in ("name", "dtype", "trainable"):
             del of_cell[name]
         regularizer = keras.regularizers.serialize(self.activity_regularizer)
-        return {**config, **of_cell, "activity_regularizer": regularizer}
+        own = {"burn_in": self.burn_in, "activity_regularizer": regularizer}
+        return {**config, **of_cell, **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LayerNormRNN:
         """The layer that `get_config` described, in this release or in 0.1.0."""
         return cls(**files.completed(config))
+
+    def _check_beginnings(self) -> None:
+        if self.stateful and self.cell.learn_initial_state:
+            raise ValueError(
+                "A stateful layer begins with the states of the batch before; got stateful=True "
+                "with learn_initial_state=True: use one of them."
+            )
+        if self.burn_in and self.cell.learn_initial_state:
+            raise ValueError(
+                "A state before steps without gradient does not learn; got "
+                f"burn_in={self.burn_in} with learn_initial_state=True: use one of them."
+            )
+        if self.burn_in and self.go_backwards and not self.return_sequences:
+            raise ValueError(
+                "The last output of a layer with go_backwards=True is that of the first step, "
+                f"which has no gradient; got burn_in={self.burn_in} with return_sequences=False: "
+                "use return_sequences=True, or no burn_in."
+            )
 
     def _check_states(self, sequences: Any, initial_state: Any) -> None:
         batch = sequences.shape[0]
@@ -370,6 +409,8 @@ class LayerNormLSTM(LayerNormRNN):
         stateful: carry the final states over to the next batch.
         unroll: a Python loop over time in place of the backend's.
         zero_output_for_mask: emit zeros at masked steps, not the previous output.
+        burn_in: the number of steps, the first ones in time, whose outputs and states come
+            without gradient, and for which nothing is kept for a backward pass.
         use_cudnn: `"auto"` or False, as no cuDNN kernel normalises.
         variant: the mathematics: a dialect's name (see [lnrnn.dialects][]), `"none"` for
             Keras's own cell, a [Variant][lnrnn.Variant], or None for the default.
@@ -380,6 +421,9 @@ class LayerNormLSTM(LayerNormRNN):
             return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
             peepholes, and to what the norms of cell and output are taken of; or None.
         projection_units: R, the size of a projected h, for variants with a projection.
+        learn_initial_state: whether the h (and c) that a sequence begins with are weights,
+            `initial_h` (and `initial_c`), used where no state is given.  They start small and
+            random.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
         name: of the layer.
         dtype: dtype or dtype policy.

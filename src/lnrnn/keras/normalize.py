@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,10 +11,20 @@ import numpy as np
 # what keras.Model(inputs, outputs) makes; Keras does not export the class
 from keras.src.models import Functional
 
-from lnrnn import dialects
+from lnrnn.frontends import families
+from lnrnn.frontends.carry import (
+    Replacement,
+    Report,
+    Weights,
+    carry_over,
+    check_options,
+    keeps_varied,
+    warn_of_equal,
+)
+from lnrnn.frontends.families import VariantArgument
 from lnrnn.frontends.keras_weights import KerasLayout
 from lnrnn.keras import cell_variant
-from lnrnn.keras.cell_variant import CellKind, VariantArgument
+from lnrnn.keras.cell_variant import CellKind
 from lnrnn.keras.cells import (
     LayerNormCell,
     LayerNormGRUCell,
@@ -23,10 +32,7 @@ from lnrnn.keras.cells import (
     LayerNormSimpleRNNCell,
 )
 from lnrnn.keras.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN, LayerNormSimpleRNN
-from lnrnn.params import Sizes, columns, gates_of
-from lnrnn.variant import Site, Variant
-
-Weights = dict[str, np.ndarray]
+from lnrnn.params import Sizes
 
 # arguments that our layers have and Keras's have not
 OPTIONS = (
@@ -77,70 +83,6 @@ _BY_NAME: dict[tuple[Any, Any], type] = {
 }
 # models whose graph of layers Keras can rebuild with other layers
 _GRAPHS = (Functional, keras.Sequential)
-_BIASES = ("bias", "bias_x", "sum_norm_bias", "x_norm_bias", "h_norm_bias", "bias_h")
-# where a weight of a Keras layer goes: to the first of these that the variant has
-_PLACES = {
-    "kernel": ("kernel",),
-    "recurrent_kernel": ("recurrent_kernel",),
-    "bias": _BIASES,
-    "bias_x": _BIASES,
-    "bias_h": ("bias_h", "h_norm_bias", *_BIASES),
-}
-# the norms within which a bias stands
-_AROUND: dict[str, tuple[Site, ...]] = {"bias_x": ("x", "sum"), "bias_h": ("h", "sum")}
-
-
-class Replacement(NamedTuple):
-    """What became of one recurrent layer or cell.
-
-    Args:
-        path: names of the layers that lead to it, joined by `/`.
-        before: the class that it was.
-        after: the class that it is, or None if it was left as it was.
-        kept: canonical weights that hold the old values.
-        fresh: canonical weights with initial values.
-        lost: old weights that have no place in the variant.
-        reason: why it was left; empty if it was replaced.
-    """
-
-    path: str
-    before: str
-    after: str | None = None
-    kept: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ()
-    lost: tuple[str, ...] = ()
-    reason: str = ""
-
-    @property
-    def note(self) -> str:
-        """What happened to the weights, or why the layer was left."""
-        parts = (("kept", self.kept), ("new", self.fresh), ("without", self.lost))
-        weights = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
-        return self.reason or weights or "not built yet: no weights to keep"
-
-
-class Report(tuple[Replacement, ...]):
-    """The recurrent layers of a model in order; `str` makes a table of them."""
-
-    @property
-    def replaced(self) -> tuple[Replacement, ...]:
-        """Those that were replaced."""
-        return tuple(r for r in self if r.after is not None)
-
-    @property
-    def left(self) -> tuple[Replacement, ...]:
-        """Those that were left as they were."""
-        return tuple(r for r in self if r.after is None)
-
-    def __str__(self) -> str:
-        if not self:
-            return "The model has no recurrent layers."
-        rows = [("layer", "was", "is", "note")]
-        rows += [(r.path, r.before, r.after or r.before, r.note) for r in self]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)] + [0]
-        lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
-        total = f"{len(self.replaced)} replaced, {len(self.left)} left"
-        return "\n".join([*lines, total])
 
 
 class Normalized(NamedTuple):
@@ -214,22 +156,13 @@ def layer_normalize(
             f"layer_normalize takes a Keras model or layer; got {type(model).__name__}: "
             "pass for example a keras.Sequential."
         )
-    unknown = set(options) - set(OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"The options of layer_normalize are {', '.join(OPTIONS)}; got "
-            f"{', '.join(sorted(unknown))}: set other arguments on the layers of the model."
-        )
-    copier = _Copier(_chosen(variant), options, keep_bias)
+    check_options(options, OPTIONS)
+    families_of = {name: family.kind.family for name, family in _FAMILIES.items()}
+    copier = _Copier(families.chosen(variant, families_of), options, keep_bias)
     with keras.saving.custom_object_scope(_custom_classes(model)):
         copy = copier.copy(model)
     copier.load(model, copy, copy.name if not isinstance(model, keras.Model) else "")
-    if copier.untrained:
-        warnings.warn(
-            f"The biases of {', '.join(copier.untrained)} were never trained; kept, they let "
-            "gradients explode on sequences that begin with zeros: pass keep_bias=False.",
-            stacklevel=2,
-        )
+    warn_of_equal(copier.unvaried)
     if isinstance(model, keras.Model) and model.compiled:
         # again, as only now each layer has its trainable flag
         copy.compile_from_config(model.get_compile_config())
@@ -267,57 +200,17 @@ def from_keras(layer: Any) -> Weights:
     if not cell.built:
         raise ValueError(f"from_keras reads weights; got {layer.name!r}, not built: build it.")
     plain = cell_variant.plain(_FAMILIES[name].kind, getattr(cell, "reset_after", True))
-    plain = plain if cell.use_bias else cell_variant.without_bias(plain)
+    plain = plain if cell.use_bias else families.without_bias(plain)
     layout = KerasLayout(plain, Sizes(cell.kernel.shape[0], cell.units, cell.units))
     held = {n: np.asarray(keras.ops.convert_to_numpy(getattr(cell, n))) for n in layout.weights}
     return layout.to_canonical(held)
-
-
-def carry_over(
-    old: Weights, gates: str, variant: Variant, fresh: Weights
-) -> tuple[Weights, tuple[str, ...], tuple[str, ...]]:
-    """The weights of a variant with old values wherever it has a place for them.
-
-    Args:
-        old: canonical weights of a plain cell.
-        gates: the gates of `old`.
-        variant: the cell to fill.
-        fresh: its initial weights.
-
-    Returns:
-        All weights, the names of those that hold old values, and the old weights (or
-            gates) that have no place.
-    """
-    params = {name: np.array(value) for name, value in fresh.items()}
-    units = old["kernel"].shape[-1] // len(gates)
-    placed: dict[tuple[str, str], str] = {}  # old name and gate: new name
-    for name, value in old.items():
-        for gate in variant.gates:
-            place = next((p for p in _PLACES[name] if gate in gates_of(variant, p)), None)
-            if place is None:
-                continue
-            here = params[place][..., columns(gates_of(variant, place), gate, units)]
-            # z of update="new" is 1 - z of Keras
-            sign = -1 if gate == "z" and variant.update == "new" else 1
-            taken = (place, gate) in {(p, g) for (_, g), p in placed.items()}
-            here[...] = sign * value[..., columns(gates, gate, units)] + (here if taken else 0)
-            placed[name, gate] = place
-    for gate, constant in (("f", variant.forget_bias), ("z", variant.update_bias)):
-        place = placed.get(("bias", gate)) or placed.get(("bias_x", gate))
-        within = any(gate in variant.gates_at(site) for site in _AROUND.get(place or "", ()))
-        if place and not within:
-            params[place][columns(gates_of(variant, place), gate, units)] -= constant
-    kept = tuple(name for name in params if name in placed.values())
-    lost = [name for name in old if name not in {n for n, _ in placed}]
-    lost += [f"gate {gate}" for gate in gates if gate not in variant.gates]
-    return params, kept, tuple(lost)
 
 
 class _Copier:
     """Copies layers, replaces recurrent ones, then moves the weights and reports.
 
     Args:
-        chosen: for each family the `variant=` of its layers, or a `_Left`.
+        chosen: for each family the `variant=` of its layers, or a `families.Left`.
         options: further arguments of replaced layers.
         keep_bias: whether the old biases are kept.
     """
@@ -329,7 +222,7 @@ class _Copier:
         self.options = options
         self.keep_bias = keep_bias
         self.report: list[Replacement] = []
-        self.untrained: list[str] = []
+        self.unvaried: list[str] = []
         self._copies: dict[int, Any] = {}
         self._loaded: dict[int, Any] = {}
 
@@ -405,7 +298,7 @@ class _Copier:
         if not isinstance(config, dict):
             return config
         stock = _BY_NAME.get((config.get("module"), config.get("class_name")))
-        if stock is None or isinstance(self.chosen[_FAMILY_OF[stock]], _Left):
+        if stock is None or isinstance(self.chosen[_FAMILY_OF[stock]], families.Left):
             return {k: self._rewritten(v) for k, v in config.items()}
         saving: Any = keras.saving
         new = self._normalized(stock, config["config"])
@@ -421,7 +314,7 @@ class _Copier:
             for k, v in config.items()
             if k in ("units", "name", "dtype", "trainable") or v != default[k]
         }
-        variant, _ = cell_variant.find(kind, self.chosen[name])
+        variant, _ = families.find(kind.family, self.chosen[name])
         if variant.reset != "after":
             given.pop("reset_after", None)
         others = {a for k in cell_variant.KINDS for a in k.only} - set(kind.only)
@@ -434,13 +327,10 @@ class _Copier:
         if not cell.built:
             return Replacement(*names)
         gates, variant, fresh = cell_variant.plain(cell.kind).gates, cell.variant, new.params()
-        weights = from_keras(old)
-        if not self.keep_bias:
-            weights = {n: w for n, w in weights.items() if n.endswith("kernel")}
-        params, kept, lost = carry_over(weights, gates, variant, fresh)
+        params, kept, lost = carry_over(from_keras(old), gates, variant, fresh, self.keep_bias)
         new.load_params(params)
-        if _vary(fresh, variant) and not _vary(params, variant):
-            self.untrained.append(path)
+        if not keeps_varied(params, fresh, variant):
+            self.unvaried.append(path)
         return Replacement(*names, kept, tuple(n for n in params if n not in kept), lost)
 
     def _reason(self, layer: Any) -> str:
@@ -451,7 +341,7 @@ class _Copier:
         if name is not None:
             chosen = self.chosen[name]
             inside = "it is made inside a layer whose config does not name it"
-            return chosen.reason if isinstance(chosen, _Left) else inside
+            return chosen.reason if isinstance(chosen, families.Left) else inside
         base = next((n for stock, n in _FAMILY_OF.items() if isinstance(layer, stock)), None)
         if base is not None:
             return f"its class is derived from {base} and may compute something else"
@@ -462,52 +352,6 @@ class _Copier:
             return "" if isinstance(cell, known) else f"its cell, {name}, is none of Keras's three"
         is_cell = hasattr(layer, "state_size") and not isinstance(layer, known)
         return "its cell is none of Keras's three" if is_cell else ""
-
-
-class _Left(NamedTuple):
-    """Why a family of layers is left."""
-
-    reason: str
-
-
-def _chosen(variant: Any) -> dict[str, Any]:
-    """For each family the `variant=` of its layers, or why they are left."""
-    if isinstance(variant, Mapping):
-        if not set(variant) <= set(_FAMILIES):
-            raise ValueError(
-                f"A dict of variants has the keys {', '.join(map(repr, _FAMILIES))}; got "
-                f"{', '.join(map(repr, variant))}: name the layer classes to replace."
-            )
-        found = {n: _Left(f"variant= does not name {n}") for n in _FAMILIES} | dict(variant)
-    elif variant is None or variant == "none":
-        found = dict.fromkeys(_FAMILIES, variant)
-    else:
-        cell = (variant if isinstance(variant, Variant) else dialects.get(variant).variant).cell
-        found = {
-            name: variant
-            if cell in family.kind.cells
-            else _Left(f"variant={_short(variant)} is not of a {name}")
-            for name, family in _FAMILIES.items()
-        }
-    for name, given in found.items():
-        if isinstance(given, _Left):
-            continue
-        if cell_variant.find(_FAMILIES[name].kind, given)[0].projection:
-            raise ValueError(
-                f"layer_normalize keeps the width of h; got variant={_short(given)} with a "
-                "projection: use a variant without one."
-            )
-    return found
-
-
-def _short(variant: Any) -> str:
-    return f"Variant(cell={variant.cell!r}, ...)" if isinstance(variant, Variant) else repr(variant)
-
-
-def _vary(params: Weights, variant: Variant) -> bool:
-    """Whether any bias differs between the units of a gate."""
-    biases = [(params[b], len(gates_of(variant, b))) for b in _BIASES if b in params]
-    return any(np.ptp(b.reshape(gates, -1), axis=1).any() for b, gates in biases)
 
 
 def _follow(old: Any, new: Any) -> None:

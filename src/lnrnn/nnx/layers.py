@@ -49,6 +49,8 @@ class LayerNormRNNBase(Recurrent):
         seq_lengths: jax.Array | None = None,
         mask: jax.Array | None = None,
         reset: jax.Array | None = None,
+        reset_carry: Any = None,
+        burn_in: int = 0,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -59,17 +61,21 @@ class LayerNormRNNBase(Recurrent):
 
         Args:
             inputs: (*batch, T, I), with `time_major` (T, *batch, I).
-            initial_carry: as of `initialize_carry`; None is zeros.
+            initial_carry: as of `initialize_carry`; None is what that gives.
             seq_lengths: (*batch), the number of valid steps of each sequence.
             mask: as inputs without I, boolean; False at steps to skip, in any pattern.  A
                 skipped step, as one beyond its length, emits zeros and holds the carry.
             reset: as `mask`; True at the first step of an episode: no state crosses from the
                 step before, in either direction.
+            reset_carry: what the carry becomes where an episode begins; None is as of
+                `initial_carry`.
+            burn_in: the number of steps, the first ones in time, that come without gradient and
+                keep nothing for a backward pass.
             return_carry: None, as of those below, is the module's own.
             time_major: whether time is the first axis.
             reverse: from the last valid step to the first.
             keep_order: whether outputs of the reverse direction stand in the order of inputs.
-            rngs: taken for the sake of `nnx.Bidirectional`; a carry of zeros draws nothing.
+            rngs: taken for the sake of `nnx.Bidirectional`; the carry draws nothing.
 
         Returns:
             Outputs, as inputs with R in place of I, or with `return_carry` the final carry and
@@ -80,6 +86,7 @@ class LayerNormRNNBase(Recurrent):
         keep_order = self.keep_order if keep_order is None else keep_order
         x = self._promoted(inputs)
         state = None if initial_carry is None else self._state(initial_carry, x.dtype)
+        again = None if reset_carry is None else self._state(reset_carry, x.dtype)
         y, final = lnrnn.jax.apply(
             self._weights(),
             x,
@@ -87,6 +94,8 @@ class LayerNormRNNBase(Recurrent):
             lengths=seq_lengths,
             mask=mask,
             reset=reset,
+            reset_state=again,
+            burn_in=burn_in,
             time_major=time_major,
             reverse=reverse,
             engine=self.engine,

@@ -11,12 +11,19 @@ import numpy as np
 from flax import nnx
 
 from lnrnn.frontends import families
-from lnrnn.frontends.carry import Replacement, Report, Weights, carry_over, vary
+from lnrnn.frontends.carry import (
+    Replacement,
+    Report,
+    Weights,
+    carry_over,
+    check_options,
+    keeps_varied,
+    taken,
+    warn_of_equal,
+)
 from lnrnn.frontends.families import VariantArgument
-from lnrnn.frontends.warn import warn
 from lnrnn.nnx.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNNBase, LayerNormSimpleRNN
 from lnrnn.nnx.recurrent import Options
-from lnrnn.variant import Variant
 
 _FAMILIES = {"LSTM": families.LSTM, "GRU": families.GRU, "SimpleRNN": families.SIMPLE}
 # the cells that are replaced, the family as `variant=` names it, and what replaces their RNN
@@ -81,12 +88,7 @@ def layer_normalize(
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"layer_normalize takes an nnx.Module; got {type(module).__name__}.")
-    unknown = set(options) - set(_OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"The options of layer_normalize are {', '.join(_OPTIONS)}; got "
-            f"{', '.join(sorted(unknown))}: set other arguments on the modules."
-        )
+    check_options(options, _OPTIONS)
     chosen = families.chosen(variant, _FAMILIES)
     done: dict[int, Any] = {}
     report: list[Replacement] = []
@@ -115,11 +117,7 @@ def layer_normalize(
         return old
 
     copied = visit(nnx.clone(module), ())
-    if unvaried:
-        warn(
-            f"The biases of {', '.join(unvaried)} are the same for all units; kept, they let "
-            "gradients explode on sequences that begin with zeros: pass keep_bias=False."
-        )
+    warn_of_equal(unvaried)
     return Normalized(copied, Report(report))
 
 
@@ -170,29 +168,20 @@ def _replaced(
     own = ("time_major", "return_carry", "reverse", "keep_order")
     found: dict[str, Any] = {name: getattr(old, name) for name in own}
     found |= {"dtype": cell.dtype, "param_dtype": cell.param_dtype}
-    taken = {n: v for n, v in options.items() if n != "zoneout_cell" or family == "LSTM"}
     new = form(
         cell.in_features,
         cell.hidden_features,
         rngs=rngs,
         variant=chosen[family],
-        **{**found, **taken},
+        **{**found, **taken(options, _FAMILIES[family])},
     )
-    plain = _plain(family)
-    weights = _weights_of(cell)
-    if not keep_bias:
-        weights = {n: w for n, w in weights.items() if n.endswith("kernel")}
-    fresh = new.params()
-    params, kept, lost = carry_over(weights, plain.gates, new.variant, fresh)
+    gates, fresh = families.plain(_FAMILIES[family]).gates, new.params()
+    params, kept, lost = carry_over(_weights_of(cell), gates, new.variant, fresh, keep_bias)
     new.load_params(params)
-    varies = vary(params, new.variant) or not vary(fresh, new.variant)
+    varies = keeps_varied(params, fresh, new.variant)
     added = tuple(n for n in fresh if n not in kept)
     before = type(cell).__name__
     return new, Replacement(path, before, form.__name__, kept, added, lost), varies
-
-
-def _plain(family: str) -> Variant:
-    return families.plain(_FAMILIES[family])
 
 
 def _weights_of(cell: Any) -> Weights:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lnrnn.frontends import arguments, families, noise
+import lnrnn.jax
+from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
-from lnrnn.jax import initial
+from lnrnn.jax import advice, initial
 from lnrnn.params import Sizes, check, shapes
 
 _RATES = ("zoneout", "zoneout_cell", "weight_dropout", "recurrent_dropout")
@@ -40,6 +41,8 @@ class Options(TypedDict, total=False):
         recurrent_dropout_mode: `"sequence"`, `"step"` or `"candidate"`; in a cell a mask is
             drawn at each step.
         recurrent_gradient_clip: a bound or None.
+        learn_initial_state: whether the carry that a sequence begins with, and that a reset goes
+            to, is of weights, `initial_h` (and `initial_c`), where none is given.
     """
 
     variant: VariantArgument
@@ -55,6 +58,7 @@ class Options(TypedDict, total=False):
     recurrent_dropout: float
     recurrent_dropout_mode: str
     recurrent_gradient_clip: float | None
+    learn_initial_state: bool
 
 
 class Recurrent(nnx.Module):
@@ -81,6 +85,7 @@ class Recurrent(nnx.Module):
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "sequence",
         recurrent_gradient_clip: float | None = None,
+        learn_initial_state: bool = False,
     ) -> None:
         self.in_features = arguments.size("in_features", in_features)
         self.hidden_features = arguments.size("hidden_features", hidden_features)
@@ -120,7 +125,8 @@ class Recurrent(nnx.Module):
             *about_units(self.variant, self._sizes),
         ):
             warn(sentence)
-        self._names = tuple(shapes(self.variant, self._sizes))
+        self.learn_initial_state = arguments.flag("learn_initial_state", learn_initial_state)
+        self._names = tuple(shapes(self.variant, self._sizes, self.learn_initial_state))
         metadata = metadata or {}
         unknown = sorted(set(metadata) - set(self._names))
         if unknown:
@@ -128,9 +134,12 @@ class Recurrent(nnx.Module):
                 f"metadata is by names of weights, {', '.join(self._names)}; got {unknown[0]!r}: "
                 "use one of them."
             )
-        drawn = initial.draw(rngs.params(), self.variant, dialect, self._sizes, param_dtype)
+        drawn = initial.draw(
+            rngs.params(), self.variant, dialect, self._sizes, param_dtype, self.learn_initial_state
+        )
         for name, value in drawn.items():
             setattr(self, name, nnx.Param(value, **metadata.get(name, {})))
+        self._note(drawn)
         random = any(getattr(self, rate) for rate in _RATES)
         self.rngs = rngs.dropout.fork() if random else nnx.data(None)
 
@@ -144,28 +153,35 @@ class Recurrent(nnx.Module):
         Raises:
             ValueError: other names or shapes than this module has; nothing is set then.
         """
+        beginnings.check_learned(params, self.learn_initial_state)
         check(self.variant, params, self._sizes)
         for name, value in params.items():
             getattr(self, name)[...] = jnp.asarray(value, self.param_dtype)
+        self._note(self._weights())
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
     ) -> Any:
-        """The carry from which a sequence begins, zeros by default, as of `nnx.LSTMCell`.
+        """The carry from which a sequence begins, as of `nnx.LSTMCell`: learned, or zeros.
 
         Args:
             input_shape: (*batch, I) of one step.
             rngs: given to `carry_init`.
-            carry_init: an initialiser of JAX, called with a key, a shape and a dtype.
+            carry_init: an initialiser of JAX, called with a key, a shape and a dtype, in place of
+                the learned carry or zeros.
 
         Returns:
             h (*batch, R), for an LSTM (c, h) with c (*batch, H).
         """
         dtype = self.param_dtype if self.dtype is None else self.dtype
-        widths = (self.output_features, self.hidden_features)[: len(self.variant.states)]
-        wanted = [(*input_shape[:-1], width) for width in widths]
+        batch = input_shape[:-1]
         if carry_init is None:
-            return _carry(tuple(jnp.zeros(shape, dtype) for shape in wanted))
+            state = lnrnn.jax.initial_state(
+                self._weights(), batch, variant=self.variant, dtype=dtype
+            )
+            return carry_of(state)
+        widths = (self.output_features, self.hidden_features)[: len(self.variant.states)]
+        wanted = [(*batch, width) for width in widths]
         stream: Any = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         if stream is None:
             raise ValueError("carry_init draws from a key; got rngs=None: pass rngs=nnx.Rngs(...).")
@@ -179,6 +195,10 @@ class Recurrent(nnx.Module):
     @property
     def _sizes(self) -> Sizes:
         return Sizes(self.in_features, self.hidden_features, self.output_features)
+
+    def _note(self, weights: Mapping[str, jax.Array]) -> None:
+        """Keep what a call that trains has to say of these weights."""
+        self._notice = advice.about(self.variant, weights, self.recurrent_gradient_clip)
 
     def _weights(self) -> dict[str, jax.Array]:
         return {name: getattr(self, name)[...] for name in self._names}
@@ -194,6 +214,8 @@ class Recurrent(nnx.Module):
 
     def _keywords(self) -> dict[str, Any]:
         """Options as `lnrnn.jax` takes them, and a key where masks are drawn."""
+        if self._notice is not None and not self.deterministic:
+            warn(self._notice)
         names = (*_RATES, "recurrent_dropout_mode", "recurrent_gradient_clip")
         key = None if self.rngs is None or self.deterministic else self.rngs()
         return {"variant": self.variant, "key": key, **{n: getattr(self, n) for n in names}}

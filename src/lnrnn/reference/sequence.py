@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lnrnn.params import sizes_of
+from lnrnn.params import STATES, learned_states, sizes_of
 from lnrnn.reference.cells import STEPS, Step
 from lnrnn.reference.norm import Array
 from lnrnn.reference.parts import Cell, Totals
 from lnrnn.variant import Variant
 
 MaskedOutput = Literal["repeat", "hold", "zero"]
+# zeros, an argument, or the weights `initial_h` and `initial_c`
+Origin = Literal["zeros", "given", "learned"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Forward:
         cell: the variant with its weights in float64.
         steps: one step per time step.
         keep: (T,B,1), 0 where the incoming states are reset.
+        begins: whence the states before the first step are.
+        begins_anew: whence the states are that a reset goes to.
         take_h: (T,B,R), the share of the new h; 0 where masked.
         take_c: (T,B,H), the share of the new c; 0 where masked; of width 0 without a c.
         emit: (T,B,1), 0 where a masked step emits zeros.
@@ -40,6 +44,8 @@ class Forward:
     cell: Cell
     steps: tuple[Step, ...]
     keep: Array
+    begins: Origin
+    begins_anew: Origin
     take_h: Array
     take_c: Array
     emit: Array
@@ -47,12 +53,17 @@ class Forward:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of x (T,B,I), h0 (B,R), c0 (B,H; lstm) and of every weight by name."""
+    """Gradients of x (T,B,I), h0 (B,R), c0 (B,H; lstm) and of every weight by name.
+
+    Those of reset_h (B,R) and reset_c (B,H; lstm) are None where these were not given.
+    """
 
     x: Array
     h0: Array
     c0: Array | None
     params: dict[str, Array]
+    reset_h: Array | None = None
+    reset_c: Array | None = None
 
 
 def forward(
@@ -64,6 +75,8 @@ def forward(
     *,
     mask: ArrayLike | None = None,
     reset: ArrayLike | None = None,
+    reset_h: ArrayLike | None = None,
+    reset_c: ArrayLike | None = None,
     masked_output: MaskedOutput = "repeat",
     take_h: ArrayLike | None = None,
     take_c: ArrayLike | None = None,
@@ -72,19 +85,23 @@ def forward(
 ) -> Forward:
     r"""Run a cell over a sequence, in float64.
 
-    With $\hat h = k_t h_{t-1}$ (zero where reset), the new state of a step is
+    With $\hat h = k_t h_{t-1} + (1 - k_t) r$, where $k_t$ is zero at a reset and r the state
+    that it goes to, the new state of a step is
     $h_t = a_t h' + (1 - a_t) \hat h$, where $a_t$ is the share that zoneout takes, and
-    zero where masked; c likewise. The output is $y_t = s_t h_t$.
+    zero where masked; c likewise. The output is $y_t = s_t h_t$.  Weights that have a learned
+    initial state begin there, and return there, where no other is given.
 
     Args:
         variant: the cell.
         params: its weights, as [lnrnn.params][] names them.
         x: (T,B,I).
-        h0: (B,R); None is zeros.
-        c0: (B,H), of an lstm; None is zeros.
+        h0: (B,R); None is the learned one, or zeros.
+        c0: (B,H), of an lstm; None is zeros, or the learned one if h0 is None.
         mask: (T,B), True where a step is valid; a masked step holds the states.
-        reset: (T,B), True where the incoming states are set to zero before the step; it
+        reset: (T,B), True where the incoming states are replaced before the step; it
             has no effect on a masked step.
+        reset_h: (B,R), the h that a reset goes to; None as of h0.
+        reset_c: (B,H), the same of c, of an lstm.
         masked_output: what a masked step emits: `"repeat"` the last output, and zeros
             before the first valid step; `"hold"` the held h; `"zero"` zeros.
         take_h: zoneout, the share of the new h: a number (inference) or (T,B,R) of
@@ -116,13 +133,23 @@ def forward(
             f"got {x.shape}: put time first."
         )
     steps, batch, _ = x.shape
-    _check_options(variant, masked_output, c0=c0, take_c=take_c, candidate_mask=candidate_mask)
+    _check_options(
+        variant,
+        masked_output,
+        c0=c0,
+        reset_c=reset_c,
+        take_c=take_c,
+        candidate_mask=candidate_mask,
+    )
 
     wide_h = (steps, batch, sizes.hidden)
     wide_c = (steps, batch, sizes.units if variant.cell == "lstm" else 0)
     wide_n = (steps, batch, sizes.units)
-    h = _filled("h0", h0, 0.0, [wide_h[1:]])
-    c = _filled("c0", c0, 0.0, [wide_c[1:]])
+    shapes = wide_h[1:], wide_c[1:]
+    begins, h, c = _states({"h0": h0, "c0": c0}, weights, shapes)
+    begins_anew, fresh_h, fresh_c = _states(
+        {"reset_h": reset_h, "reset_c": reset_c}, weights, shapes
+    )
     valid = _filled("mask", mask, True, [wide_h[:2]]).astype(bool)
     x = np.where(valid[..., None], x, 0.0)  # whatever stands there: zero times NaN is NaN
     # a masked step is no step: it does not reset either
@@ -143,14 +170,17 @@ def forward(
     y = np.zeros(wide_h)
     tape = []
     for t in range(steps):
-        h, c = keep[t] * h, keep[t] * c
+        h = keep[t] * h + (1 - keep[t]) * fresh_h
+        c = keep[t] * c + (1 - keep[t]) * fresh_c
         step = STEPS[variant.cell](cell, x[t], h, c, recurrent[t], candidate[t])
         h = shares_h[t] * step.h + (1 - shares_h[t]) * h
         c = shares_c[t] * step.c + (1 - shares_c[t]) * c
         y[t] = emit[t] * h
         tape.append(step)
     final_c = c if variant.cell == "lstm" else None
-    return Forward(y, h, final_c, cell, tuple(tape), keep, shares_h, shares_c, emit)
+    return Forward(
+        y, h, final_c, cell, tuple(tape), keep, begins, begins_anew, shares_h, shares_c, emit
+    )
 
 
 def backward(
@@ -174,7 +204,7 @@ def backward(
             what a norm of the cell or of the output normalises; None for none.
 
     Returns:
-        gradients of x, h0, c0 and the weights.
+        gradients of x, h0, c0, the weights and the states that resets go to.
 
     Raises:
         ValueError: a gradient of another shape, or a bound that is not positive.
@@ -199,14 +229,46 @@ def backward(
     gh = _filled("dh", dh, 0.0, [(batch, hidden)])
     gc = _filled("dc", dc, 0.0, [(batch, cell.sizes.units if lstm else 0)])
     dx = np.zeros((steps, batch, cell.sizes.inputs))
+    d_reset_h, d_reset_c = np.zeros_like(gh), np.zeros_like(gc)
     totals = Totals({n: np.zeros_like(w) for n, w in cell.weights.items()}, recurrent_gradient_clip)
     for t in reversed(range(steps)):
         gh = gh + run.emit[t] * dy[t]
         new_h, new_c = run.take_h[t] * gh, run.take_c[t] * gc
         dx[t], old_h, old_c = run.steps[t].back(new_h, new_c, totals)
-        gh = run.keep[t] * (old_h + (gh - new_h))
-        gc = run.keep[t] * (old_c + (gc - new_c))
-    return Gradients(dx, gh, gc if lstm else None, totals.params)
+        gh, gc = old_h + (gh - new_h), old_c + (gc - new_c)
+        d_reset_h += (1 - run.keep[t]) * gh
+        d_reset_c += (1 - run.keep[t]) * gc
+        gh, gc = run.keep[t] * gh, run.keep[t] * gc
+    for origin, dh_of, dc_of in (
+        (run.begins, gh, gc),
+        (run.begins_anew, d_reset_h, d_reset_c),
+    ):
+        if origin == "learned":
+            totals.params[STATES["h"]] += dh_of.sum(0)
+            if lstm:
+                totals.params[STATES["c"]] += dc_of.sum(0)
+    found = Gradients(dx, gh, gc if lstm else None, totals.params)
+    if run.begins_anew != "given":
+        return found
+    return replace(found, reset_h=d_reset_h, reset_c=d_reset_c if lstm else None)
+
+
+def _states(
+    given: dict[str, ArrayLike | None],
+    weights: Mapping[str, Array],
+    shapes: tuple[tuple[int, ...], ...],
+) -> tuple[Origin, Array, Array]:
+    """Whence h and c are, and the two: given, or else learned, or zeros."""
+    learned = learned_states(weights)
+    origin = "learned" if learned else "zeros"
+    states = [*learned, None, None]
+    if any(state is not None for state in given.values()):
+        origin, states = "given", list(given.values())
+    h, c = (
+        _filled(name, state, 0.0, [shape, shape[1:]] if origin == "learned" else [shape])
+        for name, state, shape in zip(given, states, shapes, strict=False)
+    )
+    return origin, h, c
 
 
 def _check_options(variant: Variant, masked_output: str, **given: Any) -> None:
@@ -218,6 +280,7 @@ def _check_options(variant: Variant, masked_output: str, **given: Any) -> None:
         )
     places = {
         "c0": ("lstm",),
+        "reset_c": ("lstm",),
         "take_c": ("lstm",),
         "candidate_mask": ("lstm", "gru", "ligru"),
     }

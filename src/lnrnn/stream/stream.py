@@ -85,7 +85,7 @@ class Stream:
         return out
 
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
-        """Set states to zero.
+        """Set states to what they are at the start: learned ones, otherwise zeros.
 
         Args:
             rows: the rows of the batch, by number, or as flags (B,); None is all.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -19,6 +19,7 @@ from lnrnn.variant import Variant
 
 Array = np.ndarray
 Tensor = Any
+Found = TypeVar("Found")
 
 
 class Pass(NamedTuple):
@@ -95,7 +96,7 @@ def tensors(engine: str, framework: str) -> Adapter:
     """An engine on a framework's own tensors, in the dtype of the file."""
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
-        names = _states(variant)
+        names = state_names(variant)
         request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
@@ -109,9 +110,9 @@ def tensors(engine: str, framework: str) -> Adapter:
             y, final = sequence(variant, weights, tensors["x"], states, **options)
             return y, *final
 
-        return _differentiate(framework, function, variant, params, given)
+        return differentiate(framework, function, variant, params, given)
 
-    return _ran(engine, framework, _double(framework, run))
+    return _ran(engine, framework, allow_double(framework, run))
 
 
 def keras_layers(engine: str) -> Adapter:
@@ -176,7 +177,7 @@ def keras_layers(engine: str) -> Adapter:
                 # the file's mask in place of the one that the layer would draw
                 masks = {n: constant(s) for n, s in shares.items()}
                 cell.noise = lambda *_, **__: dict(masks)
-            states = [tensors[n] for n in _states(variant)]
+            states = [tensors[n] for n in state_names(variant)]
             weights = cell.layout.from_canonical({n: tensors[n] for n in params}, ops)
             mapping = [(getattr(cell, n), weight) for n, weight in weights.items()]
             with keras.StatelessScope(state_mapping=mapping):
@@ -194,9 +195,9 @@ def keras_layers(engine: str) -> Adapter:
                     outputs.append(states[0] if masked_output == "hold" else y[0])
                 return ops.stack(outputs), *states
 
-        return _differentiate(framework, function, variant, params, given)
+        return differentiate(framework, function, variant, params, given)
 
-    return _double(framework, run)
+    return allow_double(framework, run)
 
 
 def torch_modules(engine: str) -> Adapter:
@@ -238,14 +239,14 @@ def torch_modules(engine: str) -> Adapter:
             module.noise = lambda *_: shares
             weights = names.from_canonical(stems, {n: tensors[n] for n in params})
             weights = {f"{stem}_l0": weight for stem, weight in weights.items()}
-            states = tuple(tensors[n].unsqueeze(0) for n in _states(variant))
+            states = tuple(tensors[n].unsqueeze(0) for n in state_names(variant))
             hx = states if several else states[0]
             y, hx = torch.func.functional_call(module, weights, (tensors["x"], hx), flags)
             states = hx if several else (hx,)
             y = _filled_in(torch, y, tensors["h0"], options, flags)
             return y, *(s[0] for s in states)
 
-        return _differentiate("torch", function, variant, params, given)
+        return differentiate("torch", function, variant, params, given)
 
     return run
 
@@ -263,7 +264,7 @@ def jax_functions(engine: str) -> Adapter:
             flags = {n: constant(options[n]) for n in ("mask", "reset") if n in options}
             shares = {n: constant(options[n]) for n in ("take_h", "take_c") if n in options}
             weights = {n: tensors[n] for n in params}
-            states = tuple(tensors[n] for n in _states(variant))
+            states = tuple(tensors[n] for n in state_names(variant))
             # the shares of the file in place of those that the function would draw or expect
             with mock.patch.object(functions, "noise_of", lambda *_: shares):
                 y, state = functions.apply(
@@ -278,9 +279,9 @@ def jax_functions(engine: str) -> Adapter:
             y = _filled_in(jnp, y, tensors["h0"], options, flags)
             return y, *(state if len(states) > 1 else (state,))
 
-        return _differentiate("jax", function, variant, params, given)
+        return differentiate("jax", function, variant, params, given)
 
-    return _double("jax", run)
+    return allow_double("jax", run)
 
 
 def nnx_modules(engine: str) -> Adapter:
@@ -309,7 +310,7 @@ def nnx_modules(engine: str) -> Adapter:
             variant=variant,
             projection_features=sizes.hidden if variant.projection else None,
             dtype=given.dtype,
-            param_dtype=_wide(given.dtype),
+            param_dtype=wide(given.dtype),
             time_major=True,
             return_carry=True,
             engine=engine,
@@ -322,16 +323,16 @@ def nnx_modules(engine: str) -> Adapter:
             module = nnx.merge(graph, state)
             for name in params:
                 setattr(module, name, nnx.Param(tensors[name]))
-            carry: Any = tuple(tensors[n] for n in _states(variant))[::-1]
+            carry: Any = tuple(tensors[n] for n in state_names(variant))[::-1]
             with mock.patch.object(functions, "noise_of", lambda *_: shares):
                 first = carry if len(carry) > 1 else carry[0]
                 carry, y = module(tensors["x"], initial_carry=first, **flags)
             y = _filled_in(jnp, y, tensors["h0"], options, flags)
             return y, *(carry[::-1] if isinstance(carry, tuple) else (carry,))
 
-        return _differentiate("jax", function, variant, params, given)
+        return differentiate("jax", function, variant, params, given)
 
-    return _double("jax", run)
+    return allow_double("jax", run)
 
 
 def _filled_in(
@@ -426,13 +427,15 @@ def _framework() -> str:
     return os.environ.get("KERAS_BACKEND") or installed[0]
 
 
-def _double(framework: str, run: Adapter) -> Adapter:
-    """The adapter with float64 allowed where a file needs it; JAX has it only on demand."""
+def allow_double(
+    framework: str, run: Callable[[Variant, Mapping[str, Array], Pass], Found]
+) -> Callable[[Variant, Mapping[str, Array], Pass], Found]:
+    """An adapter with float64 allowed where a pass needs it; JAX has it only on demand."""
     if framework != "jax":
         return run
     config = import_module("jax").config
 
-    def allowed(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def allowed(variant: Variant, params: Mapping[str, Array], given: Pass) -> Found:
         before = config.jax_enable_x64
         config.update("jax_enable_x64", given.dtype == "float64")
         try:
@@ -443,11 +446,11 @@ def _double(framework: str, run: Adapter) -> Adapter:
     return allowed
 
 
-def _states(variant: Variant) -> tuple[str, ...]:
+def state_names(variant: Variant) -> tuple[str, ...]:
     return tuple(f"{state}0" for state in variant.states)
 
 
-def _differentiate(
+def differentiate(
     framework: str, function: Function, variant: Variant, params: Mapping[str, Array], given: Pass
 ) -> Results:
     """The results of a function, and the gradients of the pass's loss, by autodiff."""
@@ -457,7 +460,7 @@ def _differentiate(
     arrays = {"x": given.x, "h0": h0, **params}
     if variant.cell == "lstm":
         arrays["c0"] = c0
-    arrays = {n: np.asarray(a, _wide(given.dtype)) for n, a in arrays.items()}
+    arrays = {n: np.asarray(a, wide(given.dtype)) for n, a in arrays.items()}
     nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
     weights = [given.dy if given.has_loss else nothing, given.dh, given.dc]
     outputs, gradients = _AUTODIFF[framework](function, arrays, weights, given.dtype)
@@ -473,7 +476,7 @@ def _jax(function: Function, arrays: Any, weights: Any, dtype: str) -> Different
     import jax.numpy as jnp
 
     def constant(value: Any) -> Any:
-        return _constant(value, _wide(dtype), narrow)
+        return _constant(value, wide(dtype), narrow)
 
     def narrow(value: Any) -> Any:
         array = jnp.asarray(value)
@@ -492,14 +495,14 @@ def _torch(function: Function, arrays: Any, weights: Any, dtype: str) -> Differe
     import torch
 
     def constant(value: Any) -> Any:
-        return _constant(value, _wide(dtype), narrow)
+        return _constant(value, wide(dtype), narrow)
 
     def narrow(value: Any) -> Any:
         tensor = torch.tensor(value)
         return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
 
     def array(tensor: Any) -> Array:
-        return tensor.detach().to(getattr(torch, _wide(str(tensor.dtype)[6:]))).numpy()
+        return tensor.detach().to(getattr(torch, wide(str(tensor.dtype)[6:]))).numpy()
 
     tensors = {n: narrow(a) if n in _NARROW else torch.tensor(a) for n, a in arrays.items()}
     tensors = {n: t.requires_grad_() for n, t in tensors.items()}
@@ -518,7 +521,7 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
     import tensorflow as tf
 
     def constant(value: Any) -> Any:
-        return _constant(value, _wide(dtype), narrow)
+        return _constant(value, wide(dtype), narrow)
 
     def narrow(value: Any) -> Any:
         tensor = tf.constant(value)
@@ -526,7 +529,7 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
 
     def array(tensor: Any) -> Array:
         tensor = tf.convert_to_tensor(tensor)
-        return tf.cast(tensor, _wide(tensor.dtype.name)).numpy()
+        return tf.cast(tensor, wide(tensor.dtype.name)).numpy()
 
     tensors = {n: narrow(a) if n in _NARROW else tf.constant(a) for n, a in arrays.items()}
     with tf.GradientTape() as tape:
@@ -541,7 +544,7 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
 _NARROW = ("x", "h0", "c0")
 
 
-def _wide(dtype: str) -> str:
+def wide(dtype: str) -> str:
     """The dtype of NumPy's arrays for tensors of a dtype."""
     return "float32" if dtype in fused.HALVES else dtype
 

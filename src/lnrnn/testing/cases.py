@@ -12,7 +12,7 @@ from lnrnn.params import Sizes, shapes
 from lnrnn.variant import Norm, Site, Variant
 
 Array = NDArray[np.float64]
-Extra = Literal["mask", "reset", "zoneout", "recurrent_mask", "candidate_mask"]
+Extra = Literal["mask", "reset", "zoneout", "recurrent_mask", "candidate_mask", "reset_states"]
 
 
 def _each(site: Site, gates: str, gain: bool = True, bias: bool = True) -> tuple[Norm, ...]:
@@ -213,7 +213,9 @@ def sizes_for(variant: Variant, inputs: int = 3, units: int = 5, projected: int 
     return Sizes(inputs, units, projected if variant.projection else units)
 
 
-def random_params(variant: Variant, sizes: Sizes, rng: np.random.Generator) -> dict[str, Array]:
+def random_params(
+    variant: Variant, sizes: Sizes, rng: np.random.Generator, learned_state: bool = False
+) -> dict[str, Array]:
     """Weights in float64 without any symmetry: a swapped pair of gates is always seen.
 
     Matrices are normal over the square root of their rows, gains about 1, all else about 0.
@@ -222,12 +224,13 @@ def random_params(variant: Variant, sizes: Sizes, rng: np.random.Generator) -> d
         variant: the cell.
         sizes: I, H and R.
         rng: the source of randomness.
+        learned_state: with the states that a sequence begins with.
 
     Returns:
         A dict from name to array, as [lnrnn.params.shapes][] says.
     """
     params: dict[str, Array] = {}
-    for name, shape in shapes(variant, sizes).items():
+    for name, shape in shapes(variant, sizes, learned_state).items():
         value = rng.standard_normal(shape)
         if len(shape) == 2:
             params[name] = value / np.sqrt(shape[0])
@@ -271,7 +274,8 @@ def random_inputs(
         batch: B.
         extras: `"mask"` and `"reset"` (T,B); `"zoneout"`: take_h (T,B,R) and, for an lstm,
             take_c (T,B,H), zeros and ones; `"recurrent_mask"` (B,R) and `"candidate_mask"`
-            (T,B,H), 0 or 1.25, the latter left out where the cell has no place for it.
+            (T,B,H), 0 or 1.25, the latter left out where the cell has no place for it;
+            `"reset_states"`: reset_h (B,R) and, for an lstm, reset_c (B,H).
 
     Returns:
         the inputs in float64.
@@ -295,4 +299,8 @@ def random_inputs(
         drawn["recurrent_mask"] = 1.25 * (rng.random((batch, hidden)) < 0.8)
     if "candidate_mask" in extras and gated:
         drawn["candidate_mask"] = 1.25 * (rng.random((steps, batch, units)) < 0.8)
+    if "reset_states" in extras:
+        drawn["reset_h"] = 0.5 * rng.standard_normal((batch, hidden))
+        if lstm:
+            drawn["reset_c"] = rng.standard_normal((batch, units))
     return Inputs(x, h0, c0 if lstm else None, dy, dh, dc if lstm else None, drawn)

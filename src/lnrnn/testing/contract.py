@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from lnrnn.params import Sizes
 from lnrnn.testing.adapters import Adapter, Pass, Results
 from lnrnn.testing.cases import random_params
+from lnrnn.testing.frontends import FrontEnd
 from lnrnn.testing.tolerances import assert_close
 from lnrnn.variant import Variant
 
@@ -19,15 +22,17 @@ Run = Callable[[Pass], Results]
 STEPS, BATCH, SIZES = 4, 2, Sizes(4, 5, 5)
 
 
-def verify_contract(run: Adapter, variant: Variant, dtype: str = "float64") -> None:
+def verify_contract(run: FrontEnd | Adapter, variant: Variant, dtype: str = "float64") -> None:
     """Raise unless a front end keeps to what users of sequences rely on, values and gradients.
 
     A whole sequence is its steps and blocks, the states carried; what stands at masked
     steps, a NaN as well, and in further rows of the batch does not matter; resets make separate
-    sequences; a second run is the first again.
+    sequences; a second run is the first again.  Of a front end also: its cell in a loop is the
+    sequence, weights come back from a file as they were, and a second call compiles nothing.
 
     Args:
-        run: the front end, as of [lnrnn.testing.adapters][].
+        run: the front end, as of [lnrnn.testing.frontends][], or something else that runs
+            sequences, as of [lnrnn.testing.adapters][].
         variant: a cell without a projection.
         dtype: name of the dtype of the runs.
 
@@ -50,8 +55,11 @@ def verify_contract(run: Adapter, variant: Variant, dtype: str = "float64") -> N
         dtype,
     )
 
+    front = run if isinstance(run, FrontEnd) else None
+    adapter = run.run if isinstance(run, FrontEnd) else run
+
     def one(given: Pass) -> Results:
-        return run(variant, params, given)
+        return adapter(variant, params, given)
 
     whole = one(given)
     _assert_same("a second run", one(given), whole, dtype)
@@ -59,22 +67,48 @@ def verify_contract(run: Adapter, variant: Variant, dtype: str = "float64") -> N
     _check_rows(one, given, whole)
     _check_mask(one, given)
     _check_reset(one, given)
+    if front is not None:
+        _assert_same("its cell in a loop", front.steps(variant, params, given), whole, dtype)
+        _check_file(front, variant, params)
+        again = front.compiled(variant, params, given)
+        assert again == 0, f"A second call compiles nothing; there were {again} compilations."
 
 
 def _check_rows(run: Run, given: Pass, whole: Results) -> None:
-    """What stands in further rows of the batch does not matter."""
+    """What stands in further rows of the batch does not matter, nor to gradients if finite."""
+    for value in (np.nan, 1e3):
+        more = given._replace(
+            **{n: _with_rows(getattr(given, n), value) for n in ("x", "h0", "c0")},
+            **{n: _with_rows(getattr(given, n), 0.0) for n in ("dy", "dh", "dc")},
+        )
+        finite = np.isfinite(value)
+        found = run(more if finite else more._replace(dy=None, dh=None, dc=None))
+        gradients = None
+        if finite:
+            gradients = {
+                n: g[..., :BATCH, :] if n in ("x", "h0", "c0") else g
+                for n, g in (found.gradients or {}).items()
+            }
+        kept = Results(found.y[:, :BATCH], found.h[:BATCH], _rows(found.c), gradients)
+        expected = whole if finite else whole._replace(gradients=None)
+        _assert_same(f"rows before rows of {value}", kept, expected, given.dtype)
 
-    def with_garbage(array: Array | None, value: float) -> Array | None:
-        if array is None:
-            return None
-        axis = array.ndim - 2
-        return np.concatenate([array, np.full_like(array, value)], axis)
 
-    x, h0, c0 = (with_garbage(a, np.nan) for a in (given.x, given.h0, given.c0))
-    assert x is not None
-    found = run(given._replace(x=x, h0=h0, c0=c0, dy=None, dh=None, dc=None))
-    kept = Results(found.y[:, :BATCH], found.h[:BATCH], _rows(found.c), None)
-    _assert_same("rows before garbage", kept, whole._replace(gradients=None), given.dtype)
+def _with_rows(array: Array | None, value: float) -> Array | None:
+    """An array with as many further rows of the batch."""
+    if array is None:
+        return None
+    return np.concatenate([array, np.full_like(array, value)], array.ndim - 2)
+
+
+def _check_file(front: FrontEnd, variant: Variant, params: Mapping[str, Array]) -> None:
+    """Weights come back from a file to the bit."""
+    narrow = {name: value.astype(np.float32) for name, value in params.items()}
+    with TemporaryDirectory() as folder:
+        found = front.kept(variant, narrow, Path(folder, "layer.safetensors"))
+    assert list(found) == list(narrow), f"Weights come back in their order; got {list(found)}."
+    for name, value in narrow.items():
+        assert np.array_equal(found[name], value), f"{name} is another one after a file."
 
 
 def _check_mask(run: Run, given: Pass) -> None:

@@ -39,7 +39,8 @@ class LayerNormCell(Recurrent, stock.RNNCellBase):
 
         Args:
             input: (B, I), or (I,) without batch.
-            hx: h (B, H), for an LSTM (h, c); None is zeros.
+            hx: h (B, H), for an LSTM (h, c); None is the learned state of
+                `learn_initial_state=True`, otherwise zeros.
 
         Returns:
             The new states, in the form of `hx`.
@@ -49,7 +50,13 @@ class LayerNormCell(Recurrent, stock.RNNCellBase):
             return graph.node(tracer, self, "forward", input, hx)
         inputs.check_input(input, self._weight_ih(""), ("I", "BI"))
         dtype, scope = inputs.precision(input)
-        states = self._states(hx, input.shape[:-1], input, dtype)
+        if hx is None and self.learn_initial_state:
+            states = tuple(
+                s.reshape(*input.shape[:-1], -1)
+                for s in self._learned("", input.shape[:-1].numel(), dtype)
+            )
+        else:
+            states = self._states(hx, input.shape[:-1], input, dtype)
         with scope:
             x = inputs.converted(input, dtype)
             if x.dim() == 2:

@@ -10,28 +10,25 @@ from torch import Tensor, nn
 from lnrnn.dialects import Dialect
 from lnrnn.dialects.dialect import Initializer
 from lnrnn.frontends import initial
-from lnrnn.frontends.families import bias_gates
-from lnrnn.params import Sizes, columns, shapes
+from lnrnn.params import Sizes
 from lnrnn.variant import Variant
-
-# the part of a normal distribution within two deviations has this deviation
-_TRUNCATED = 0.87962566103423978
 
 
 def draw(
-    variant: Variant, dialect: Dialect | None, sizes: Sizes, device: torch.device
+    variant: Variant,
+    dialect: Dialect | None,
+    sizes: Sizes,
+    device: torch.device,
+    learned_state: bool = False,
 ) -> dict[str, Tensor]:
     """Initial values of all canonical weights, in float32."""
     found = {}
-    for name, shape in shapes(variant, sizes).items():
-        given = initial.initializer(name, variant, dialect)
-        gates = len(variant.gates) if dialect and name in dialect.per_gate else 1
-        block = (*shape[:-1], shape[-1] // gates)
-        blocks = [_fill(torch.empty(block, device=device), given) for _ in range(gates)]
-        found[name] = torch.cat(blocks, dim=-1)
-        forget = initial.forget_start(name, variant, dialect)
-        if forget is not None:
-            found[name][columns(bias_gates(variant, name), "f", sizes.units)] = forget
+    for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
+        empty = (torch.empty(start.shape, device=device) for _ in range(start.blocks))
+        found[name] = torch.cat([_fill(block, start.initializer) for block in empty], dim=-1)
+        if start.forget is not None:
+            columns, value = start.forget
+            found[name][columns] = value
     return found
 
 
@@ -45,13 +42,10 @@ def _fill(weight: Tensor, given: Initializer) -> Tensor:
 
 
 def _scaled(weight: Tensor, scale: float, mode: str, distribution: str) -> Tensor:
-    """The variance is the scale over a fan; a vector of n has the fans n and n."""
-    fan_in, fan_out = weight.shape[0], weight.shape[-1]
-    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
-    deviation = math.sqrt(scale / fans[mode])
+    deviation = initial.deviation(tuple(weight.shape), scale, mode)
     if distribution == "uniform":
         return _uniform(weight, -math.sqrt(3) * deviation, math.sqrt(3) * deviation)
-    deviation /= _TRUNCATED
+    deviation /= initial.TRUNCATED
     return nn.init.trunc_normal_(weight, 0.0, deviation, -2 * deviation, 2 * deviation)
 
 

@@ -101,38 +101,41 @@ def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
     check_like("input", input, weight, "the weights")
 
 
-def check_states(hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor) -> States:
+def check_states(
+    hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor, what: str = "hx"
+) -> States:
     """The states of a caller as a tuple.
 
     Args:
         hx: h, or (h, c) of an LSTM.
         shapes: the expected shape of each state.
         input: what has their dtype and device.
+        what: the name of the argument.
     """
     given: Any = hx if len(shapes) > 1 else (hx,)
     if isinstance(given, Tensor):
-        raise OneTensorError(_states_rule(hx, shapes))
+        raise OneTensorError(_states_rule(hx, shapes, what))
     if not isinstance(given, (tuple, list)):
-        raise ArgumentTypeError(_states_rule(hx, shapes))
+        raise ArgumentTypeError(_states_rule(hx, shapes, what))
     if len(given) != len(shapes):
-        raise TensorError(_states_rule(hx, shapes))
+        raise TensorError(_states_rule(hx, shapes, what))
     for state, (name, shape) in zip(given, shapes.items(), strict=True):
         if not isinstance(state, Tensor):
-            raise ArgumentTypeError(_states_rule(hx, shapes))
+            raise ArgumentTypeError(_states_rule(hx, shapes, what))
         if tuple(state.shape) != shape:
             raise TensorError(
-                f"{name} of hx has the shape {shape} here; got {tuple(state.shape)}: pass states "
-                "of that shape, or None for zeros."
+                f"{name} of {what} has the shape {shape} here; got {tuple(state.shape)}: pass "
+                "states of that shape, or None."
             )
-        check_like(f"{name} of hx", state, input, "the input")
+        check_like(f"{name} of {what}", state, input, "the input")
     return tuple(given)
 
 
-def _states_rule(hx: object, shapes: dict[str, tuple[int, ...]]) -> str:
+def _states_rule(hx: object, shapes: dict[str, tuple[int, ...]], what: str) -> str:
     names = f"({', '.join(shapes)})" if len(shapes) > 1 else "h"
     several = isinstance(hx, (tuple, list))
     seen = f"({', '.join(type(s).__name__ for s in hx)})" if several else type(hx).__name__
-    return f"hx is {names}; got {seen}: pass tensors in that form, or None for zeros."
+    return f"{what} is {names}; got {seen}: pass tensors in that form, or None."
 
 
 def valid_steps(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lnrnn.frontends import arguments, families
+from lnrnn.frontends import arguments, beginnings, families
 from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
 from lnrnn.torch import graph, inputs, stock
@@ -69,6 +69,8 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         lengths: Tensor | Sequence[int] | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
+        reset_state: Any = None,
+        burn_in: int = 0,
     ) -> tuple[Any, Any]:
         """Run the layers over a sequence.
 
@@ -76,7 +78,8 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             input: (T, B, I), with `batch_first` (B, T, I), without batch (T, I), or a
                 PackedSequence.
             hx: initial h (L D, B, R), for an LSTM (h, c) with c (L D, B, H), where D is the
-                number of directions; without batch they have no B.  None is zeros.
+                number of directions; without batch they have no B.  None is the learned state
+                of `learn_initial_state=True`, otherwise zeros.
             lengths: (B,), the number of valid steps of each sequence of padded input.
             mask: as input without I, boolean; False at steps to skip, in any pattern.  A
                 skipped step, as one beyond its length, emits zeros and holds the states, so
@@ -84,6 +87,11 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
                 directions.
             reset: as `mask`; True at the first step of an episode: no state crosses from
                 the step before, in either direction.  At a skipped step it has no effect.
+            reset_state: what the states become where an episode begins, in the form of `hx`;
+                None is as of `hx`.
+            burn_in: the number of steps, the first ones in time, whose outputs and states come
+                without gradient, and for which nothing is kept for a backward pass.  The reverse
+                direction comes to them last, so that its final states have none.
 
         Returns:
             The outputs (T, B, D R) of the last layer, laid out as the input, and the final
@@ -92,14 +100,16 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         tracer = graph.tracer(input, hx)
         if tracer is not None:
             flags = {"lengths": lengths, "mask": mask, "reset": reset}
+            flags |= {"reset_state": reset_state, "burn_in": burn_in or None}
             return graph.node(tracer, self, "forward", input, hx, **flags)
+        beginnings.check_reset_state(reset_state, reset)
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and reset is None):
                 raise ValueError(
                     "A PackedSequence has its lengths; got lengths, mask or reset beside it: "
                     "pass the padded input with them."
                 )
-            return self._forward_packed(input, hx)
+            return self._forward_packed(input, hx, burn_in)
         inputs.check_input(
             input, self._weight_ih("_l0"), ("TI", "BTI" if self.batch_first else "TBI")
         )
@@ -111,13 +121,18 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
                 "leave empty sequences out."
             )
         dtype, scope = inputs.precision(x)
-        before = self._before(hx, (x.shape[1],) if layout.batched else (), x, dtype)
+        burn_in = beginnings.burn_in(burn_in, x.shape[0])
+        batch = (x.shape[1],) if layout.batched else ()
+        before = self._before(hx, batch, x, dtype)
+        again = None
+        if reset_state is not None:
+            again = self._before(reset_state, batch, x, dtype, what="reset_state")
         valid = inputs.valid_steps(lengths, mask, layout, x)
         reset = inputs.flags("reset", reset, layout, x)
         if valid is not None:  # a NaN at a skipped step would reach the gradients
             x = x.masked_fill(~valid.unsqueeze(-1), 0.0)
         with scope:
-            y, states = self._run(inputs.converted(x, dtype), before, valid, reset)
+            y, states = self._run(inputs.converted(x, dtype), before, valid, reset, again, burn_in)
         if not layout.batched:
             states = tuple(s.squeeze(1) for s in states)
         return layout.restored(y), self._hx(states)
@@ -127,7 +142,7 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
 
         Args:
             input: (B, I), or (I,) without batch.
-            hx: the states, in the form of `forward`; None is zeros.
+            hx: the states, in the form of `forward`; None as there.
 
         Returns:
             The output (B, R) of the last layer, and the new states.
@@ -217,17 +232,27 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         x: Tensor,
         dtype: torch.dtype,
         order: Tensor | None = None,
+        what: str = "hx",
     ) -> Sequence[States]:
         """The initial states of each layer and direction, (B, .), in an order of the batch."""
+        if hx is None and self.learn_initial_state:
+            rows = batch[0] if batch else 1
+            return [self._learned(suffix, rows, dtype) for suffix in self._stems]
         if hx is None:
             return [self._states(None, batch or (1,), x, dtype)] * len(self._stems)
-        states = self._states(hx, (len(self._stems), *batch), x, dtype)
+        states = self._states(hx, (len(self._stems), *batch), x, dtype, what)
         if not batch:
             states = tuple(s.unsqueeze(1) for s in states)
         return list(zip(*(s.unbind(0) for s in _permuted(states, order)), strict=True))
 
     def _run(
-        self, x: Tensor, before: Sequence[States], mask: Tensor | None, reset: Tensor | None
+        self,
+        x: Tensor,
+        before: Sequence[States],
+        mask: Tensor | None,
+        reset: Tensor | None,
+        again: Sequence[States] | None,
+        burn_in: int,
     ) -> tuple[Tensor, States]:
         """All layers and directions: x (T, B, I), flags (T, B), final states (L D, B, .)."""
         finals: list[States] = []
@@ -238,31 +263,44 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             for reverse in range(directions):
                 index = layer * directions + reverse
                 run = self._run_reversed if reverse else self._sequence
-                y, final = run(suffixes[index], x, before[index], mask, reset)
+                resets = None if again is None else again[index]
+                y, final = run(suffixes[index], x, before[index], mask, reset, resets, burn_in)
                 outputs.append(y)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
         return x, _stacked(finals)
 
     def _run_reversed(
-        self, suffix: str, x: Tensor, states: States, mask: Tensor | None, reset: Tensor | None
+        self,
+        suffix: str,
+        x: Tensor,
+        states: States,
+        mask: Tensor | None,
+        reset: Tensor | None,
+        reset_states: States | None,
+        burn_in: int,
     ) -> tuple[Tensor, States]:
         if reset is not None:
             reset = inputs.reversed_reset(reset, mask).flip(0)
         mask = None if mask is None else mask.flip(0)
-        y, final = self._sequence(suffix, x.flip(0), states, mask, reset)
+        y, final = self._sequence(
+            suffix, x.flip(0), states, mask, reset, reset_states, burn_in, backwards=True
+        )
         return y.flip(0), final
 
-    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Any, burn_in: int
+    ) -> tuple[PackedSequence, Any]:
         """`forward` on padded input, the sequences in the packed (sorted) order."""
         inputs.check_input(packed.data, self._weight_ih("_l0"), ("BI",))
         plain = PackedSequence(packed.data, packed.batch_sizes)
         x, lengths = pad_packed_sequence(plain)
         dtype, scope = inputs.precision(x)
+        burn_in = beginnings.burn_in(burn_in, x.shape[0])
         before = self._before(hx, (x.shape[1],), packed.data, dtype, packed.sorted_indices)
         valid = inputs.valid_steps(lengths, None, Layout(True, False), x)
         with scope:
-            y, states = self._run(inputs.converted(x, dtype), before, valid, None)
+            y, states = self._run(inputs.converted(x, dtype), before, valid, None, None, burn_in)
         y = pack_padded_sequence(y, lengths).data
         packed = PackedSequence(
             y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices

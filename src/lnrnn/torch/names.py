@@ -41,6 +41,8 @@ _STEMS: dict[str, tuple[str, ...]] = {
     "shift_cell": ("cell_norm_bias",),
     "gain_hidden": ("hidden_norm_gain",),
     "shift_hidden": ("hidden_norm_bias",),
+    "initial_h": ("initial_h",),
+    "initial_c": ("initial_c",),
 }
 _BIASES = ("bias_ih", "bias_hh")
 # how names of 0.1.0 began, and how the same parameters begin now
@@ -53,9 +55,9 @@ _RENAMED = {
 _RENAMED_INDRNN = {**_RENAMED, "weight_hh": "scale_hh"}
 
 
-def stems(variant: Variant, sizes: Sizes) -> dict[str, str]:
+def stems(variant: Variant, sizes: Sizes, learned_state: bool = False) -> dict[str, str]:
     """The canonical weight that each parameter is, or is a summand of, by its stem."""
-    having = shapes(variant, sizes)
+    having = shapes(variant, sizes, learned_state)
     found: dict[str, str] = {}
     for stem, names in _STEMS.items():
         if stem in _BIASES:  # has columns for all gates, which a norm's bias may not have

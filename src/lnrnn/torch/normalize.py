@@ -10,9 +10,17 @@ import numpy as np
 from torch import nn
 
 from lnrnn.frontends import families
-from lnrnn.frontends.carry import Replacement, Report, Weights, carry_over, vary
+from lnrnn.frontends.carry import (
+    Replacement,
+    Report,
+    Weights,
+    carry_over,
+    check_options,
+    keeps_varied,
+    taken,
+    warn_of_equal,
+)
 from lnrnn.frontends.families import Family, VariantArgument
-from lnrnn.frontends.warn import warn
 from lnrnn.torch import names
 from lnrnn.torch.cells import LayerNormGRUCell, LayerNormLSTMCell, LayerNormRNNCell
 from lnrnn.torch.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNN
@@ -107,12 +115,7 @@ def layer_normalize(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"layer_normalize takes an nn.Module; got {type(module).__name__}.")
-    unknown = set(options) - set(_OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"The options of layer_normalize are {', '.join(_OPTIONS)}; got "
-            f"{', '.join(sorted(unknown))}: set other arguments on the modules."
-        )
+    check_options(options, _OPTIONS)
     chosen = families.chosen(variant, _FAMILIES)
     root = copy.deepcopy(module)
     shared = _shared_parameters(root)
@@ -136,11 +139,7 @@ def layer_normalize(
             root.set_submodule(path, new)
         elif new is not None:
             root = new
-    if unvaried:
-        warn(
-            f"The biases of {', '.join(unvaried)} are the same for all units; kept, they let "
-            "gradients explode on sequences that begin with zeros: pass keep_bias=False."
-        )
+    warn_of_equal(unvaried)
     return Normalized(root, Report(report))
 
 
@@ -154,7 +153,9 @@ def _replaced(
     proj_size = getattr(old, "proj_size", 0)
     if proj_size:
         plain = plain.replace(projection=True)
-    new = form(**_arguments(old, family), **_taken(options, family), variant=chosen[family])
+    new = form(
+        **_arguments(old, family), **taken(options, _FAMILIES[family]), variant=chosen[family]
+    )
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     fresh: Weights = {}
@@ -166,15 +167,13 @@ def _replaced(
         stems = names.stems(plain, new._sizes(suffix))
         weights = names.to_canonical(stems, lambda stem, s=suffix: array(getattr(old, stem + s)))
         projection = weights.pop("projection_kernel", None)
-        if not keep_bias:
-            weights = {n: w for n, w in weights.items() if n.endswith("kernel")}
         fresh = new._params(suffix)
-        params, kept, lost = carry_over(weights, plain.gates, new.variant, fresh)
+        params, kept, lost = carry_over(weights, plain.gates, new.variant, fresh, keep_bias)
         if projection is not None:
             params["projection_kernel"] = projection
             kept = (*kept, "projection_kernel")
         new._load_params(params, suffix)
-        varies = varies and (vary(params, new.variant) or not vary(fresh, new.variant))
+        varies = varies and keeps_varied(params, fresh, new.variant)
     for name, parameter in old.named_parameters():
         if hasattr(new, name):
             getattr(new, name).requires_grad_(parameter.requires_grad)
@@ -207,11 +206,6 @@ def _pristine(old: Any) -> nn.Module:
     """PyTorch's module as its constructor makes it, without values."""
     arguments = _arguments(old, _REPLACED[type(old)][0])
     return type(old)(**{**arguments, "device": "meta"})
-
-
-def _taken(options: Mapping[str, Any], family: str) -> dict[str, Any]:
-    """The options that a family takes."""
-    return {n: v for n, v in options.items() if n != "zoneout_cell" or family == "LSTM"}
 
 
 def _reason(old: Any, chosen: Mapping[str, Any], shared: set[nn.Parameter]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from typing import Any, ClassVar, Self, TypedDict
 
@@ -13,18 +14,19 @@ from torch import Tensor, nn
 
 from lnrnn.dialects import Dialect
 from lnrnn.engines import select
-from lnrnn.frontends import arguments, families, noise
+from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.frontends.warn import warn
-from lnrnn.params import Sizes, check, shapes
+from lnrnn.params import STATES, Sizes, check, learned_states, shapes
 from lnrnn.torch import advice, initial, inputs, names
 from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
 _RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
+_STATES = tuple(STATES.values())
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what computes, and the dtype of the weights that it takes
 _Function = tuple[Callable[..., Any], torch.dtype]
@@ -53,6 +55,9 @@ class Options(TypedDict, total=False):
         recurrent_gradient_clip: bound on each element of the derivatives of the loss that
             return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
             peepholes, and to what the norms of cell and output are taken of; or None.
+        learn_initial_state: whether the h (and c) that a sequence begins with, and that a
+            reset goes to, are parameters, `initial_h` (and `initial_c`), used where no state
+            is given.  They start small and random.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
     """
 
@@ -64,6 +69,7 @@ class Options(TypedDict, total=False):
     recurrent_dropout: float
     recurrent_dropout_mode: str
     recurrent_gradient_clip: float | None
+    learn_initial_state: bool
     engine: str
 
 
@@ -76,6 +82,7 @@ class Recurrent(nn.Module):
 
     family: ClassVar[Family]
     _advised = False  # whether its weights were looked at
+    learn_initial_state = False  # in pickles of 0.1.0
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Recurrent(nn.Module):
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "sequence",
         recurrent_gradient_clip: float | None = None,
+        learn_initial_state: bool = False,
         engine: str = "auto",
     ) -> None:
         super().__init__()
@@ -110,6 +118,7 @@ class Recurrent(nn.Module):
         self.recurrent_gradient_clip = arguments.bound(
             "recurrent_gradient_clip", recurrent_gradient_clip
         )
+        self.learn_initial_state = arguments.flag("learn_initial_state", learn_initial_state)
         self.engine = select.check_name(arguments.word("engine", engine))
         self._check_options(nonlinearity)
         self.variant, self._dialect = self._resolve(variant, norm_epsilon, nonlinearity)
@@ -150,7 +159,13 @@ class Recurrent(nn.Module):
         for suffix in self._stems:
             weight = self._weight_ih(suffix)
             if not weight.is_meta:
-                drawn = initial.draw(variant, self._dialect, self._sizes(suffix), weight.device)
+                drawn = initial.draw(
+                    variant,
+                    self._dialect,
+                    self._sizes(suffix),
+                    weight.device,
+                    self.learn_initial_state,
+                )
                 self._assign(drawn, suffix)
 
     def engine_report(self) -> dict[str, select.Yes | select.No]:
@@ -224,14 +239,15 @@ class Recurrent(nn.Module):
             own, _ = families.find(self.family, self._given_variant)
             defaults["nonlinearity"] = own.activation
         rates = dict.fromkeys(_RATES, 0.0)
-        return {**defaults, **rates, "recurrent_gradient_clip": None, "engine": "auto"}
+        others = {"recurrent_gradient_clip": None, "learn_initial_state": False, "engine": "auto"}
+        return {**defaults, **rates, **others}
 
     def _create(self, suffix: str, inputs: int, device: Any, dtype: Any) -> None:
         """Register the parameters of one cell, not yet filled."""
         sizes = Sizes(inputs, self.hidden_size, self.output_size)
-        self._stems[suffix] = names.stems(self.variant, sizes)
+        self._stems[suffix] = names.stems(self.variant, sizes, self.learn_initial_state)
         for stem, name in self._stems[suffix].items():
-            shape = shapes(self.variant, sizes)[name][::-1]
+            shape = shapes(self.variant, sizes, self.learn_initial_state)[name][::-1]
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(f"{stem}{suffix}", parameter)
 
@@ -265,6 +281,7 @@ class Recurrent(nn.Module):
         return names.to_canonical(self._stems[suffix], parameter)
 
     def _load_params(self, params: Mapping[str, Any], suffix: str) -> None:
+        beginnings.check_learned(params, self.learn_initial_state)
         check(self.variant, params, self._sizes(suffix))
         self._assign({n: torch.as_tensor(np.asarray(p)) for n, p in params.items()}, suffix)
 
@@ -272,13 +289,21 @@ class Recurrent(nn.Module):
         values = names.from_canonical(self._stems[suffix], params)
         assign(self, {f"{stem}{suffix}": value for stem, value in values.items()})
 
-    def _states(self, hx: Any, leading: tuple[int, ...], x: Tensor, dtype: torch.dtype) -> States:
+    def _states(
+        self, hx: Any, leading: tuple[int, ...], x: Tensor, dtype: torch.dtype, what: str = "hx"
+    ) -> States:
         """The states of the shapes (*leading, R) and (*leading, H): the caller's, or zeros."""
         widths = {"h": self.output_size, "c": self.hidden_size}
         wanted = {name: (*leading, widths[name]) for name in self.variant.states}
         if hx is None:
             return tuple(torch.zeros(s, dtype=dtype, device=x.device) for s in wanted.values())
-        return tuple(inputs.converted(s, dtype) for s in inputs.check_states(hx, wanted, x))
+        return tuple(inputs.converted(s, dtype) for s in inputs.check_states(hx, wanted, x, what))
+
+    def _learned(self, suffix: str, batch: int, dtype: torch.dtype) -> States:
+        """The learned states in which a sequence begins, (B, .)."""
+        own = {s: self._parameter(f"{s}{suffix}") for s in self._stems[suffix] if s in _STATES}
+        # a traced scan wants dense tensors of its own
+        return tuple(inputs.converted(w, dtype).repeat(batch, 1) for w in learned_states(own))
 
     def _hx(self, states: States) -> Any:
         """States as a caller sees them: (h, c) of an LSTM, else h."""
@@ -290,7 +315,7 @@ class Recurrent(nn.Module):
         function, weights_dtype = self._function("step", x.dtype, x.device)
         return function(
             self.variant,
-            self._canonical(suffix, weights_dtype),
+            beginnings.without_states(self._canonical(suffix, weights_dtype)),
             x,
             states,
             recurrent_gradient_clip=self.recurrent_gradient_clip,
@@ -304,23 +329,38 @@ class Recurrent(nn.Module):
         states: States,
         mask: Tensor | None,
         reset: Tensor | None,
+        reset_states: States | None,
+        burn_in: int,
+        backwards: bool = False,
     ) -> tuple[Tensor, States]:
         """A sequence of one cell, all in one dtype: x (T, B, I).
 
-        A masked step emits zeros and holds the states.
+        A masked step emits zeros and holds the states.  Learned states take the place of those
+        that resets go to where they are None.
         """
         self._advise()
-        function, weights_dtype = self._function("sequence", x.dtype, x.device)
-        return function(
-            self.variant,
-            self._canonical(suffix, weights_dtype),
-            x,
-            states,
+        if reset is not None and reset_states is None and self.learn_initial_state:
+            reset_states = self._learned(suffix, x.shape[1], x.dtype)
+        use = "sequence" if reset_states is None else "resets"
+        function, weights_dtype = self._function(use, x.dtype, x.device)
+        options = dict(
             mask=mask,
             reset=reset,
+            reset_states=reset_states,
             masked_output="zero",
             recurrent_gradient_clip=self.recurrent_gradient_clip,
             **self.noise((x.shape[0], x.shape[1]), x),
+        )
+        return beginnings.run(
+            partial(function, self.variant),
+            self._canonical(suffix, weights_dtype),
+            x,
+            states,
+            options,
+            burn_in=burn_in,
+            stop=Tensor.detach,
+            join=torch.cat,
+            backwards=backwards,
         )
 
     def _advise(self) -> None:
@@ -329,17 +369,23 @@ class Recurrent(nn.Module):
         if advice.given(self):  # a module is slow to set an attribute
             self._advised = True
 
-    def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
+    def _request(
+        self, dtype: torch.dtype, device: torch.device, resets: bool = False
+    ) -> select.Request:
         return select.Request(
             self.variant,
             framework="torch",
             dtype=_name(dtype),
             device=device.type,
             named=self.engine != "auto",
+            reset_states=resets,
         )
 
     def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
-        """What computes a `"sequence"` or a `"step"`; in an export always the portable engine."""
+        """What computes a `"sequence"`, one with resets to states, `"resets"`, or a `"step"`.
+
+        In an export it is always the portable engine.
+        """
         if torch.compiler.is_exporting():
             if self.recurrent_gradient_clip is not None and self.training:
                 raise ValueError(
@@ -347,7 +393,7 @@ class Recurrent(nn.Module):
                     f"recurrent_gradient_clip={self.recurrent_gradient_clip} in training mode: "
                     "export module.eval() for inference, or train with torch.compile."
                 )
-            use = "export" if use == "sequence" else use
+            use = use if use == "step" else "export"
         key = use, dtype, device.type
         if key not in self._functions:
             self._functions[key] = self._load(use, dtype, device)
@@ -359,7 +405,7 @@ class Recurrent(nn.Module):
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
-        request = self._request(dtype, device)
+        request = self._request(dtype, device, use == "resets")
         if use == "step":
             return select.step(request, self.engine), dtype
         engine = select.choose("portable" if use == "export" else self.engine, request)
@@ -371,10 +417,11 @@ class Recurrent(nn.Module):
         # a module on meta may get its weights, on the CPU as a rule, by assignment alone
         devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
         for dtype, device in product(_DTYPES, devices):
-            answers = select.report(self._request(dtype, device))
-            named = answers.get(self.engine)
-            for use in ("sequence", "export", "step"):
-                if use != "sequence" or not isinstance(named, select.No):
+            for use in ("sequence", "resets", "export", "step"):
+                named = select.report(self._request(dtype, device, use == "resets")).get(
+                    self.engine
+                )
+                if use in ("export", "step") or not isinstance(named, select.No):
                     self._function(use, dtype, device)
 
     def _resolve(

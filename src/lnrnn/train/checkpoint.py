@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lnrnn.train.files import replacing
+from lnrnn.files import replacing
 from lnrnn.train.settings import Settings, UserError
 
 FILE = "checkpoint.npz"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lnrnn import dialects
+from lnrnn.console import columns
+from lnrnn.files import replacing
 from lnrnn.train import checkpoint, corpus, report
-from lnrnn.train.files import replacing
 from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _finish(run: Run, *, interrupted: bool) -> None:
     files = {f"{name}.keras": f"{name}, for keras.saving.load_model" for name in names} | _FILES
     written = {run.folder / file: content for file, content in files.items()}
     rows = [(str(path), content) for path, content in written.items() if path.exists()]
-    print("\n" + report.columns(("file", "content"), rows))
+    print("\n" + columns(("file", "content"), rows))
     if interrupted:
         print(f"\nInterrupted; all is saved. To go on: lnrnn train --resume {run.folder}")
     else:

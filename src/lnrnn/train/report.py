@@ -6,37 +6,18 @@ import csv
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from lnrnn import __version__
+from lnrnn.console import columns
+from lnrnn.files import replacing
 from lnrnn.train.checkpoint import Progress, Row
-from lnrnn.train.files import replacing
 from lnrnn.train.settings import Settings
 
 _COLOURS = ("#0072b2", "#d55e00")  # told apart by the colour-blind as well
-
-
-def columns(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as text: columns padded, numbers to the right.
-
-    Example:
-        >>> print(columns(["model", "BPC"], [["LSTM", "2.571"]]))
-        model    BPC
-        LSTM   2.571
-    """
-    lines = [list(heading), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [all(r[i][:1] in "-0123456789" for r in lines[1:]) for i in range(len(widths))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if numeric else cell.ljust(width)
-            for cell, width, numeric in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
 
 
 class Result(NamedTuple):

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lnrnn.convert import crc32c
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.protobuf import fields, put, put_fixed32, put_varint, varint
 from lnrnn.convert.tensors import Container, Entry, natural, whole
-from lnrnn.train.files import replacing
+from lnrnn.files import replacing
 
 Array = np.ndarray
 
@@ -126,7 +125,7 @@ def write(path: Path, arrays: Mapping[str, Array]) -> None:
             + put(2, shape)
             + put(4, offset)
             + put(5, len(raw))
-            + put_fixed32(6, crc32c.masked(raw))
+            + put_fixed32(6, _checksum(raw))
         )
         blocks.append(raw)
         offset += len(raw)
@@ -171,7 +170,7 @@ def _block(data: bytes, start: int, length: int) -> bytes:
         raise FileError(
             "The index of a checkpoint is not compressed as TensorFlow writes it; this one is."
         )
-    if crc32c.masked(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
+    if _checksum(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise FileError("The index of the checkpoint is damaged: a checksum is wrong.")
     return block
 
@@ -239,7 +238,7 @@ def _raw(name: str, file: Path, place: _Place) -> bytes:
     with file.open("rb") as stream:
         stream.seek(place.offset)
         raw = whole(stream, place.size)
-    if crc32c.masked(raw) != place.checksum:
+    if _checksum(raw) != place.checksum:
         raise FileError(f"The checkpoint is damaged: the checksum of {name[:80]!r} is wrong.")
     return raw
 
@@ -315,4 +314,16 @@ def _sorted_table(entries: Mapping[bytes, bytes]) -> bytes:
 
 def _with_trailer(body: bytes, restarts: list[int]) -> bytes:
     block = body + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
-    return block + b"\0" + crc32c.masked(block + b"\0").to_bytes(4, "little")
+    return block + b"\0" + _checksum(block + b"\0").to_bytes(4, "little")
+
+
+def _checksum(data: bytes) -> int:
+    """CRC-32C as checkpoints store it: rotated by 15 bits, plus a constant."""
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise FileError(
+            "To read or write a checkpoint, google-crc32c has to be installed."
+        ) from error
+    value = google_crc32c.value(data)
+    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF

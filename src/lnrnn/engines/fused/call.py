@@ -38,6 +38,8 @@ class Inputs(NamedTuple):
     x: Array
     h0: Array
     c0: Array | None
+    reset_h: Array | None
+    reset_c: Array | None
     mask: Array | None
     reset: Array | None
     take_h: Array | None
@@ -48,7 +50,7 @@ class Inputs(NamedTuple):
 
 WEIGHTS = Inputs._fields[: Inputs._fields.index("x")]
 VECTORS = WEIGHTS[2 : WEIGHTS.index("peephole")]
-DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0")
+DIFFERENTIABLE = (*WEIGHTS, "x", "h0", "c0", "reset_h", "reset_c")
 FLAGS = ("mask", "reset")
 HALVES = ("bfloat16", "float16")
 INCOMING = ("dh", "dh_last", "dc_last")
@@ -146,8 +148,8 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
         **dict.fromkeys(("gain_hidden", "shift_hidden", "projection_bias"), ((hidden,),)),
         "projection": ((units, hidden),),
         "x": ((steps, batch, inputs),),
-        "h0": (state_h,),
-        "c0": (state,),
+        **dict.fromkeys(("h0", "reset_h"), (state_h,)),
+        **dict.fromkeys(("c0", "reset_c"), (state,)),
         **dict.fromkeys(("mask", "reset"), ((steps, batch),)),
         "take_h": (sequence_h,),
         "take_c": (sequence,),

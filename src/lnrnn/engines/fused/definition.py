@@ -62,6 +62,7 @@ def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple
         prepare=(lambda x: x) if ahead else project,
         mask=a.mask,
         reset=a.reset,
+        reset_states=_reset_states(a),
         take_h=take_h,
         take_c=take_c,
         recurrent_mask=a.recurrent_mask,
@@ -70,6 +71,12 @@ def recurrence(ops: Any, variant: Variant, numbers: Numbers, a: Inputs) -> tuple
         emit=True,
     )
     return (ops.cast(h, like), *final)
+
+
+def _reset_states(a: Inputs) -> tuple[Array, ...] | None:
+    if a.reset_h is None:
+        return None
+    return (a.reset_h,) if a.c0 is None else (a.reset_h, a.reset_c)
 
 
 class _Rounding:

@@ -25,6 +25,7 @@ def sequence(
     *,
     mask: Array | None = None,
     reset: Array | None = None,
+    reset_states: States | None = None,
     masked_output: MaskedOutput = "repeat",
     take_h: Array | float | None = None,
     take_c: Array | float | None = None,
@@ -47,7 +48,8 @@ def sequence(
         x: inputs (T, B, I).
         states: initial h (B, R), and c (B, H) of an lstm.
         mask: (T, B), True at valid steps; a masked step holds the states.
-        reset: (T, B), True where the states are zeroed before the step.
+        reset: (T, B), True where the states are replaced before the step.
+        reset_states: what they are replaced by, as `states`; None is zeros.
         masked_output: what a masked step emits, as of
             [the portable engine][lnrnn.engines.portable.sequence.sequence].
         take_h: zoneout, the share of the new h: (T, B, R) in training, a number in
@@ -104,6 +106,7 @@ def sequence(
         x,
         states[0],
         states[1] if variant.cell == "lstm" else None,
+        *_resets(reset, reset_states),
         mask,
         reset,
         _array(take_h),
@@ -143,6 +146,14 @@ def _affine(
         kernel = params["kernel"]
         gain = ops.constants(kernel, [1.0] * kernel.shape[-1])
     return Affine(gain, shift)
+
+
+def _resets(reset: Array | None, states: States | None) -> tuple[Array | None, Array | None]:
+    """The states that resets go to, if there are any: h and, of an lstm, c."""
+    if reset is None or states is None:
+        return None, None
+    h, *c = states
+    return h, c[0] if c else None
 
 
 def _number(take: Array | float | None) -> float:

@@ -63,16 +63,6 @@ def refusal_of(dtype: str) -> str | None:
     return f"it computes in {', '.join(_PRECISIONS)}, not {dtype}"
 
 
-def folder() -> Path:
-    """Where the compiled libraries are."""
-    return Path(_core.__file__).parent
-
-
-def pass_for_tensorflow() -> int:
-    """The address of the core, for the library of the operators for TensorFlow."""
-    return _core.pass_for_tensorflow()
-
-
 def instruction_set() -> str:
     """The instruction set in use: the best here, or that of the variable LNRNN_ISA."""
     return _core.isa()

@@ -1,8 +1,9 @@
 """The core as JAX primitives: the recurrence, its tangent map and its gradient.
 
 Each primitive has a meaning, the portable definition of what it computes, and a fast form, a
-call of the core.  Compiled programs on a CPU run the fast form; what is exported, mapped by
-`vmap` or differentiated again takes the meaning.
+call of the core.  Compiled programs on a CPU run the fast form; what is exported or
+differentiated again takes the meaning.  `vmap` over sequences is a larger batch; over weights,
+or of gradients that sum over a batch, it takes the meaning.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ _AXES = {
     "projection": "hr",
     "x": "tbi",
     **dict.fromkeys(("xw", "hu"), "tbw"),
-    **dict.fromkeys(("h0", "h_last"), "br"),
-    **dict.fromkeys(("c0", "c_last"), "bh"),
+    **dict.fromkeys(("h0", "reset_h", "h_last"), "br"),
+    **dict.fromkeys(("c0", "reset_c", "c_last"), "bh"),
     **dict.fromkeys(("mask", "reset"), "tb"),
     **dict.fromkeys(("h", "take_h"), "tbr"),
     **dict.fromkeys(("c", "take_c"), "tbh"),
 }
+
 
 for _name, _handler in core.xla_handlers().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
@@ -81,6 +83,14 @@ class How(NamedTuple):
     @property
     def differentiable(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n in fused.DIFFERENTIABLE)
+
+    def axes(self, name: str, rank: int | None = None) -> str:
+        """Of an array of this name, and of this rank where it may have one of two."""
+        if name in ("recurrent_mask", "candidate_mask"):
+            return ("tb" if rank == 3 else "b") + ("r" if name == "recurrent_mask" else "h")
+        if self.cell.diagonal and name.removeprefix("d") == "recurrent":
+            return "r"
+        return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
@@ -132,18 +142,29 @@ def _widened(a: jax.Array) -> jax.Array:
 
 
 def _forward(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
-    results = (*how.results, *how.kept) if keep else how.results
-    return list(_core_call("lnrnn_forward", how, how.names, results)(*arrays))
+    return list(_core_call("lnrnn_forward", how, *_of_forward(how, keep))(*arrays))
+
+
+def _of_forward(how: How, keep: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of operands and results."""
+    return how.names, (*how.results, *how.kept) if keep else how.results
 
 
 def _backward(
     *arrays: jax.Array, how: How, incoming: tuple[str, ...], of: tuple[str, ...]
 ) -> list[jax.Array]:
-    names = (*how.names, "h", *how.kept, *incoming)
+    names, wanted = _of_backward(how, incoming, of)
     outgoing = tuple(f"d{n}" for n in how.differentiable if n != "x" or "x" in of)
     found = _core_call("lnrnn_backward", how, names, outgoing)(*arrays)
     by_name = dict(zip(outgoing, found, strict=True))
-    return [by_name[f"d{n}"] for n in of]
+    return [by_name[name] for name in wanted]
+
+
+def _of_backward(
+    how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of operands and results."""
+    return (*how.names, "h", *how.kept, *incoming), tuple(f"d{n}" for n in of)
 
 
 @cache
@@ -152,13 +173,6 @@ def _core_call(
 ) -> Callable[..., Any]:
     """The call of the core on arrays of these names; a sharded batch stays where it is."""
 
-    def axes(name: str, rank: int | None = None) -> str:
-        if name in ("recurrent_mask", "candidate_mask"):
-            return ("tb" if rank == 3 else "b") + ("r" if name == "recurrent_mask" else "h")
-        if how.cell.diagonal and name.removeprefix("d") == "recurrent":
-            return "r"
-        return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
-
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         given = dict(zip(names, arrays, strict=True))
         a = how.inputs([given[n] for n in how.names])
@@ -166,7 +180,7 @@ def _core_call(
         length = dict(zip("tbihr", sizes, strict=False), w=a.kernel.shape[1])
         length |= dict(p=(how.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
         shapes = [
-            jax.ShapeDtypeStruct(tuple(length[i] for i in axes(n)), _like(a, n).dtype)
+            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), _like(a, n).dtype)
             for n in results
         ]
         attributes = dict(
@@ -190,8 +204,8 @@ def _core_call(
         ranks = [len(a.shape) for a in arrays]
         return (
             batch,
-            [place(axes(n, r)) for n, r in zip(names, ranks, strict=True)],
-            [place(axes(n)) for n in results],
+            [place(how.axes(n, r)) for n, r in zip(names, ranks, strict=True)],
+            [place(how.axes(n)) for n in results],
         )
 
     def infer(mesh: Any, arrays: Any, _: Any) -> Any:
@@ -204,7 +218,7 @@ def _core_call(
             parts = local(*arrays)
             # sums over the batch are added up over its parts
             return tuple(
-                p if batch is None or "b" in axes(n) else jax.lax.psum(p, batch)
+                p if batch is None or "b" in how.axes(n) else jax.lax.psum(p, batch)
                 for n, p in zip(results, parts, strict=True)
             )
 
@@ -213,8 +227,8 @@ def _core_call(
     @cache
     def partitioned(ranks: tuple[int, ...]) -> Any:
         function = custom_partitioning(local)
-        left = ", ".join(" ".join(axes(n, r)) for n, r in zip(names, ranks, strict=True))
-        right = ", ".join(" ".join(axes(n)) for n in results)
+        left = ", ".join(" ".join(how.axes(n, r)) for n, r in zip(names, ranks, strict=True))
+        right = ", ".join(" ".join(how.axes(n)) for n in results)
         function.def_partition(
             partition=partition,
             infer_sharding_from_operands=infer,
@@ -288,8 +302,16 @@ def _tangent_of(function: Any, arrays: Arrays, tangents: dict[int, Any]) -> Any:
 # ---- the primitives
 
 
-def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any]) -> Any:
-    """A primitive whose every rule comes from its meaning, but its compiled form on a CPU."""
+def _primitive(
+    name: str,
+    meaning: Callable[..., Any],
+    fast: Callable[..., Any],
+    names: Callable[..., tuple[tuple[str, ...], tuple[str, ...]]] | None = None,
+) -> Any:
+    """A primitive whose every rule comes from its meaning, but its compiled form on a CPU.
+
+    Where the names of its operands and results are known, `vmap` makes a larger batch.
+    """
     primitive = jax.extend.core.Primitive(name)
     primitive.multiple_results = True
 
@@ -302,6 +324,11 @@ def _primitive(name: str, meaning: Callable[..., Any], fast: Callable[..., Any])
         return _tangent_of(partial(meaning, **options), arrays, moving)
 
     def batched(arrays: Arrays, axes: Sequence[Any], **options: Any) -> Any:
+        if names is not None:
+            how, (operands, results) = options["how"], names(**options)
+            if _only_batch_is_mapped(how, operands, arrays, axes, results):
+                run = partial(primitive.bind, **options)
+                return _in_one_batch(run, how, operands, arrays, axes, results)
         found = jax.vmap(partial(meaning, **options), in_axes=tuple(axes))(*arrays)
         return found, [0] * len(found)
 
@@ -332,9 +359,47 @@ def _compiled(primitive: Any, **options: Any) -> Any:
     return jax.jit(partial(primitive.bind, **options))
 
 
-_recurrence = _primitive("lnrnn_recurrence", _define, _forward)
+def _only_batch_is_mapped(
+    how: How, operands: Sequence[str], arrays: Arrays, axes: Sequence[Any], results: Sequence[str]
+) -> bool:
+    """Whether weights are the same in every call, and no result is a sum over a batch."""
+    mapped = [
+        (n, a.ndim - 1) for n, a, i in zip(operands, arrays, axes, strict=True) if i is not None
+    ]
+    return all("b" in how.axes(*m) for m in mapped) and all("b" in how.axes(n) for n in results)
+
+
+def _in_one_batch(
+    run: Callable[..., Any],
+    how: How,
+    operands: Sequence[str],
+    arrays: Arrays,
+    axes: Sequence[Any],
+    results: Sequence[str],
+) -> tuple[list[jax.Array], list[int]]:
+    """Calls that differ in sequences only as one; their results, and the axis of the calls."""
+    calls = next(a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None)
+
+    def joined(name: str, a: jax.Array, mapped: int | None) -> jax.Array:
+        at = how.axes(name, a.ndim - (mapped is not None)).find("b")
+        if at < 0:
+            return a
+        if mapped is None:
+            a, mapped = jnp.broadcast_to(a, (calls, *a.shape)), 0
+        a = jnp.moveaxis(a, mapped, at)
+        return a.reshape(*a.shape[:at], calls * a.shape[at + 1], *a.shape[at + 2 :])
+
+    found = run(*map(joined, operands, arrays, axes))
+    places = [how.axes(name).index("b") for name in results]
+    return [
+        f.reshape(*f.shape[:at], calls, f.shape[at] // calls, *f.shape[at + 1 :])
+        for f, at in zip(found, places, strict=True)
+    ], places
+
+
+_recurrence = _primitive("lnrnn_recurrence", _define, _forward, _of_forward)
 _tangent = _primitive("lnrnn_tangent", _define_tangent, _define_tangent)
-_gradient = _primitive("lnrnn_gradient", _define_gradient, _backward)
+_gradient = _primitive("lnrnn_gradient", _define_gradient, _backward, _of_backward)
 _needs_devices.update((_recurrence, _gradient))
 
 

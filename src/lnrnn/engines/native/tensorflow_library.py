@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lnrnn.engines.native import core
+from lnrnn.engines.native import _core  # pyright: ignore[reportAttributeAccessIssue]
 
 _ADVICE = "install lnrnn again on Linux, with a C++20 compiler and TensorFlow 2.18 or newer"
 
@@ -42,9 +42,9 @@ def _load() -> tuple[Any, str | None]:
             None,
             f"TensorFlow {tf.__version__} does not take its operators ({lacking}): {_ADVICE}",
         )
-    library.lnrnn_use_core(ctypes.c_void_p(core.pass_for_tensorflow()))
+    library.lnrnn_use_core(ctypes.c_void_p(_core.pass_for_tensorflow()))
     return operators, None
 
 
 def _path() -> Path:
-    return core.folder() / "_tensorflow.dso"
+    return Path(_core.__file__).with_name("_tensorflow.dso")

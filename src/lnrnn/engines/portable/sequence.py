@@ -23,6 +23,7 @@ def sequence(
     *,
     mask: Array | None = None,
     reset: Array | None = None,
+    reset_states: States | None = None,
     masked_output: MaskedOutput = "repeat",
     take_h: Array | float | None = None,
     take_c: Array | float | None = None,
@@ -43,7 +44,8 @@ def sequence(
         x: inputs (T, B, I).
         states: initial h (B, R), and c (B, H) of an lstm.
         mask: (T, B), True at valid steps; a masked step holds the states.
-        reset: (T, B), True where the states are zeroed before the step.
+        reset: (T, B), True where the states are replaced before the step.
+        reset_states: what they are replaced by, as `states`; None is zeros.
         masked_output: what a masked step emits: `"repeat"` the previous output, zeros
             before the first valid step; `"hold"` the held h; `"zero"` zeros.
         take_h: zoneout, the share of the new h: (T, B, R) in training, a number in
@@ -72,6 +74,7 @@ def sequence(
         prepare=(lambda x: x) if ahead else recurrence.inputs,
         mask=mask,
         reset=reset,
+        reset_states=reset_states,
         take_h=take_h,
         take_c=take_c,
         recurrent_mask=recurrent_mask,
@@ -90,6 +93,7 @@ def loop(
     prepare: Callable[[Array], Array],
     mask: Array | None,
     reset: Array | None,
+    reset_states: States | None,
     take_h: Array | float | None,
     take_c: Array | float | None,
     recurrent_mask: Array | None,
@@ -116,7 +120,8 @@ def loop(
         valid, fresh = now.pop("mask", None), now.pop("reset", None)
         before = states
         if fresh is not None:
-            states = tuple(ops.where(~fresh, s, 0.0) for s in states)
+            begun = (0.0,) * len(states) if reset_states is None else reset_states
+            states = tuple(ops.where(~fresh, s, b) for s, b in zip(states, begun, strict=True))
         new = steps.step(prepare(slices[0]), states, Noise(**fixed, **now))
         if valid is None:
             return new

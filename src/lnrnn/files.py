@@ -18,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Example:
         >>> with replacing(Path("report.txt")) as file:
-        ...     file.write_text("whole")
+        ...     written = file.write_text("whole")
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: Keras, NumPy and matplotlib choose the format by it
