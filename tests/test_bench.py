@@ -44,8 +44,9 @@ def settings(threads: int, cell: str = "lstm", **options: Any) -> Settings:
 
 def ready(given: Settings, point: Point = TINY, wrong: str | None = None) -> dict[Competitor, Runs]:
     """All competitors at a point, the one named `wrong` with other weights."""
+    projected = TASKS[given.task].projected
     return {
-        c: c.build((Wrong if c.name == wrong else Problem)(given.cell, point))
+        c: c.build((Wrong if c.name == wrong else Problem)(given.cell, point, projected))
         for c in competitors.of(given)
         if c.at(point)
     }
@@ -66,6 +67,7 @@ USES = [
     *(("step", cell, "float32") for cell in ("lstm", "gru", "simple")),
     *(("sequence", cell, "bfloat16") for cell in ("lstm", "gru", "simple")),
     ("packed", "lstm", "bfloat16"),
+    *(("projected", "lstm", dtype) for dtype in ("float32", "bfloat16")),
     ("step", "gru", "bfloat16"),
     ("fit", "gru", "float32"),
     ("fit", "lstm", "bfloat16"),
@@ -90,8 +92,8 @@ class Wrong(Problem):
     spoilt: tuple[str, int] = ("", 0)
     factor = 1.01
 
-    def __init__(self, cell: str, point: Point) -> None:
-        super().__init__(cell, point)
+    def __init__(self, cell: str, point: Point, projected: bool = False) -> None:
+        super().__init__(cell, point, projected)
         name, column = self.spoilt
         for params in self.params.values():
             if name in params:
@@ -113,6 +115,7 @@ def test_the_gate_sees_a_wrong_weight(
     [
         ("lnrnn native", {"task": "packed"}, 1.01),
         ("TorchScript loop", {"task": "packed"}, 1.01),
+        ("lnrnn native", {"task": "projected"}, 1.01),
         ("lnrnn cell", {"task": "step"}, 1.01),
         ("torch.nn.LSTMCell", {"task": "step"}, 1.01),
         ("lnrnn", {"task": "fit"}, 1.01),
@@ -354,6 +357,7 @@ BAD = {
     "--threads 100000": "--threads is at most the",
     "--framework numpy": "invalid choice: 'numpy'",
     "--task packed --framework jax": "--task packed is measured on torch alone; got 'jax'",
+    "--task projected --cell gru": "--task projected is of an lstm; got 'gru' as --cell",
     "--task step --grid 1,1,8 100,2,8": "--task step is one step, a point 1,B,H; got 100,2,8",
     "--dtype float16": "invalid choice: 'float16'",
     "--cell rnn": "invalid choice: 'rnn'",

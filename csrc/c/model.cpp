@@ -190,7 +190,8 @@ private:
         if (norm.site == "pre") {
             std::string all = norm.gates, own = gates;
             std::sort(all.begin(), all.end()), std::sort(own.begin(), own.end());
-            if (norms.size() > 1 || all != own || bias_x || bias_h || spec.diagonal || spec.two_products())
+            const bool inner = bias_x || bias_h, others = norms.size() > 1 || all != own;
+            if (others || inner || spec.diagonal || spec.two_products())
                 f.fail("has a norm of [x, h] of all gates, alone, and no bias within");
             spec.pre = 1;
             return;

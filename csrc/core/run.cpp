@@ -247,7 +247,8 @@ struct Workplace {
         const int64_t rows = (job.n.B + plan.blocks - 1) / plan.blocks;
         own_size = kernel.memory(job, rows, plan.parts);
         shared_size = kernel.shared(job, rows, plan.parts);
-        matrices_size = back ? (job.n.I + job.n.R) * job.wide() + job.spec.projection * job.n.H * job.n.R : 0;
+        const int64_t projection = job.spec.projection ? job.n.H * job.n.R : 0;
+        matrices_size = back ? (job.n.I + job.n.R) * job.wide() + projection : 0;
         own = allocate<char>(own_size * plan.workers());
         shared = allocate<char>(shared_size * plan.blocks);
         matrices = allocate<T>(matrices_size * (plan.blocks - 1));
