@@ -11,16 +11,8 @@ import numpy as np
 # what keras.Model(inputs, outputs) makes; Keras does not export the class
 from keras.src.models import Functional
 
-from lnrnn.frontends import families
-from lnrnn.frontends.carry import (
-    Replacement,
-    Report,
-    Weights,
-    carry_over,
-    check_options,
-    keeps_varied,
-    warn_of_equal,
-)
+from lnrnn.frontends import carry, families
+from lnrnn.frontends.carry import Replacement, Report, Weights
 from lnrnn.frontends.families import VariantArgument
 from lnrnn.frontends.keras_weights import KerasLayout
 from lnrnn.keras import cell_variant
@@ -156,13 +148,13 @@ def layer_normalize(
             f"layer_normalize takes a Keras model or layer; got {type(model).__name__}: "
             "pass for example a keras.Sequential."
         )
-    check_options(options, OPTIONS)
+    carry.check_options(options, OPTIONS)
     families_of = {name: family.kind.family for name, family in _FAMILIES.items()}
     copier = _Copier(families.chosen(variant, families_of), options, keep_bias)
     with keras.saving.custom_object_scope(_custom_classes(model)):
         copy = copier.copy(model)
     copier.load(model, copy, copy.name if not isinstance(model, keras.Model) else "")
-    warn_of_equal(copier.unvaried)
+    carry.warn_of_equal(copier.unvaried)
     if isinstance(model, keras.Model) and model.compiled:
         # again, as only now each layer has its trainable flag
         copy.compile_from_config(model.get_compile_config())
@@ -327,9 +319,11 @@ class _Copier:
         if not cell.built:
             return Replacement(*names)
         gates, variant, fresh = cell_variant.plain(cell.kind).gates, cell.variant, new.params()
-        params, kept, lost = carry_over(from_keras(old), gates, variant, fresh, self.keep_bias)
+        params, kept, lost = carry.carry_over(
+            from_keras(old), gates, variant, fresh, self.keep_bias
+        )
         new.load_params(params)
-        if not keeps_varied(params, fresh, variant):
+        if not carry.keeps_varied(params, fresh, variant):
             self.unvaried.append(path)
         return Replacement(*names, kept, tuple(n for n in params if n not in kept), lost)
 

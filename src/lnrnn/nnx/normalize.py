@@ -10,17 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lnrnn.frontends import families
-from lnrnn.frontends.carry import (
-    Replacement,
-    Report,
-    Weights,
-    carry_over,
-    check_options,
-    keeps_varied,
-    taken,
-    warn_of_equal,
-)
+from lnrnn.frontends import carry, families
+from lnrnn.frontends.carry import Replacement, Report, Weights
 from lnrnn.frontends.families import VariantArgument
 from lnrnn.nnx.layers import LayerNormGRU, LayerNormLSTM, LayerNormRNNBase, LayerNormSimpleRNN
 from lnrnn.nnx.recurrent import Options
@@ -88,7 +79,7 @@ def layer_normalize(
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"layer_normalize takes an nnx.Module; got {type(module).__name__}.")
-    check_options(options, _OPTIONS)
+    carry.check_options(options, _OPTIONS)
     chosen = families.chosen(variant, _FAMILIES)
     done: dict[int, Any] = {}
     report: list[Replacement] = []
@@ -117,7 +108,7 @@ def layer_normalize(
         return old
 
     copied = visit(nnx.clone(module), ())
-    warn_of_equal(unvaried)
+    carry.warn_of_equal(unvaried)
     return Normalized(copied, Report(report))
 
 
@@ -173,12 +164,12 @@ def _replaced(
         cell.hidden_features,
         rngs=rngs,
         variant=chosen[family],
-        **{**found, **taken(options, _FAMILIES[family])},
+        **{**found, **carry.taken(options, _FAMILIES[family])},
     )
     gates, fresh = families.plain(_FAMILIES[family]).gates, new.params()
-    params, kept, lost = carry_over(_weights_of(cell), gates, new.variant, fresh, keep_bias)
+    params, kept, lost = carry.carry_over(_weights_of(cell), gates, new.variant, fresh, keep_bias)
     new.load_params(params)
-    varies = keeps_varied(params, fresh, new.variant)
+    varies = carry.keeps_varied(params, fresh, new.variant)
     added = tuple(n for n in fresh if n not in kept)
     before = type(cell).__name__
     return new, Replacement(path, before, form.__name__, kept, added, lost), varies

@@ -88,6 +88,20 @@ def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) ->
     return Results(run.y, run.h, run.c, gradients)
 
 
+def classes(frontend: str, form: str) -> dict[str, Any]:
+    """The layers of a front end, or its cells, by [Variant.cell][lnrnn.Variant].
+
+    Args:
+        frontend: `"keras"`, `"torch"` or `"nnx"`.
+        form: `"layer"` or `"cell"`.
+    """
+    simple = {("torch", "layer"): "RNN", ("torch", "cell"): "RNN", ("nnx", "cell"): "Simple"}
+    words = dict.fromkeys(("simple", "indrnn"), simple.get((frontend, form), "SimpleRNN"))
+    words |= {"lstm": "LSTM", "gru": "GRU", "ligru": "GRU"}
+    module, end = import_module(f"lnrnn.{frontend}"), "Cell" if form == "cell" else ""
+    return {cell: getattr(module, f"LayerNorm{word}{end}") for cell, word in words.items()}
+
+
 class Unsupported(Exception):
     """An engine does not compute the variant of a file; the message says why."""
 
@@ -125,16 +139,8 @@ def keras_layers(engine: str) -> Adapter:
     import keras
     from keras import ops
 
-    from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
-
     framework = keras.backend.backend()
-    classes: dict[str, Any] = {
-        "simple": LayerNormSimpleRNN,
-        "indrnn": LayerNormSimpleRNN,
-        "lstm": LayerNormLSTM,
-        "gru": LayerNormGRU,
-        "ligru": LayerNormGRU,
-    }
+    layers = classes("keras", "layer")
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
         options = dict(given.options)
@@ -151,7 +157,7 @@ def keras_layers(engine: str) -> Adapter:
             arguments["zoneout_cell"] = rates.get("take_c", 0.0)
         if variant.projection:
             arguments["projection_units"] = sizes.hidden
-        layer = classes[variant.cell](
+        layer = layers[variant.cell](
             sizes.units,
             variant=variant,
             zoneout=rates.get("take_h", 0.0),
@@ -208,20 +214,14 @@ def torch_modules(engine: str) -> Adapter:
     """
     import torch
 
-    from lnrnn.torch import LayerNormGRU, LayerNormLSTM, LayerNormRNN, names
+    from lnrnn.torch import names
 
-    classes: dict[str, Any] = {
-        "simple": LayerNormRNN,
-        "indrnn": LayerNormRNN,
-        "lstm": LayerNormLSTM,
-        "gru": LayerNormGRU,
-        "ligru": LayerNormGRU,
-    }
+    layers = classes("torch", "layer")
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
         options = dict(given.options)
         sizes = sizes_of(variant, params)
-        module = classes[variant.cell](
+        module = layers[variant.cell](
             sizes.inputs,
             sizes.units,
             proj_size=sizes.hidden if variant.projection else 0,
@@ -290,20 +290,13 @@ def nnx_modules(engine: str) -> Adapter:
     from flax import nnx
 
     from lnrnn.jax import functions
-    from lnrnn.nnx import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
 
-    classes: dict[str, Any] = {
-        "simple": LayerNormSimpleRNN,
-        "indrnn": LayerNormSimpleRNN,
-        "lstm": LayerNormLSTM,
-        "gru": LayerNormGRU,
-        "ligru": LayerNormGRU,
-    }
+    layers = classes("nnx", "layer")
 
     def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
         options = dict(given.options)
         sizes = sizes_of(variant, params)
-        layer = classes[variant.cell](
+        layer = layers[variant.cell](
             sizes.inputs,
             sizes.units,
             rngs=nnx.Rngs(0),

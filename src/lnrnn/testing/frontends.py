@@ -18,6 +18,7 @@ from lnrnn.testing.adapters import (
     Results,
     Tensor,
     allow_double,
+    classes,
     differentiate,
     state_names,
     wide,
@@ -27,7 +28,6 @@ from lnrnn.variant import Variant
 Params = Mapping[str, Array]
 # from a variant, weights in float32 and the path of a file to the weights that come out of it
 Kept = Callable[[Variant, Params, Path], dict[str, Array]]
-_CELLS = {"simple": "simple", "indrnn": "simple", "lstm": "lstm", "gru": "gru", "ligru": "gru"}
 
 
 class FrontEnd(NamedTuple):
@@ -101,17 +101,11 @@ def _keras(engine: str) -> _Made:
     import keras
     from keras import ops
 
-    from lnrnn import keras as front
-
-    layers = {
-        "simple": (front.LayerNormSimpleRNN, front.LayerNormSimpleRNNCell),
-        "lstm": (front.LayerNormLSTM, front.LayerNormLSTMCell),
-        "gru": (front.LayerNormGRU, front.LayerNormGRUCell),
-    }
+    layers, cells = classes("keras", "layer"), classes("keras", "cell")
 
     def layer(variant: Variant, params: Params, dtype: str) -> Any:
-        sizes, (made, _) = sizes_of(variant, params), layers[_CELLS[variant.cell]]
-        new: Any = made(
+        sizes = sizes_of(variant, params)
+        new = layers[variant.cell](
             sizes.units, variant=variant, engine=engine, dtype=dtype, return_sequences=True
         )
         new.build((None, None, sizes.inputs))
@@ -119,8 +113,8 @@ def _keras(engine: str) -> _Made:
         return new
 
     def steps(variant: Variant, params: Params, given: Pass) -> Function:
-        sizes, (_, made) = sizes_of(variant, params), layers[_CELLS[variant.cell]]
-        cell: Any = made(sizes.units, variant=variant, engine=engine, dtype=given.dtype)
+        sizes = sizes_of(variant, params)
+        cell = cells[variant.cell](sizes.units, variant=variant, engine=engine, dtype=given.dtype)
         cell.build((None, sizes.inputs))
 
         def function(tensors: dict[str, Tensor], _: Any) -> Any:
@@ -144,27 +138,22 @@ def _keras(engine: str) -> _Made:
 def _torch(engine: str) -> _Made:
     import torch
 
-    from lnrnn import torch as front
     from lnrnn.torch import names
 
-    modules: dict[str, tuple[Any, Any]] = {
-        "simple": (front.LayerNormRNN, front.LayerNormRNNCell),
-        "lstm": (front.LayerNormLSTM, front.LayerNormLSTMCell),
-        "gru": (front.LayerNormGRU, front.LayerNormGRUCell),
-    }
+    layers, cells = classes("torch", "layer"), classes("torch", "cell")
 
-    def made(form: int, variant: Variant, params: Params, dtype: str) -> Any:
-        sizes, module = sizes_of(variant, params), modules[_CELLS[variant.cell]][form]
+    def made(of: dict[str, Any], variant: Variant, params: Params, dtype: str) -> Any:
+        sizes = sizes_of(variant, params)
         options = {"variant": variant, "engine": engine, "dtype": getattr(torch, dtype)}
-        new: Any = module(sizes.inputs, sizes.units, **options)
+        new = of[variant.cell](sizes.inputs, sizes.units, **options)
         new.load_params(params)
         return new
 
     def layer(variant: Variant, params: Params, dtype: str) -> Any:
-        return made(0, variant, params, dtype)
+        return made(layers, variant, params, dtype)
 
     def steps(variant: Variant, params: Params, given: Pass) -> Function:
-        cell = made(1, variant, params, given.dtype)
+        cell = made(cells, variant, params, given.dtype)
         stems = names.stems(variant, sizes_of(variant, params))
 
         def function(tensors: dict[str, Tensor], _: Any) -> Any:
@@ -220,26 +209,22 @@ def _nnx(engine: str) -> _Made:
     import jax.numpy as jnp
     from flax import nnx
 
-    from lnrnn import nnx as front
+    layers, cells = classes("nnx", "layer"), classes("nnx", "cell")
 
-    modules: dict[str, tuple[Any, Any]] = {
-        "simple": (front.LayerNormSimpleRNN, front.LayerNormSimpleCell),
-        "lstm": (front.LayerNormLSTM, front.LayerNormLSTMCell),
-        "gru": (front.LayerNormGRU, front.LayerNormGRUCell),
-    }
-
-    def made(form: int, variant: Variant, params: Params, dtype: str, **options: Any) -> Any:
-        sizes, module = sizes_of(variant, params), modules[_CELLS[variant.cell]][form]
+    def made(
+        of: dict[str, Any], variant: Variant, params: Params, dtype: str, **options: Any
+    ) -> Any:
+        sizes = sizes_of(variant, params)
         options |= {"variant": variant, "dtype": dtype, "param_dtype": wide(dtype)}
-        new: Any = module(sizes.inputs, sizes.units, rngs=nnx.Rngs(0), **options)
+        new = of[variant.cell](sizes.inputs, sizes.units, rngs=nnx.Rngs(0), **options)
         new.load_params(params)
         return new
 
     def layer(variant: Variant, params: Params, dtype: str) -> Any:
-        return made(0, variant, params, dtype, engine=engine, time_major=True)
+        return made(layers, variant, params, dtype, engine=engine, time_major=True)
 
     def steps(variant: Variant, params: Params, given: Pass) -> Function:
-        graph, state = nnx.split(made(1, variant, params, given.dtype))
+        graph, state = nnx.split(made(cells, variant, params, given.dtype))
 
         def function(tensors: dict[str, Tensor], _: Any) -> Any:
             cell = nnx.merge(graph, state)

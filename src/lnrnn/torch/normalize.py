@@ -9,17 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from lnrnn.frontends import families
-from lnrnn.frontends.carry import (
-    Replacement,
-    Report,
-    Weights,
-    carry_over,
-    check_options,
-    keeps_varied,
-    taken,
-    warn_of_equal,
-)
+from lnrnn.frontends import carry, families
+from lnrnn.frontends.carry import Replacement, Report, Weights
 from lnrnn.frontends.families import Family, VariantArgument
 from lnrnn.torch import names
 from lnrnn.torch.cells import LayerNormGRUCell, LayerNormLSTMCell, LayerNormRNNCell
@@ -115,7 +106,7 @@ def layer_normalize(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"layer_normalize takes an nn.Module; got {type(module).__name__}.")
-    check_options(options, _OPTIONS)
+    carry.check_options(options, _OPTIONS)
     chosen = families.chosen(variant, _FAMILIES)
     root = copy.deepcopy(module)
     shared = _shared_parameters(root)
@@ -139,7 +130,7 @@ def layer_normalize(
             root.set_submodule(path, new)
         elif new is not None:
             root = new
-    warn_of_equal(unvaried)
+    carry.warn_of_equal(unvaried)
     return Normalized(root, Report(report))
 
 
@@ -154,7 +145,7 @@ def _replaced(
     if proj_size:
         plain = plain.replace(projection=True)
     new = form(
-        **_arguments(old, family), **taken(options, _FAMILIES[family]), variant=chosen[family]
+        **_arguments(old, family), **carry.taken(options, _FAMILIES[family]), variant=chosen[family]
     )
     kept: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
@@ -168,12 +159,12 @@ def _replaced(
         weights = names.to_canonical(stems, lambda stem, s=suffix: array(getattr(old, stem + s)))
         projection = weights.pop("projection_kernel", None)
         fresh = new._params(suffix)
-        params, kept, lost = carry_over(weights, plain.gates, new.variant, fresh, keep_bias)
+        params, kept, lost = carry.carry_over(weights, plain.gates, new.variant, fresh, keep_bias)
         if projection is not None:
             params["projection_kernel"] = projection
             kept = (*kept, "projection_kernel")
         new._load_params(params, suffix)
-        varies = varies and keeps_varied(params, fresh, new.variant)
+        varies = varies and carry.keeps_varied(params, fresh, new.variant)
     for name, parameter in old.named_parameters():
         if hasattr(new, name):
             getattr(new, name).requires_grad_(parameter.requires_grad)
