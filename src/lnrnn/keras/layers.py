@@ -182,7 +182,7 @@ class LayerNormRNN(keras.layers.RNN):
             backwards=self.go_backwards,
         )
         if repeats:
-            seen = ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
+            seen: Any = ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
             seen = seen if self.return_sequences else seen[-1]
             outputs = ops.where(seen[..., None], outputs, ops.zeros_like(outputs))
         if not self.return_sequences:
