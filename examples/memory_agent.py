@@ -180,7 +180,7 @@ def draw(curves: dict[str, np.ndarray], path: str) -> None:
         axes.plot(played, found.mean(0), color=color, label=name)
     axes.axhline(1 / CARDS, color="0.6", linestyle=":", label="chance")
     axes.set(
-        xlabel="million steps played", ylabel="cards named right", ylim=(0, 1),
+        xlabel="million steps played", ylabel="cards named right", ylim=(0, 1.05),
         title=f"The card of {BACK} steps before, {len(next(iter(curves.values())))} seeds",
     )  # fmt: skip
     axes.legend(loc="lower right")
