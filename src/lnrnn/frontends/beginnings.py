@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lnrnn.frontends import arguments
@@ -62,7 +62,7 @@ def run(
     *,
     burn_in: int,
     stop: Callable[[Array], Array],
-    join: Callable[[Sequence[Array]], Array],
+    join: Callable[[list[Array]], Array],
     backwards: bool = False,
 ) -> tuple[Array, States]:
     """Run a sequence, its first steps without gradient.

@@ -182,9 +182,10 @@ class LayerNormRNN(keras.layers.RNN):
             backwards=self.go_backwards,
         )
         if repeats:
-            seen = ops.cumsum(ops.cast(mask, "int32"), axis=0) > 0
-            seen = seen if self.return_sequences else seen[-1]
-            outputs = ops.where(seen[..., None], outputs, ops.zeros_like(outputs))
+            valid: Any = ops.cumsum(ops.cast(mask, "int32"), axis=0)
+            valid = valid if self.return_sequences else valid[-1]
+            shown: Any = ops.where(valid[..., None] > 0, outputs, ops.zeros_like(outputs))
+            outputs = shown
         if not self.return_sequences:
             return outputs, outputs, list(states)
         return outputs[-1], ops.transpose(outputs, (1, 0, 2)), list(states)
