@@ -154,7 +154,9 @@ def check_characters(name: str, characters: set[str]) -> None:
     if not "".join(characters).strip():
         raise UserError(f"{name} is empty: give a file with text.")
     if len(characters) == 1:
-        raise UserError(f"{name} has no character but {min(characters)!r}: give a text with others.")
+        raise UserError(
+            f"{name} has no character but {min(characters)!r}: give a text with others."
+        )
 
 
 def clean_markdown(markdown: str) -> str:

@@ -160,7 +160,7 @@ def _world(settings: Settings, folder: Path) -> Iterator[World]:
         world.check_batch(settings)
         try:
             yield world
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             if not world.lost(error):
                 raise
             saved = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -70,7 +69,7 @@ class World:
     def leave(self) -> None:
         """Let what is built from now on compute in this process alone."""
 
-    def lost(self, error: RuntimeError) -> bool:
+    def lost(self, error: Exception) -> bool:
         """Whether an error says that another process has stopped."""
         return False
 

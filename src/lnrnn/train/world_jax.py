@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 from jax.experimental import multihost_utils
@@ -46,8 +47,27 @@ class JaxWorld(World):
         rows = multihost_utils.process_allgather(np.array(numbers, np.float32))
         return np.asarray(rows, np.float64)
 
+    def spread(self, model: Any) -> None:
+        if self.processes == 1:
+            return
+        variables = model.metrics_variables
+        replicated = variables[0].value.sharding
+        zeros = jax.jit(
+            lambda: [jnp.zeros(v.shape, v.dtype) for v in variables], out_shardings=replicated
+        )
+
+        def reset() -> None:
+            # numbers of the host would be compared between all processes, at each step
+            for variable, zero in zip(variables, zeros(), strict=True):
+                variable.assign(zero)
+
+        model.reset_metrics = reset
+
     def leave(self) -> None:
         keras.distribution.set_distribution(None)
 
-    def lost(self, error: RuntimeError) -> bool:
-        return isinstance(error, jax.errors.JaxRuntimeError) and self.processes > 1
+    def lost(self, error: Exception) -> bool:
+        # one that finds out when a step begins gives a ValueError
+        return self.processes > 1 and (
+            isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
+        )

@@ -61,5 +61,5 @@ class TorchWorld(World):
                 seed = np.array(keras.ops.convert_to_numpy(variable))
                 variable.assign(seed + np.array([self.rank, 0], seed.dtype))
 
-    def lost(self, error: RuntimeError) -> bool:
+    def lost(self, error: Exception) -> bool:
         return isinstance(error, distributed.DistError) or "gloo" in str(error)
