@@ -105,19 +105,19 @@ class Corpus(Windows):
     text: str
 
     @cached_property
-    def vocabulary(self) -> str:
+    def vocabulary(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "".join(sorted(set(self.text)))
 
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
-    def characters(self) -> int:
+    def characters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return len(self.text)
 
     @cached_property
-    def numbers(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
         codes = np.frombuffer(self.text.encode("utf-32-le"), np.uint32)
         return np.unique(codes, return_inverse=True)[1].astype(np.int32)
 

@@ -40,7 +40,7 @@ class TokenFile(Windows):
     digest: str
 
     @property
-    def numbers(self) -> np.ndarray:
+    def numbers(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
         # mapped anew for each batch: what a map has touched stays in memory as long as it
         return np.memmap(self.file, self.dtype, "r", shape=(self.characters,))
 
