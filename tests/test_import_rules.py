@@ -37,6 +37,7 @@ def rule(room: str, *always: str, inside: tuple[str, ...] = ()) -> Rule:
 
 
 _MATHEMATICS = ("numpy", "lnrnn.variant", "lnrnn.params")
+_RELATIVES = "lnrnn.relatives"
 _SETTINGS = "lnrnn.train.settings"
 _PROGRAMS = (
     "ai_edge_litert",
@@ -54,7 +55,8 @@ RULES = (
     rule("lnrnn.variant"),
     rule("lnrnn.params", "numpy", "lnrnn.variant"),
     rule("lnrnn.dialects", *_MATHEMATICS),
-    rule("lnrnn.reference", *_MATHEMATICS),
+    rule("lnrnn.relatives", *_MATHEMATICS, "lnrnn.dialects"),
+    rule("lnrnn.reference", *_MATHEMATICS, _RELATIVES),
     rule("lnrnn.engines"),
     rule(
         "lnrnn.engines.select",
@@ -77,7 +79,7 @@ RULES = (
         "lnrnn.engines.portable",
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
-    rule("lnrnn.engines.portable", *_MATHEMATICS, "lnrnn.engines.sites"),
+    rule("lnrnn.engines.portable", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.sites"),
     rule("lnrnn.engines.fused", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
     rule(
         "lnrnn.engines.fused.torch_op",
@@ -162,6 +164,7 @@ RULES = (
         "lnrnn.keras",
         "keras",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -173,6 +176,7 @@ RULES = (
         "lnrnn.torch",
         "torch",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -181,6 +185,7 @@ RULES = (
         "lnrnn.jax",
         "jax",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -190,6 +195,7 @@ RULES = (
         "flax",
         "jax",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.engines.select",
         "lnrnn.frontends",
         "lnrnn.jax",
@@ -197,6 +203,7 @@ RULES = (
     rule(
         "lnrnn.testing",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.reference",
         "lnrnn.engines.runs",

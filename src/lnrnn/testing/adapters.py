@@ -15,6 +15,9 @@ from lnrnn import reference
 from lnrnn.engines import runs, select
 from lnrnn.engines.fused import call as fused
 from lnrnn.params import sizes_of
+from lnrnn.reference import relatives
+from lnrnn.relatives import Relative
+from lnrnn.relatives import weights as relative_weights
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -69,13 +72,15 @@ class Results(NamedTuple):
     gradients: dict[str, Array] | None
 
 
-Adapter = Callable[[Variant, Mapping[str, Array], Pass], Results]
+Adapter = Callable[[Variant | Relative, Mapping[str, Array], Pass], Results]
 # from tensors by name, and a converter of constants, to (y, h) or (y, h, c)
 Function = Callable[[dict[str, Tensor], Callable[[Any], Tensor]], Sequence[Tensor]]
 
 
-def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+def run_reference(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
     """The NumPy reference, always in float64."""
+    if isinstance(variant, Relative):
+        return _relative_reference(variant, params, given)
     run = reference.forward(variant, params, given.x, given.h0, given.c0, **given.options)
     if not given.has_loss:
         return Results(run.y, run.h, run.c, None)
@@ -87,6 +92,14 @@ def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) ->
     return Results(run.y, run.h, run.c, gradients)
 
 
+def _relative_reference(relative: Relative, params: Mapping[str, Array], given: Pass) -> Results:
+    states = [given.h0, given.c0][: len(relative.states)]
+    options = {n: given.options[n] for n in ("mask", "reset") if n in given.options}
+    run = relatives.forward(relative, params, given.x, states, **options)
+    gradients = relatives.backward(run, given.dy, [given.dh, given.dc][: len(states)])
+    return Results(run.y, run.states[0], run.states[1] if states[1:] else None, gradients)
+
+
 class Unsupported(Exception):
     """An engine does not compute the variant of a file; the message says why."""
 
@@ -94,22 +107,31 @@ class Unsupported(Exception):
 def tensors(engine: str, framework: str) -> Adapter:
     """An engine on a framework's own tensors, in the dtype of the file."""
 
-    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def run(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
         names = _states(variant)
+
+        def of(sequence: Callable[..., Any]) -> Function:
+            def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+                options = {n: constant(v) for n, v in given.options.items()}
+                weights = {n: tensors[n] for n in params}
+                states = tuple(tensors[n] for n in names)
+                y, final = sequence(variant, weights, tensors["x"], states, **options)
+                return y, *final
+
+            return function
+
+        if isinstance(variant, Relative):
+            if engine != "portable":
+                raise Unsupported("relatives are computed by the portable engine")
+            return _differentiate(
+                framework, of(select.relative(framework, "sequence")), variant, params, given
+            )
         request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
             raise Unsupported(answer.reason)
         sequence = select.choose(engine, request).load(request)
-
-        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
-            options = {n: constant(v) for n, v in given.options.items()}
-            weights = {n: tensors[n] for n in params}
-            states = tuple(tensors[n] for n in names)
-            y, final = sequence(variant, weights, tensors["x"], states, **options)
-            return y, *final
-
-        return _differentiate(framework, function, variant, params, given)
+        return _differentiate(framework, of(sequence), variant, params, given)
 
     return _ran(engine, framework, _double(framework, run))
 
@@ -379,7 +401,7 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
             "jax": (jax_functions, "jax"),
             "nnx": (nnx_modules, "jax"),
         }[frontend]
-        layers = made(engine or "auto")
+        layers = _variants_only(made(engine or "auto"))
         if engine is None:
             return layers
         framework = framework or _framework()
@@ -389,10 +411,23 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     return tensors(engine, "torch" if engine == "triton" else _framework())
 
 
+def _variants_only(run: Callable[..., Results]) -> Adapter:
+    """The adapter of layers that have a variant."""
+
+    def checked(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
+        if isinstance(variant, Relative):
+            raise Unsupported("a relative has no variant, which these layers compute")
+        return run(variant, params, given)
+
+    return checked
+
+
 def _supported(engine: str, framework: str, run: Adapter) -> Adapter:
     """The adapter for the files that an engine computes."""
 
-    def checked(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def checked(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
+        if isinstance(variant, Relative):
+            return run(variant, params, given)
         answer = select.report(select.Request(variant, framework, given.dtype))[engine]
         if isinstance(answer, select.No):
             raise Unsupported(answer.reason)
@@ -404,7 +439,7 @@ def _supported(engine: str, framework: str, run: Adapter) -> Adapter:
 def _ran(engine: str, framework: str, run: Adapter) -> Adapter:
     """The adapter, which fails where that engine did not compute all of a pass."""
 
-    def counted(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def counted(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
         before = runs(), runs(backward=True)
         results = run(variant, params, given)
         forward, back = runs() - before[0], runs(backward=True) - before[1]
@@ -432,7 +467,7 @@ def _double(framework: str, run: Adapter) -> Adapter:
         return run
     config = import_module("jax").config
 
-    def allowed(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def allowed(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
         before = config.jax_enable_x64
         config.update("jax_enable_x64", given.dtype == "float64")
         try:
@@ -443,25 +478,30 @@ def _double(framework: str, run: Adapter) -> Adapter:
     return allowed
 
 
-def _states(variant: Variant) -> tuple[str, ...]:
+def _states(variant: Variant | Relative) -> tuple[str, ...]:
     return tuple(f"{state}0" for state in variant.states)
 
 
 def _differentiate(
-    framework: str, function: Function, variant: Variant, params: Mapping[str, Array], given: Pass
+    framework: str,
+    function: Function,
+    variant: Variant | Relative,
+    params: Mapping[str, Array],
+    given: Pass,
 ) -> Results:
     """The results of a function, and the gradients of the pass's loss, by autodiff."""
-    sizes, batch = sizes_of(variant, params), given.x.shape[1]
+    read = relative_weights.sizes_of if isinstance(variant, Relative) else sizes_of
+    sizes, batch = read(variant, params), given.x.shape[1]
     h0 = np.zeros((batch, sizes.hidden)) if given.h0 is None else given.h0
     c0 = np.zeros((batch, sizes.units)) if given.c0 is None else given.c0
     arrays = {"x": given.x, "h0": h0, **params}
-    if variant.cell == "lstm":
+    if "c" in variant.states:
         arrays["c0"] = c0
     arrays = {n: np.asarray(a, _wide(given.dtype)) for n, a in arrays.items()}
     nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
-    weights = [given.dy if given.has_loss else nothing, given.dh, given.dc]
-    outputs, gradients = _AUTODIFF[framework](function, arrays, weights, given.dtype)
-    c = outputs[2] if variant.cell == "lstm" else None
+    loss = [given.dy if given.has_loss else nothing, given.dh, given.dc]
+    outputs, gradients = _AUTODIFF[framework](function, arrays, loss, given.dtype)
+    c = outputs[2] if "c" in variant.states else None
     return Results(outputs[0], outputs[1], c, gradients if given.has_loss else None)
 
 
