@@ -11,7 +11,7 @@ import pytest
 from lnrnn.reference import relatives as reference
 from lnrnn.relatives import RELATIVES, Relative
 from lnrnn.relatives.relative import DREAMER
-from lnrnn.relatives.weights import Sizes, draw, shapes, sizes_of
+from lnrnn.relatives.weights import Sizes, shapes, sizes_of
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parent / "golden"
@@ -21,6 +21,10 @@ PATHS = [p for p in golden.find([FILES]) if golden.base_name(p.name.split("__")[
 def weights_of(path: Path) -> dict[str, np.ndarray]:
     with np.load(path.with_name(path.name + ".npz")) as file:
         return {n[2:]: file[n] for n in file.files if n.startswith("w/")}
+
+
+def draw(relative: Relative, sizes: Sizes, random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {n: random.normal(0.3, 0.5, s) for n, s in shapes(relative, sizes).items()}
 
 
 def test_every_form_has_a_file() -> None:

@@ -165,10 +165,9 @@ def forward(
         Outputs, final states and what `backward` needs.
 
     Example:
-        >>> from lnrnn.relatives import weights
-        >>> lrn = Relative(cell="lrn")
-        >>> params = weights.draw(lrn, Sizes(3, 4), np.random.default_rng(0))
-        >>> forward(lrn, params, np.ones((5, 2, 3))).y.shape
+        >>> params = {"kernel": np.eye(3, 12), "x_norm_gain": np.ones(12)}
+        >>> params["x_norm_bias"] = np.zeros(12)
+        >>> forward(Relative(cell="lrn"), params, np.ones((5, 2, 3))).y.shape
         (5, 2, 4)
     """
     arrays = {n: np.asarray(p, np.float64) for n, p in params.items()}

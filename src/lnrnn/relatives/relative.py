@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from lnrnn.variant import Variant
@@ -48,6 +48,8 @@ class Relative:
     epsilon: float = 1e-5
     activation: SmoothActivation = "silu"
     update_bias: float = 0.0
+    # a variant with this norm, for what normalises; made here, as no compiler traces its checks
+    statistics: Variant = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         allowed = {
@@ -63,16 +65,13 @@ class Relative:
                 )
         if not self.epsilon >= 0:
             raise ValueError(f"epsilon is 0 or more; got {self.epsilon}: use for example 1e-5.")
+        norm = Variant(cell="simple", norm=self.norm, epsilon=self.epsilon)
+        object.__setattr__(self, "statistics", norm)
 
     @property
     def states(self) -> tuple[str, ...]:
         """The states that a step carries: h, and c of an sru."""
         return ("h", "c") if self.cell == "sru" else ("h",)
-
-    @property
-    def statistics(self) -> Variant:
-        """A variant with this norm, for what normalises."""
-        return Variant(cell="simple", norm=self.norm, epsilon=self.epsilon)
 
 
 DREAMER = Relative(cell="block_gru", norm="rms", epsilon=1e-4, update_bias=-1.0)

@@ -19,8 +19,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lnrnn.relatives.relative import Relative
 
 Shapes = dict[str, tuple[int, ...]]
@@ -101,6 +99,7 @@ def sizes_of(relative: Relative, params: Mapping[str, Any]) -> Sizes:
         ValueError: a weight is missing, unknown, or of another shape than the others give it.
 
     Example:
+        >>> import numpy as np
         >>> weights = {n: np.ones(s) for n, s in shapes(Relative(cell="lrn"), Sizes(3, 8)).items()}
         >>> sizes_of(Relative(cell="lrn"), weights).units
         8
@@ -122,29 +121,35 @@ def sizes_of(relative: Relative, params: Mapping[str, Any]) -> Sizes:
     else:
         gates = {"atr": 1, "lrn": 3}.get(relative.cell, 4)
         sizes = Sizes(inputs, wide // gates)
+    check(relative, params, sizes)
+    return sizes
+
+
+def check(relative: Relative, params: Mapping[str, Any], sizes: Sizes) -> None:
+    """Refuse weights of other names or shapes than `shapes(relative, sizes)` gives.
+
+    Raises:
+        ValueError: names both.
+    """
+    given = {name: tuple(value.shape) for name, value in params.items()}
     wanted = shapes(relative, sizes)
     if given != wanted:
         raise ValueError(
             f"The weights of a {relative.cell} of {sizes} have the shapes {wanted}; got {given}: "
             "pass weights of one cell."
         )
-    return sizes
 
 
-def draw(relative: Relative, sizes: Sizes, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """Initial weights in float32: gains 1, biases 0, matrices as Dreamer draws them.
+def start(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and deviation of a weight's initial values, normal and cut at two deviations.
 
-    Matrices are normal, cut at two deviations, of deviation 1.1368 / sqrt(fan in); the fan of a
-    block product is its whole input.
+    Gains are 1 and biases 0; a matrix has the deviation 1.1368 / sqrt(fan in), as Dreamer draws
+    it, where the fan of a block product is its whole input.
+
+    Example:
+        >>> start("gate_bias", (24,))
+        (0.0, 0.0)
     """
-    found = {}
-    for name, shape in shapes(relative, sizes).items():
-        if "kernel" in name:
-            normal = generator.standard_normal(shape)
-            while (far := np.abs(normal) > 2).any():
-                normal[far] = generator.standard_normal(far.sum())
-            value = normal * 1.1368 / math.sqrt(math.prod(shape[:-1]))
-        else:
-            value = np.full(shape, 1.0 if name.endswith("gain") or "gain_" in name else 0.0)
-        found[name] = value.astype(np.float32)
-    return found
+    if "kernel" in name:
+        return 0.0, 1.1368 / math.sqrt(math.prod(shape[:-1]))
+    return (1.0 if "gain" in name else 0.0), 0.0

@@ -63,9 +63,12 @@ class BlockGRU(Steps):
         self.phi = ops.activation(relative.activation)
         self.one = sizes.units // sizes.blocks
         kernel, ends = params["block_kernel_0"], (self.one, self.one + sizes.projection)
-        self.of_h = kernel[:, : ends[0]]  # (K, H/K, H/K)
-        self.of_hidden = kernel[:, ends[0] : ends[1]]  # (K, P, H/K)
-        self.of_inputs = kernel[:, ends[1] :]  # (K, P or 2P, H/K)
+        # of h (K, H/K, H/K), its projection (K, P, H/K) and those of the inputs; a traced scan
+        # takes fresh tensors and no views of one
+        self.of_h, self.of_hidden, self.of_inputs = (
+            ops.concat([rows])
+            for rows in (kernel[:, : ends[0]], kernel[:, ends[0] : ends[1]], kernel[:, ends[1] :])
+        )
         later = [f"block_{kind}_{k}" for k in range(sizes.layers) for kind in ("bias", "gain")]
         self.names = ("hidden_bias", "hidden_gain", *later[1:], "gate_bias")
 
