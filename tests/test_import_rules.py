@@ -269,6 +269,7 @@ RULES = (
     rule(
         "lnrnn.convert",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.train.files",

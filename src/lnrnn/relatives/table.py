@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -57,14 +57,22 @@ class Published:
         Raises:
             ValueError: there is no such name, or one that is not of this form.
         """
-        first = re.compile(f"(.*?){_pattern(next(iter(self.layout)))}")
-        scopes = [found[1] for found in map(first.fullmatch, weights) if found]
-        if len(scopes) == 1 and all(self._canonical_name(n, scopes[0]) for n in weights):
+        scopes = self.scopes(weights)
+        if len(scopes) == 1 and len(self.under(weights, scopes[0])) == len(weights):
             return scopes[0]
         raise ValueError(
             f"{self.name!r} has the weights {list(self.layout)}, all behind one prefix or none; "
             f"got {sorted(weights)}."
         )
+
+    def scopes(self, names: Iterable[str]) -> list[str]:
+        """What stands before each weight of this form's first name."""
+        first = re.compile(f"(.*?){_pattern(next(iter(self.layout)))}")
+        return [found[1] for found in map(first.fullmatch, names) if found]
+
+    def under(self, names: Iterable[str], scope: str) -> list[str]:
+        """The names of this form's weights behind a scope."""
+        return [name for name in names if self._canonical_name(name, scope)]
 
     def to_canonical(self, weights: Mapping[str, Any]) -> dict[str, Array]:
         """Canonical weights from the original's.
