@@ -20,7 +20,18 @@ class DreamerBlockGRUCell(keras.layers.Layer):
     """One step of [DreamerBlockGRU][lnrnn.keras.DreamerBlockGRU], for `keras.layers.RNN`.
 
     Args:
-        units: H, a multiple of `blocks`; the others as of the layer.
+        units: H, a multiple of `blocks`.
+        projection: P, the size of each projection.
+        blocks: K.
+        layers: of the block-diagonal layers before the gates.
+        actions: how many of the last features are the action.
+        activation: `"silu"` or `"gelu"`.
+        norm_epsilon: added to the mean of squares.
+        update_bias: added to the update gate.
+        **kwargs: of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: sizes that do not fit, or an activation of another name.
 
     Example:
         >>> cell = DreamerBlockGRUCell(32, projection=16)
@@ -142,8 +153,9 @@ class DreamerBlockGRU(keras.layers.RNN):
         activation: `"silu"` or `"gelu"` (with tanh), which danijar's repository has.
         norm_epsilon: added to the mean of squares.
         update_bias: beta.
+        dtype: of weights and computation, or a policy.
         **options: of `keras.layers.RNN`: `return_sequences`, `return_state`, `go_backwards`,
-            `stateful`, `unroll`, `zero_output_for_mask`, `name`, `dtype`.
+            `stateful`, `unroll`, `zero_output_for_mask`, `name`.
 
     Returns:
         The call on sequences (B, T, I) returns (B, T, H), or (B, H) without

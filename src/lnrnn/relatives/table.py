@@ -44,7 +44,6 @@ class Published:
     relative: Relative
     layout: Mapping[str, tuple[str, Place]]
     masked_output: Literal["repeat", "hold", "zero"] = "repeat"
-    zoneout: str = ""
 
     @property
     def variant(self) -> Relative:

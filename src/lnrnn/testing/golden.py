@@ -171,7 +171,7 @@ class Golden:
         rate = self.config.get("zoneout") or self.config.get("zo_prob") or 0.0
         if not rate:
             return {}
-        if not self.dialect.zoneout:
+        if isinstance(self.dialect, Published) or not self.dialect.zoneout:
             raise ValueError(f"{self.dialect.name!r} has no zoneout, but the file has {rate}")
         if "zoneout_mask" in self.arrays:
             return {"take_h": self.arrays["zoneout_mask"]}
