@@ -79,7 +79,7 @@ def convert(
     _check_target(to, form, form_settings := list(form_settings))
     if int8 and to.suffix != ".tflite":
         raise TargetError(f"--int8 goes with a .tflite file; got {to.name!r}.")
-    if dialect in RELATIVES:
+    if dialect is not None and dialect in RELATIVES:
         _refuse(dialect, {"--as": form, "--check": check, "--set": tuple(settings)})
         wanted = RELATIVES[dialect]
         params = relatives.read(open_file(source), wanted, select)

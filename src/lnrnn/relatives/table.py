@@ -85,11 +85,11 @@ class Published:
         Raises:
             ValueError: names or shapes that are not those of this form.
         """
-        scope = self.scope_of(weights)
-        found = {}
+        scope, found = self.scope_of(weights), {}
         for original, array in weights.items():
-            name, place = self._canonical_name(original, scope)
-            found[name] = _PLACES[place][0](np.asarray(array))
+            canonical = self._canonical_name(original, scope)
+            if canonical is not None:
+                found[canonical[0]] = _PLACES[canonical[1]][0](np.asarray(array))
         if "block_kernel_0" in found and self._joined_before:
             units, blocks = found["hidden_kernel"].shape[0], found["gate_kernel"].shape[0]
             wide = found["hidden_kernel"].shape[1]

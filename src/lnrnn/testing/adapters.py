@@ -93,11 +93,17 @@ def run_reference(variant: Variant | Relative, params: Mapping[str, Array], give
 
 
 def _relative_reference(relative: Relative, params: Mapping[str, Array], given: Pass) -> Results:
-    states = [given.h0, given.c0][: len(relative.states)]
+    width = relative_weights.sizes_of(relative, params).units
+    zero = np.zeros((given.x.shape[1], width))
+    states = [zero if s is None else s for s in (given.h0, given.c0)[: len(relative.states)]]
     options = {n: given.options[n] for n in ("mask", "reset") if n in given.options}
     run = relatives.forward(relative, params, given.x, states, **options)
-    gradients = relatives.backward(run, given.dy, [given.dh, given.dc][: len(states)])
-    return Results(run.y, run.states[0], run.states[1] if states[1:] else None, gradients)
+    c = run.states[1] if states[1:] else None
+    if not given.has_loss:
+        return Results(run.y, run.states[0], c, None)
+    dy = np.zeros_like(run.y) if given.dy is None else given.dy
+    gradients = relatives.backward(run, dy, [given.dh, given.dc][: len(states)])
+    return Results(run.y, run.states[0], c, gradients)
 
 
 class Unsupported(Exception):
@@ -218,7 +224,7 @@ def keras_layers(engine: str) -> Adapter:
 
         return _differentiate(framework, function, variant, params, given)
 
-    return _double(framework, run)
+    return _double(framework, _variants_only(run))
 
 
 def torch_modules(engine: str) -> Adapter:
@@ -269,7 +275,7 @@ def torch_modules(engine: str) -> Adapter:
 
         return _differentiate("torch", function, variant, params, given)
 
-    return run
+    return _variants_only(run)
 
 
 def jax_functions(engine: str) -> Adapter:
@@ -302,7 +308,7 @@ def jax_functions(engine: str) -> Adapter:
 
         return _differentiate("jax", function, variant, params, given)
 
-    return _double("jax", run)
+    return _double("jax", _variants_only(run))
 
 
 def nnx_modules(engine: str) -> Adapter:
@@ -353,7 +359,7 @@ def nnx_modules(engine: str) -> Adapter:
 
         return _differentiate("jax", function, variant, params, given)
 
-    return _double("jax", run)
+    return _double("jax", _variants_only(run))
 
 
 def _filled_in(
@@ -401,7 +407,7 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
             "jax": (jax_functions, "jax"),
             "nnx": (nnx_modules, "jax"),
         }[frontend]
-        layers = _variants_only(made(engine or "auto"))
+        layers = made(engine or "auto")
         if engine is None:
             return layers
         framework = framework or _framework()
@@ -490,8 +496,11 @@ def _differentiate(
     given: Pass,
 ) -> Results:
     """The results of a function, and the gradients of the pass's loss, by autodiff."""
-    read = relative_weights.sizes_of if isinstance(variant, Relative) else sizes_of
-    sizes, batch = read(variant, params), given.x.shape[1]
+    batch = given.x.shape[1]
+    if isinstance(variant, Relative):
+        sizes = relative_weights.sizes_of(variant, params)
+    else:
+        sizes = sizes_of(variant, params)
     h0 = np.zeros((batch, sizes.hidden)) if given.h0 is None else given.h0
     c0 = np.zeros((batch, sizes.units)) if given.c0 is None else given.c0
     arrays = {"x": given.x, "h0": h0, **params}

@@ -203,7 +203,7 @@ class DreamerBlockGRU(nn.Module):
         return ", ".join(f"{name}={size}" for name, size in self.sizes._asdict().items())
 
     def _check(self, input: Tensor, axes: Sequence[str]) -> None:
-        like = self.gate_kernel.new_empty((0, self.sizes.inputs))
+        like = next(self.parameters()).new_empty((0, self.sizes.inputs))
         inputs.check_input(input, like, axes)
 
     def _weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
