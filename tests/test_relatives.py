@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_maps_of_weights_are_exact(path: Path) -> None:
         ({"activation": "gelu"}, "torchrl"),
     ],
 )
-def test_a_wrong_constant_is_seen(change: dict[str, object], name: str) -> None:
+def test_a_wrong_constant_is_seen(change: dict[str, Any], name: str) -> None:
     path = next(p for p in PATHS if p.name.startswith(name))
     form = RELATIVES[golden.base_name(path.name.split("__")[0])]
     weights = weights_of(path)
@@ -80,7 +81,7 @@ def test_masked_steps_are_no_steps() -> None:
 
 
 @pytest.mark.parametrize("cell", ["block_gru", "atr", "lrn", "olrn", "sru"])
-def test_sizes_are_read_off_the_weights(cell: str) -> None:
+def test_sizes_are_read_off_the_weights(cell: Any) -> None:
     relative = Relative(cell=cell, epsilon=1e-4)
     sizes = Sizes(5, 8, 3, 2, 2, 2) if cell == "block_gru" else Sizes(5, 8)
     params = draw(relative, sizes, np.random.default_rng(0))
@@ -96,6 +97,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="last of the inputs"):
         shapes(DREAMER, Sizes(3, 8, 4, 2, 1, 3))
     with pytest.raises(ValueError, match="cell is one of"):
-        Relative(cell="lstm")
+        Relative(**{"cell": "lstm"})
     with pytest.raises(ValueError, match="behind one prefix"):
         RELATIVES["zero_lnlrn"].to_canonical({"kernel": np.ones((2, 3))})
