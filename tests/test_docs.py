@@ -20,7 +20,10 @@ import pytest
 import lnrnn
 from lnrnn.dialects import DIALECTS, OUTSIDE
 from lnrnn.frontends import initial
-from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
+from lnrnn.keras import DreamerBlockGRU, LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
+from lnrnn.params import sizes_of as variant_sizes_of
+from lnrnn.relatives import RELATIVES
+from lnrnn.relatives.weights import sizes_of
 from lnrnn.testing import TOLERANCES
 from lnrnn.variant import Variant
 
@@ -195,6 +198,29 @@ def test_every_dialect_is_in_the_tables():
     assert "<!-- table" not in page
     shown = [codes(row[0])[0] for row in rows(page)]
     assert sorted(shown) == sorted([*DIALECTS, *OUTSIDE])
+
+
+@pytest.mark.parametrize("row", rows((DOCS / "coming-from.md").read_text()), ids=lambda r: r[3])
+def test_each_program_has_a_layer_that_takes_its_weights(row):
+    layer, form = codes(row[2])[0], codes(row[3])[0]
+    path = next((ROOT / "tests" / "golden").glob(f"{form}__a__f32.npz"))
+    with np.load(path) as file:
+        weights = {n[2:]: file[n] for n in file.files if n.startswith("w/")}
+    if form in RELATIVES:
+        params = RELATIVES[form].to_canonical(weights)
+        sizes = sizes_of(RELATIVES[form].relative, params)
+        assert layer == "DreamerBlockGRU"
+        made = DreamerBlockGRU(
+            sizes.units, projection=sizes.projection, blocks=sizes.blocks, actions=sizes.actions
+        )
+    else:
+        params = DIALECTS[form].to_canonical(weights)
+        sizes = variant_sizes_of(DIALECTS[form].variant, params)
+        made = getattr(lnrnn.keras, layer)(sizes.units, variant=form)
+    made.build((None, None, sizes.inputs))
+    made.load_params(params)
+    for name, value in made.params().items():
+        np.testing.assert_array_equal(value, params[name])
 
 
 def test_a_row_of_a_table_says_what_the_dialect_is():

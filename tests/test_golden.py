@@ -14,6 +14,7 @@ import pytest
 
 from lnrnn.dialects import DIALECTS, OUTSIDE
 from lnrnn.params import columns
+from lnrnn.relatives import RELATIVES
 from lnrnn.testing import adapters, golden
 
 FILES = Path(__file__).parent / "golden"
@@ -75,8 +76,10 @@ def test_every_file_passes_with_the_reference() -> None:
     report = golden.run(paths, REFERENCE)
     assert report.failed == {}
     assert len(report.passed) + len(report.skipped) == len(list(FILES.glob("*.npz"))) == 374
-    assert {golden.base_name(name.split("__")[0]) for name in report.skipped} == set(OUTSIDE)
-    assert {read(FILES / name).dialect.name for name in report.passed} == set(DIALECTS)
+    names = {golden.base_name(name.split("__")[0]) for name in report.passed}
+    assert names == {*DIALECTS, *RELATIVES}
+    skipped = {golden.base_name(name.split("__")[0]) for name in report.skipped}
+    assert skipped == set(OUTSIDE) - set(RELATIVES)
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
@@ -220,11 +223,11 @@ def test_command_counts_and_returns_zero(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy(NAME, tmp_path)
-    copy("zero_lnsru__a__f32", tmp_path)
+    copy("lingvo_sru_ln__a__f32", tmp_path)
     assert golden.main([str(tmp_path), "--engine", "reference"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out == [
-        f"skipped, outside the spec ({OUTSIDE['zero_lnsru']}): zero_lnsru__a__f32",
+        f"skipped, outside the spec ({OUTSIDE['lingvo_sru_ln']}): lingvo_sru_ln__a__f32",
         "1 passed, 0 failed, 1 skipped",
     ]
 

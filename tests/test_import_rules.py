@@ -37,6 +37,7 @@ def rule(room: str, *always: str, inside: tuple[str, ...] = ()) -> Rule:
 
 
 _MATHEMATICS = ("numpy", "lnrnn.variant", "lnrnn.params")
+_RELATIVES = "lnrnn.relatives"
 _SETTINGS = "lnrnn.train.settings"
 _PROGRAMS = (
     "ai_edge_litert",
@@ -57,7 +58,8 @@ RULES = (
     rule("lnrnn.files"),
     rule("lnrnn.console"),
     rule("lnrnn.dialects", *_MATHEMATICS),
-    rule("lnrnn.reference", *_MATHEMATICS),
+    rule("lnrnn.relatives", *_MATHEMATICS, "lnrnn.dialects"),
+    rule("lnrnn.reference", *_MATHEMATICS, _RELATIVES),
     rule("lnrnn.engines"),
     rule(
         "lnrnn.engines.select",
@@ -80,7 +82,7 @@ RULES = (
         "lnrnn.engines.portable",
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
-    rule("lnrnn.engines.portable", *_MATHEMATICS, "lnrnn.engines.sites"),
+    rule("lnrnn.engines.portable", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.sites"),
     rule("lnrnn.engines.fused", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
     rule(
         "lnrnn.engines.fused.torch_op",
@@ -165,6 +167,7 @@ RULES = (
         "lnrnn.keras",
         "keras",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -176,6 +179,7 @@ RULES = (
         "lnrnn.torch",
         "torch",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -184,6 +188,7 @@ RULES = (
         "lnrnn.jax",
         "jax",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.engines.select",
@@ -193,6 +198,7 @@ RULES = (
         "flax",
         "jax",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.engines.select",
         "lnrnn.frontends",
         "lnrnn.jax",
@@ -200,6 +206,7 @@ RULES = (
     rule(
         "lnrnn.testing",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.reference",
         "lnrnn.engines.runs",
@@ -267,6 +274,7 @@ RULES = (
     rule(
         "lnrnn.convert",
         *_MATHEMATICS,
+        _RELATIVES,
         "lnrnn.dialects",
         "lnrnn.frontends",
         "lnrnn.files",

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from lnrnn.convert import export, file
+from lnrnn.convert import export, file, relatives
 from lnrnn.convert.containers import open_file
 from lnrnn.convert.errors import FileError, TargetError
 from lnrnn.convert.find import Fit, find, read_layers, with_settings
 from lnrnn.convert.tensors import Container
 from lnrnn.convert.weights import Checkpoint, Weights
+from lnrnn.relatives.table import RELATIVES
 from lnrnn.variant import Variant
 
 _NAMES = {"eps": "epsilon"}
@@ -78,6 +79,13 @@ def convert(
     _check_target(to, form, form_settings := list(form_settings))
     if int8 and to.suffix != ".tflite":
         raise TargetError(f"--int8 goes with a .tflite file; got {to.name!r}.")
+    if dialect is not None and dialect in RELATIVES:
+        _refuse(dialect, {"--as": form, "--check": check, "--set": tuple(settings)})
+        wanted = RELATIVES[dialect]
+        params = relatives.read(open_file(source), wanted, select)
+        relatives.save(to, wanted.relative, params)
+        print(f"wrote {to}")
+        return 0
     checkpoint, sentences = read(source, dialect, select, parse(settings))
     for sentence in sentences:
         print(_shown(sentence))
@@ -92,6 +100,15 @@ def convert(
         export.write(to, checkpoint, form, parse(form_settings), int8)
     print(f"wrote {to}")
     return 0
+
+
+def _refuse(dialect: str, options: dict[str, Any]) -> None:
+    """Refuse the options that a relative has no place for."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise FileError(
+            f"{given[0]} is for layers with a variant; got it with --from {dialect}: leave it out."
+        )
 
 
 def _check_target(to: Path, form: str | None, form_settings: list[str]) -> None:

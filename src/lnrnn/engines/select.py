@@ -215,6 +215,13 @@ def step(request: Request, engine: str = "auto") -> Callable[..., Any]:
     return portable.on(request.framework).step
 
 
+def relative(framework: str, use: str) -> Callable[..., Any]:
+    """The portable engine's function of a `"sequence"` or a `"step"` of a relative."""
+    from lnrnn.engines import portable
+
+    return getattr(portable.on(framework), f"relative_{use}")
+
+
 def check_name(engine: str) -> str:
     """Return `engine` if it is `"auto"` or a name of the table, else raise ValueError."""
     names = ("auto", *(e.name for e in ENGINES))

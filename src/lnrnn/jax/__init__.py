@@ -1,5 +1,8 @@
 """The JAX front end: functions of weights, inputs and states, for `jit`, `grad`, `vmap`, `scan`."""
 
+from lnrnn.jax.dreamer import dreamer_block_gru as dreamer_block_gru
+from lnrnn.jax.dreamer import dreamer_block_gru_init as dreamer_block_gru_init
+from lnrnn.jax.dreamer import dreamer_block_gru_step as dreamer_block_gru_step
 from lnrnn.jax.functions import Options as Options
 from lnrnn.jax.functions import apply as apply
 from lnrnn.jax.functions import init as init

@@ -8,6 +8,8 @@ from lnrnn.keras.addons import AddonsSimpleRNNCell as AddonsSimpleRNNCell
 from lnrnn.keras.cells import LayerNormGRUCell as LayerNormGRUCell
 from lnrnn.keras.cells import LayerNormLSTMCell as LayerNormLSTMCell
 from lnrnn.keras.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell
+from lnrnn.keras.dreamer import DreamerBlockGRU as DreamerBlockGRU
+from lnrnn.keras.dreamer import DreamerBlockGRUCell as DreamerBlockGRUCell
 from lnrnn.keras.layers import LayerNormGRU as LayerNormGRU
 from lnrnn.keras.layers import LayerNormLSTM as LayerNormLSTM
 from lnrnn.keras.layers import LayerNormSimpleRNN as LayerNormSimpleRNN

@@ -3,6 +3,7 @@
 from lnrnn.nnx.cells import LayerNormGRUCell as LayerNormGRUCell
 from lnrnn.nnx.cells import LayerNormLSTMCell as LayerNormLSTMCell
 from lnrnn.nnx.cells import LayerNormSimpleCell as LayerNormSimpleCell
+from lnrnn.nnx.dreamer import DreamerBlockGRU as DreamerBlockGRU
 from lnrnn.nnx.layers import LayerNormGRU as LayerNormGRU
 from lnrnn.nnx.layers import LayerNormLSTM as LayerNormLSTM
 from lnrnn.nnx.layers import LayerNormSimpleRNN as LayerNormSimpleRNN

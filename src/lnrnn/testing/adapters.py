@@ -15,6 +15,9 @@ from lnrnn import reference
 from lnrnn.engines import runs, select
 from lnrnn.engines.fused import call as fused
 from lnrnn.params import sizes_of
+from lnrnn.reference import relatives
+from lnrnn.relatives import Relative
+from lnrnn.relatives import weights as relative_weights
 from lnrnn.variant import Variant
 
 Array = np.ndarray
@@ -70,13 +73,15 @@ class Results(NamedTuple):
     gradients: dict[str, Array] | None
 
 
-Adapter = Callable[[Variant, Mapping[str, Array], Pass], Results]
+Adapter = Callable[[Variant | Relative, Mapping[str, Array], Pass], Results]
 # from tensors by name, and a converter of constants, to (y, h) or (y, h, c)
 Function = Callable[[dict[str, Tensor], Callable[[Any], Tensor]], Sequence[Tensor]]
 
 
-def run_reference(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+def run_reference(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
     """The NumPy reference, always in float64."""
+    if isinstance(variant, Relative):
+        return _relative_reference(variant, params, given)
     run = reference.forward(variant, params, given.x, given.h0, given.c0, **given.options)
     if not given.has_loss:
         return Results(run.y, run.h, run.c, None)
@@ -102,6 +107,20 @@ def classes(frontend: str, form: str) -> dict[str, Any]:
     return {cell: getattr(module, f"LayerNorm{word}{end}") for cell, word in words.items()}
 
 
+def _relative_reference(relative: Relative, params: Mapping[str, Array], given: Pass) -> Results:
+    width = relative_weights.sizes_of(relative, params).units
+    zero = np.zeros((given.x.shape[1], width))
+    states = [zero if s is None else s for s in (given.h0, given.c0)[: len(relative.states)]]
+    options = {n: given.options[n] for n in ("mask", "reset") if n in given.options}
+    run = relatives.forward(relative, params, given.x, states, **options)
+    c = run.states[1] if states[1:] else None
+    if not given.has_loss:
+        return Results(run.y, run.states[0], c, None)
+    dy = np.zeros_like(run.y) if given.dy is None else given.dy
+    gradients = relatives.backward(run, dy, [given.dh, given.dc][: len(states)])
+    return Results(run.y, run.states[0], c, gradients)
+
+
 class Unsupported(Exception):
     """An engine does not compute the variant of a file; the message says why."""
 
@@ -109,22 +128,31 @@ class Unsupported(Exception):
 def tensors(engine: str, framework: str) -> Adapter:
     """An engine on a framework's own tensors, in the dtype of the file."""
 
-    def run(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def run(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
         names = state_names(variant)
+
+        def of(sequence: Callable[..., Any]) -> Function:
+            def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
+                options = {n: constant(v) for n, v in given.options.items()}
+                weights = {n: tensors[n] for n in params}
+                states = tuple(tensors[n] for n in names)
+                y, final = sequence(variant, weights, tensors["x"], states, **options)
+                return y, *final
+
+            return function
+
+        if isinstance(variant, Relative):
+            if engine != "portable":
+                raise Unsupported("relatives are computed by the portable engine")
+            return differentiate(
+                framework, of(select.relative(framework, "sequence")), variant, params, given
+            )
         request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
             raise Unsupported(answer.reason)
         sequence = select.choose(engine, request).load(request)
-
-        def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
-            options = {n: constant(v) for n, v in given.options.items()}
-            weights = {n: tensors[n] for n in params}
-            states = tuple(tensors[n] for n in names)
-            y, final = sequence(variant, weights, tensors["x"], states, **options)
-            return y, *final
-
-        return differentiate(framework, function, variant, params, given)
+        return differentiate(framework, of(sequence), variant, params, given)
 
     return _ran(engine, framework, allow_double(framework, run))
 
@@ -203,7 +231,7 @@ def keras_layers(engine: str) -> Adapter:
 
         return differentiate(framework, function, variant, params, given)
 
-    return allow_double(framework, run)
+    return allow_double(framework, _variants_only(run))
 
 
 def torch_modules(engine: str) -> Adapter:
@@ -248,7 +276,7 @@ def torch_modules(engine: str) -> Adapter:
 
         return differentiate("torch", function, variant, params, given)
 
-    return run
+    return _variants_only(run)
 
 
 def jax_functions(engine: str) -> Adapter:
@@ -281,7 +309,7 @@ def jax_functions(engine: str) -> Adapter:
 
         return differentiate("jax", function, variant, params, given)
 
-    return allow_double("jax", run)
+    return allow_double("jax", _variants_only(run))
 
 
 def nnx_modules(engine: str) -> Adapter:
@@ -325,7 +353,7 @@ def nnx_modules(engine: str) -> Adapter:
 
         return differentiate("jax", function, variant, params, given)
 
-    return allow_double("jax", run)
+    return allow_double("jax", _variants_only(run))
 
 
 def _filled_in(
@@ -383,10 +411,23 @@ def choose(engine: str | None = None, frontend: str | None = None) -> Adapter:
     return tensors(engine, "torch" if engine == "triton" else _framework())
 
 
+def _variants_only(run: Callable[..., Results]) -> Adapter:
+    """The adapter of layers that have a variant."""
+
+    def checked(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
+        if isinstance(variant, Relative):
+            raise Unsupported("a relative has no variant, which these layers compute")
+        return run(variant, params, given)
+
+    return checked
+
+
 def _supported(engine: str, framework: str, run: Adapter) -> Adapter:
     """The adapter for the files that an engine computes."""
 
-    def checked(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def checked(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
+        if isinstance(variant, Relative):
+            return run(variant, params, given)
         answer = select.report(select.Request(variant, framework, given.dtype))[engine]
         if isinstance(answer, select.No):
             raise Unsupported(answer.reason)
@@ -398,7 +439,7 @@ def _supported(engine: str, framework: str, run: Adapter) -> Adapter:
 def _ran(engine: str, framework: str, run: Adapter) -> Adapter:
     """The adapter, which fails where that engine did not compute all of a pass."""
 
-    def counted(variant: Variant, params: Mapping[str, Array], given: Pass) -> Results:
+    def counted(variant: Variant | Relative, params: Mapping[str, Array], given: Pass) -> Results:
         before = runs(), runs(backward=True)
         results = run(variant, params, given)
         forward, back = runs() - before[0], runs(backward=True) - before[1]
@@ -421,14 +462,14 @@ def _framework() -> str:
 
 
 def allow_double(
-    framework: str, run: Callable[[Variant, Mapping[str, Array], Pass], Found]
-) -> Callable[[Variant, Mapping[str, Array], Pass], Found]:
+    framework: str, run: Callable[[Any, Mapping[str, Array], Pass], Found]
+) -> Callable[[Any, Mapping[str, Array], Pass], Found]:
     """An adapter with float64 allowed where a pass needs it; JAX has it only on demand."""
     if framework != "jax":
         return run
     config = import_module("jax").config
 
-    def allowed(variant: Variant, params: Mapping[str, Array], given: Pass) -> Found:
+    def allowed(variant: Any, params: Mapping[str, Array], given: Pass) -> Found:
         before = config.jax_enable_x64
         config.update("jax_enable_x64", given.dtype == "float64")
         try:
@@ -439,25 +480,33 @@ def allow_double(
     return allowed
 
 
-def state_names(variant: Variant) -> tuple[str, ...]:
+def state_names(variant: Variant | Relative) -> tuple[str, ...]:
     return tuple(f"{state}0" for state in variant.states)
 
 
 def differentiate(
-    framework: str, function: Function, variant: Variant, params: Mapping[str, Array], given: Pass
+    framework: str,
+    function: Function,
+    variant: Variant | Relative,
+    params: Mapping[str, Array],
+    given: Pass,
 ) -> Results:
     """The results of a function, and the gradients of the pass's loss, by autodiff."""
-    sizes, batch = sizes_of(variant, params), given.x.shape[1]
+    batch = given.x.shape[1]
+    if isinstance(variant, Relative):
+        sizes = relative_weights.sizes_of(variant, params)
+    else:
+        sizes = sizes_of(variant, params)
     h0 = np.zeros((batch, sizes.hidden)) if given.h0 is None else given.h0
     c0 = np.zeros((batch, sizes.units)) if given.c0 is None else given.c0
     arrays = {"x": given.x, "h0": h0, **params}
-    if variant.cell == "lstm":
+    if "c" in variant.states:
         arrays["c0"] = c0
     arrays = {n: np.asarray(a, wide(given.dtype)) for n, a in arrays.items()}
     nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
-    weights = [given.dy if given.has_loss else nothing, given.dh, given.dc]
-    outputs, gradients = _AUTODIFF[framework](function, arrays, weights, given.dtype)
-    c = outputs[2] if variant.cell == "lstm" else None
+    loss = [given.dy if given.has_loss else nothing, given.dh, given.dc]
+    outputs, gradients = _AUTODIFF[framework](function, arrays, loss, given.dtype)
+    c = outputs[2] if "c" in variant.states else None
     return Results(outputs[0], outputs[1], c, gradients if given.has_loss else None)
 
 

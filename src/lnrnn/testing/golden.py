@@ -25,6 +25,7 @@ import numpy as np
 
 from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect
 from lnrnn.engines.fused import call as fused
+from lnrnn.relatives import RELATIVES, Published, Relative
 from lnrnn.testing import adapters
 from lnrnn.testing.adapters import Adapter, Pass, Unsupported
 from lnrnn.testing.tolerances import SMALLEST_SCALE, TOLERANCES
@@ -98,7 +99,7 @@ class Golden:
     """
 
     name: str
-    dialect: Dialect
+    dialect: Dialect | Published
     config: Mapping[str, Any]
     dtype: str
     arrays: Mapping[str, Array]
@@ -108,9 +109,11 @@ class Golden:
         return {n.removeprefix(prefix): a for n, a in self.arrays.items() if n.startswith(prefix)}
 
     @property
-    def variant(self) -> Variant:
-        """The dialect's variant with the options of this run."""
+    def variant(self) -> Variant | Relative:
+        """The dialect's variant, or a relative, with the options of this run."""
         own = self.dialect.variant
+        if isinstance(own, Relative):
+            return own
         changes = {}
         for option, value in self.config.items():
             if option not in _OPTIONS or value is None:
@@ -168,7 +171,7 @@ class Golden:
         rate = self.config.get("zoneout") or self.config.get("zo_prob") or 0.0
         if not rate:
             return {}
-        if not self.dialect.zoneout:
+        if isinstance(self.dialect, Published) or not self.dialect.zoneout:
             raise ValueError(f"{self.dialect.name!r} has no zoneout, but the file has {rate}")
         if "zoneout_mask" in self.arrays:
             return {"take_h": self.arrays["zoneout_mask"]}
@@ -225,7 +228,7 @@ def base_name(name: str) -> str:
 
 
 def read(path: Path) -> Golden | None:
-    """Read a golden file; None where its cell is outside the spec.
+    """Read a golden file; None where its cell is outside the spec of variants.
 
     Args:
         path: the path without ending.
@@ -234,7 +237,7 @@ def read(path: Path) -> Golden | None:
         ValueError: a file is missing or damaged, or lacks what a golden file has.
     """
     found = _read(path)
-    return None if isinstance(found, str) else found
+    return None if isinstance(found, str) or isinstance(found.variant, Relative) else found
 
 
 def _read(path: Path) -> Golden | str:
@@ -245,16 +248,17 @@ def _read(path: Path) -> Golden | str:
     except _UNREADABLE as error:
         raise ValueError(f"cannot read the .json: {_one_line(error)}") from error
     name = base_name(name)
-    if name in OUTSIDE:
+    if name in OUTSIDE and name not in RELATIVES:
         return OUTSIDE[name]
-    if name not in DIALECTS:
+    if name not in OUTSIDE and name not in DIALECTS:
         raise ValueError(f"no dialect is named {name!r}")
     try:
         with np.load(path.with_name(path.name + ".npz"), allow_pickle=False) as file:
             arrays = {n: file[n] for n in file.files}
     except _UNREADABLE as error:
         raise ValueError(f"cannot read the .npz: {_one_line(error)}") from error
-    golden = Golden(path.name, DIALECTS[name], config, dtype, arrays)
+    dialect = RELATIVES[name] if name in RELATIVES else DIALECTS[name]
+    golden = Golden(path.name, dialect, config, dtype, arrays)
     _check_complete(golden)
     return golden
 

@@ -3,6 +3,7 @@
 from lnrnn.torch.cells import LayerNormGRUCell as LayerNormGRUCell
 from lnrnn.torch.cells import LayerNormLSTMCell as LayerNormLSTMCell
 from lnrnn.torch.cells import LayerNormRNNCell as LayerNormRNNCell
+from lnrnn.torch.dreamer import DreamerBlockGRU as DreamerBlockGRU
 from lnrnn.torch.export import export_step as export_step
 from lnrnn.torch.layers import LayerNormGRU as LayerNormGRU
 from lnrnn.torch.layers import LayerNormLSTM as LayerNormLSTM

@@ -11,6 +11,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from lnrnn.engines.portable import relatives
 from lnrnn.engines.portable.sequence import sequence, step
 
 # a dict that compilers of Python can read, where they would trace a cached function again
@@ -22,6 +23,10 @@ def on(framework: str) -> SimpleNamespace:
     if framework not in _bound:
         ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
         _bound[framework] = SimpleNamespace(
-            sequence=partial(sequence, ops), step=partial(step, ops), constants=ops.constants
+            sequence=partial(sequence, ops),
+            step=partial(step, ops),
+            relative_sequence=partial(relatives.sequence, ops),
+            relative_step=partial(relatives.step, ops),
+            constants=ops.constants,
         )
     return _bound[framework]

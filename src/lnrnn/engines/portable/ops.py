@@ -38,6 +38,14 @@ class Ops(Protocol):
         """a (..., m) times the matrix b (m, n)."""
         ...
 
+    def einsum(self, equation: str, a: Array, b: Array) -> Array:
+        """The sum of products that an equation names, with `...` in it."""
+        ...
+
+    def divisor(self, v: Array) -> Array:
+        """max(1, |v|), as a constant."""
+        ...
+
     def concat(self, parts: Sequence[Array]) -> Array:
         """Join along the last axis."""
         ...

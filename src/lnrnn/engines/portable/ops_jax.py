@@ -20,11 +20,14 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "hard_sigmoid": jax.nn.hard_sigmoid,
     "keras2_hard_sigmoid": lambda v: jnp.clip(0.2 * v + 0.5, 0.0, 1.0),
     "linear": lambda v: v,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
 }
 
 projects_ahead = False
 count = partial(counting.count, "jax")
 matmul = jnp.matmul
+einsum = jnp.einsum
 where = jnp.where
 stack = jnp.stack
 unstack = list
@@ -32,6 +35,10 @@ unstack = list
 
 def concat(parts: Sequence[jax.Array]) -> jax.Array:
     return jnp.concatenate(parts, axis=-1)
+
+
+def divisor(v: jax.Array) -> jax.Array:
+    return jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(v)))
 
 
 def split(v: jax.Array, parts: int) -> Sequence[jax.Array]:

@@ -19,12 +19,15 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "hard_sigmoid": lambda v: tf.clip_by_value(v * (1 / 6) + 0.5, 0.0, 1.0),
     "keras2_hard_sigmoid": lambda v: tf.clip_by_value(0.2 * v + 0.5, 0.0, 1.0),
     "linear": lambda v: v,
+    "silu": tf.nn.silu,
+    "gelu": partial(tf.nn.gelu, approximate=True),
 }
 
 projects_ahead = False
 count = partial(counting.count, "tensorflow")
 unstack = tf.unstack
 stack = tf.stack
+einsum = tf.einsum
 
 
 def matmul(a: Any, b: Any) -> Any:
@@ -39,6 +42,10 @@ def matmul(a: Any, b: Any) -> Any:
 
 def concat(parts: Sequence[Any]) -> Any:
     return tf.concat(parts, -1)
+
+
+def divisor(v: Any) -> Any:
+    return tf.stop_gradient(tf.maximum(tf.abs(v), 1))
 
 
 def split(v: Any, parts: int) -> Sequence[Any]:

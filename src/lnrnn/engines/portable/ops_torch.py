@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +28,13 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "hard_sigmoid": lambda v: torch.clamp(v / 6 + 0.5, 0.0, 1.0),
     "keras2_hard_sigmoid": lambda v: torch.clamp(0.2 * v + 0.5, 0.0, 1.0),
     "linear": lambda v: v,
+    "silu": functional.silu,
+    "gelu": partial(functional.gelu, approximate="tanh"),
 }
 
 projects_ahead = True
 matmul = torch.matmul
+einsum = torch.einsum
 stack = torch.stack
 
 
@@ -42,6 +46,10 @@ def count() -> None:
 
 def concat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(tuple(parts), dim=-1)
+
+
+def divisor(v: torch.Tensor) -> torch.Tensor:
+    return v.detach().abs().clamp(min=1.0)
 
 
 def split(v: torch.Tensor, parts: int) -> Sequence[torch.Tensor]:

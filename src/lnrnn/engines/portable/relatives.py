@@ -1,0 +1,228 @@
+"""One step of every relative, in a framework's own operations, over the engine's own loop.
+
+A class prepares, once per call, what does not change over time; `inputs` is the part of a step
+that sees no state, which the loop takes ahead where that pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, Self
+
+from lnrnn.engines.portable.ops import Array, Ops, States
+from lnrnn.engines.portable.recurrence import Noise
+from lnrnn.engines.portable.sequence import loop, shown
+from lnrnn.relatives.relative import Relative
+from lnrnn.relatives.weights import sizes_of
+
+
+class Steps:
+    """What the relatives share."""
+
+    # the weights that a step takes as vectors, not what `inputs` does
+    names: tuple[str, ...] = ()
+
+    def __init__(self, ops: Ops, relative: Relative, params: Mapping[str, Array]) -> None:
+        self.ops, self.relative = ops, relative
+        self.params = dict(params)
+        self.statistics = relative.statistics
+        self.sizes = sizes_of(relative, params)
+        self.sigma, self.tanh = ops.activation("sigmoid"), ops.activation("tanh")
+
+    def vectors(self) -> dict[str, Array]:
+        """The vectors of a step by name, for a loop that hands them over step by step."""
+        return {name: self.params[name] for name in self.names}
+
+    def with_vectors(self, vectors: Mapping[str, Array]) -> Self:
+        """The same steps with these vectors."""
+        new = copy(self)
+        new.params = self.params | dict(vectors)
+        return new
+
+    def inputs(self, x: Array) -> Array:
+        """What a step takes of x (..., I)."""
+        raise NotImplementedError
+
+    def step(self, x: Array, states: States, noise: Noise) -> States:
+        """The new states after `inputs`."""
+        raise NotImplementedError
+
+    def norm(self, v: Array, name: str, suffix: str = "") -> Array:
+        """The norm of v with its gain and, of a layer norm, its bias."""
+        bias = self.params[f"{name}bias{suffix}"] if self.relative.norm == "layer" else None
+        return self.ops.norm(v, self.params[f"{name}gain{suffix}"], bias, self.statistics)
+
+
+class BlockGRU(Steps):
+    """Dreamer's: what the first block product takes of the inputs is done in `inputs`."""
+
+    def __init__(self, ops: Ops, relative: Relative, params: Mapping[str, Array]) -> None:
+        super().__init__(ops, relative, params)
+        sizes = self.sizes
+        self.phi = ops.activation(relative.activation)
+        self.one = sizes.units // sizes.blocks
+        kernel, ends = params["block_kernel_0"], (self.one, self.one + sizes.projection)
+        # of h (K, H/K, H/K), its projection (K, P, H/K) and those of the inputs; a traced scan
+        # takes fresh tensors and no views of one
+        self.of_h, self.of_hidden, self.of_inputs = (
+            ops.concat([rows])
+            for rows in (kernel[:, : ends[0]], kernel[:, ends[0] : ends[1]], kernel[:, ends[1] :])
+        )
+        later = [f"block_{kind}_{k}" for k in range(sizes.layers) for kind in ("bias", "gain")]
+        self.names = ("hidden_bias", "hidden_gain", *later[1:], "gate_bias")
+
+    def inputs(self, x: Array) -> Array:
+        """The share of the inputs in the first block product, with its bias: (..., H)."""
+        actions = self.sizes.actions
+        features, action = (x[..., :-actions], x[..., -actions:]) if actions else (x, None)
+        seen = [self._projected(features, "input")]
+        if action is not None:
+            action = action / self.ops.divisor(action)
+            seen.append(self._projected(action, "action"))
+        shared = self._shared(self.ops.concat(seen), self.of_inputs)
+        return shared + self.params["block_bias_0"]
+
+    def step(self, x: Array, states: States, noise: Noise) -> States:
+        """x is (B, H), as from `inputs`."""
+        ops, params, (h,) = self.ops, self.params, states
+        seen = self._shared(self._projected(h, "hidden"), self.of_hidden)
+        v = x + seen + self._blocks(h, self.of_h)
+        for layer in range(self.sizes.layers):
+            if layer:
+                v = self._blocks(v, params[f"block_kernel_{layer}"]) + params[f"block_bias_{layer}"]
+            v = self.phi(self.norm(v, "block_", f"_{layer}"))
+        p = self._blocks(v, params["gate_kernel"]) + params["gate_bias"]
+        r, n, z = map(ops.unfold, ops.split(ops.fold(p, 3 * self.one), 3))
+        n = self.tanh(self.sigma(r) * n)
+        z = self.sigma(z + self.relative.update_bias)
+        return (z * n + (1 - z) * h,)
+
+    def _projected(self, v: Array, name: str) -> Array:
+        p = self.ops.matmul(v, self.params[f"{name}_kernel"]) + self.params[f"{name}_bias"]
+        return self.phi(self.norm(p, f"{name}_"))
+
+    def _blocks(self, v: Array, kernel: Array) -> Array:
+        """Each block of v (..., K m) times its own of kernel (K, m, n)."""
+        folded = self.ops.fold(v, kernel.shape[1])
+        return self.ops.unfold(self.ops.einsum("...km,kmn->...kn", folded, kernel))
+
+    def _shared(self, v: Array, kernel: Array) -> Array:
+        """v (..., m) times every block of kernel (K, m, n)."""
+        return self.ops.unfold(self.ops.einsum("...m,kmn->...kn", v, kernel))
+
+
+class ATR(Steps):
+    """Twin gates of the sum and the difference of two norms."""
+
+    names = ("h_norm_gain", "h_norm_bias", "bias")
+
+    def inputs(self, x: Array) -> Array:
+        """p: (..., H)."""
+        return self.norm(self.ops.matmul(x, self.params["kernel"]), "x_norm_")
+
+    def step(self, x: Array, states: States, noise: Noise) -> States:
+        """x is p (B, H)."""
+        (h,) = states
+        q = self.norm(self.ops.matmul(h, self.params["recurrent_kernel"]), "h_norm_")
+        q = q + self.params["bias"]
+        return (self.sigma(x + q) * x + self.sigma(x - q) * h,)
+
+
+class LRN(Steps):
+    """Gates of the input and of h itself; the olrn has a gate on its output."""
+
+    def inputs(self, x: Array) -> Array:
+        """All gates: (..., G H)."""
+        return self.norm(self.ops.matmul(x, self.params["kernel"]), "x_norm_")
+
+    def step(self, x: Array, states: States, noise: Noise) -> States:
+        """x is (B, G H)."""
+        (h,) = states
+        p, q, r, *u = self.ops.split(x, 4 if self.relative.cell == "olrn" else 3)
+        new = self.sigma(p + h) * r + self.sigma(q - h) * h
+        return (self.sigma(u[0] - new) * new if u else new,)
+
+
+class SRU(LRN):
+    """Gates of the input and the old c; a highway from the input to h."""
+
+    names = ("peephole_r", "peephole_f")
+
+    def step(self, x: Array, states: States, noise: Noise) -> States:
+        """x is (B, 4 H)."""
+        _, c = states
+        r, f, g, skip = self.ops.split(x, 4)
+        r = self.sigma(r + self.params["peephole_r"] * c)
+        f = self.sigma(f + self.params["peephole_f"] * c)
+        new = f * c + (1 - f) * g
+        return r * new + (1 - r) * skip, new
+
+
+STEPS: Mapping[str, type[Steps]] = {
+    "block_gru": BlockGRU,
+    "atr": ATR,
+    "lrn": LRN,
+    "olrn": LRN,
+    "sru": SRU,
+}
+
+
+def sequence(
+    ops: Ops,
+    relative: Relative,
+    params: Mapping[str, Array],
+    x: Array,
+    states: States,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    masked_output: Any = "zero",
+    unroll: bool = False,
+    return_sequences: bool = True,
+) -> tuple[Array, States]:
+    """Run a relative over a sequence.
+
+    Args:
+        ops: a framework's operations.
+        relative: the cell.
+        params: its weights, see [lnrnn.relatives.weights][].
+        x: inputs (T, B, I).
+        states: h (B, H), and c (B, H) of an sru.
+        mask: (T, B), True at valid steps; a masked step holds the states.
+        reset: (T, B), True where the states are zeroed before the step.
+        masked_output: what a masked step emits, as of
+            [lnrnn.engines.portable.sequence.sequence][].
+        unroll: a Python loop in place of the framework's; needs a static T.
+        return_sequences: whether all outputs are returned or the last only.
+
+    Returns:
+        Outputs (T, B, H), or the last (B, H), and the final states.
+    """
+    ops.count()
+    steps: Any = STEPS[relative.cell](ops, relative, params)
+    ahead = ops.projects_ahead
+    final, h = loop(
+        steps,
+        steps.inputs(x) if ahead else x,
+        tuple(states),
+        prepare=(lambda x: x) if ahead else steps.inputs,
+        mask=mask,
+        reset=reset,
+        take_h=None,
+        take_c=None,
+        recurrent_mask=None,
+        candidate_mask=None,
+        unroll=unroll,
+        emit=return_sequences,
+    )
+    return shown(ops, h if return_sequences else final[0], mask, masked_output), final
+
+
+def step(
+    ops: Ops, relative: Relative, params: Mapping[str, Array], x: Array, states: States
+) -> States:
+    """Run a relative for one step: x (B, I); h of the new states is the output."""
+    ops.count()
+    steps = STEPS[relative.cell](ops, relative, params)
+    return steps.step(steps.inputs(x), tuple(states), Noise())

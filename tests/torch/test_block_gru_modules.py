@@ -1,0 +1,97 @@
+"""Dreamer's block GRU in PyTorch: the reference's numbers, masks, resets, steps, weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from lnrnn.reference import relatives as reference
+from lnrnn.testing.tolerances import assert_close
+from lnrnn.torch import DreamerBlockGRU
+
+T, B, INPUTS, H = 6, 3, 5, 8
+
+
+def module(**options) -> DreamerBlockGRU:
+    options = {"projection_size": 3, "num_blocks": 2, "num_layers": 2, "action_size": 2} | options
+    made = DreamerBlockGRU(INPUTS, H, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(0.3, 0.6)
+    return made
+
+
+def test_values_and_gradients_are_those_of_the_reference():
+    gru = module()
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
+    h0 = torch.randn(1, B, H, dtype=torch.float64, requires_grad=True)
+    mask, reset = torch.rand(T, B) > 0.3, torch.rand(T, B) > 0.6
+    y, h = gru(x, h0, mask=mask, reset=reset)
+    dy, dh = torch.randn_like(y), torch.randn_like(h)
+    ((y * dy).sum() + (h * dh).sum()).backward()
+    run = reference.forward(
+        gru.relative, gru.params(), x.detach(), [h0.detach()[0]], mask=mask, reset=reset
+    )
+    found = reference.backward(run, dy, [dh[0]])
+    assert_close("y", y.detach().numpy(), run.y, "float64")
+    assert_close("h", h.detach()[0].numpy(), run.states[0], "float64")
+    gradients = {"x": x.grad, "h0": h0.grad[0]}
+    gradients |= {name: p.grad for name, p in gru.named_parameters()}
+    for name, gradient in gradients.items():
+        assert_close(name, gradient.numpy(), found[name], "float64", gradient=True)
+
+
+def test_steps_and_chunks_are_the_sequence():
+    gru = module(action_size=0)
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64)
+    y, h = gru(x)
+    first, state = gru(x[:2])
+    outputs = [*first]
+    for x_t in x[2:]:
+        y_t, state = gru.step(x_t, state)
+        outputs.append(y_t)
+    assert_close("y", torch.stack(outputs).detach().numpy(), y.detach().numpy(), "float64")
+    torch.testing.assert_close(state, h)
+    alone, last = gru(x[:, 1])
+    assert_close("y", alone.detach().numpy(), y[:, 1].detach().numpy(), "float64")
+    assert last.shape == (1, H)
+
+
+def test_what_stands_at_skipped_steps_does_not_matter():
+    gru = module(batch_first=True)
+    x = torch.randn(B, T, INPUTS, dtype=torch.float64)
+    x[1, 2:] = np.nan
+    y, h = gru(x, lengths=[T, 2, 3])
+    (y.sum() + h.sum()).backward()
+    assert not y[1, 2:].any()
+    torch.testing.assert_close(h[0, 1], y[1, 1])
+    assert all(p.grad.isfinite().all() for p in gru.parameters())
+
+
+def test_weights_copies_and_compilation():
+    gru = module()
+    other = module()
+    other.load_params(gru.params())
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64)
+    y, _ = gru(x)
+    for same in (other, copy.deepcopy(gru), pickle.loads(pickle.dumps(gru))):
+        torch.testing.assert_close(same(x)[0], y, rtol=0, atol=0)
+    compiled = torch.compile(gru, backend="eager", fullgraph=True)
+    assert_close("y", compiled(x)[0].detach().numpy(), y.detach().numpy(), "float64")
+    with pytest.raises(ValueError, match="have the shapes"):
+        gru.load_params({"gate_kernel": np.ones((2, 4, 12))})
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="divide into the blocks"):
+        DreamerBlockGRU(3, 9)
+    with pytest.raises(ValueError, match="input_size=5"):
+        module()(torch.randn(T, B, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="h of hx has the shape"):
+        module()(
+            torch.randn(T, B, INPUTS, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
+        )
