@@ -1,4 +1,4 @@
-"""What is made when pages are built: drawings of the dialects, figures, the worker of the search."""
+"""What is made when pages are built: drawings of dialects, figures, the worker of the search."""
 
 from __future__ import annotations
 
