@@ -11,7 +11,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (  # pyright: ignore[reportMissingImports]: of make test-docs alone
+    Browser,
+    Page,
+    sync_playwright,
+)
 
 PAGES = ("index", "dialects", "zero-prefixes", "how-it-is-fast", "maths/lstm")
 PICTURES = {"index": 1, "zero-prefixes": 1, "how-it-is-fast": 1, "maths/lstm": 0}
