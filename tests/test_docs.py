@@ -225,12 +225,23 @@ def test_each_program_has_a_layer_that_takes_its_weights(row):
 
 def test_a_row_of_a_table_says_what_the_dialect_is():
     table = hooks().table("lstm")
-    (row,) = [r for r in rows(table) if r[0] == "`tf1_lnlstm_peephole_clip`"]
+    (row,) = [r for r in rows(table) if codes(r[0]) == ["tf1_lnlstm_peephole_clip"]]
     assert row[2] == "1e-12" and "`peephole=after`" in row[3] and "`cell_clip=1.0`" in row[3]
     above = table[: table.index(row[0])].rsplit("### ", 1)[1].splitlines()[0]
     assert above == "Sum, gate by gate; the normed cell used and carried"
-    (row,) = [r for r in rows(table) if r[0] == "`axlearn_rmslstm`"]
+    (row,) = [r for r in rows(table) if codes(r[0]) == ["axlearn_rmslstm"]]
     assert row[3] == "sum without bias, `norm=rms`"
+
+
+def test_each_function_under_a_heading_is_drawn_once():
+    drawn = [
+        re.findall(r"^\[!\[([^]]*)\]\(drawings/(\w+)\.svg\)", hooks().table(cell), re.M)
+        for cell in ("lstm", "gru", "ligru", "simple", "indrnn")
+    ]
+    pictures = [(names.split(", "), file) for found in drawn for names, file in found]
+    assert sorted(name for names, _ in pictures for name in names) == sorted(DIALECTS)
+    for names, file in pictures:
+        assert {DIALECTS[name].variant for name in names} == {DIALECTS[file].variant}
 
 
 def test_dialects_under_one_heading_are_one_form_and_under_two_are_two():

@@ -23,4 +23,4 @@ def on_page_content(html: str, **_: Any) -> str:
 def _formula(found: re.Match[str]) -> str:
     if found[1] == "span":
         return convert(unescape(found[2]))
-    return f"<p>{convert(unescape(found[2]), display='block')}</p>"
+    return f'<p class="formula">{convert(unescape(found[2]), display="block")}</p>'

@@ -41,6 +41,20 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _MARKER.sub(lambda found: makers[found[1]](found[2]), markdown)
 
 
+def drawings(group: Iterable[Dialect]) -> str:
+    """The drawings of some dialects, one for each function, to be unfolded."""
+    same: dict[Variant, list[str]] = {}
+    for dialect in group:
+        same.setdefault(dialect.variant, []).append(dialect.name)
+    pictures = (
+        f"[![{', '.join(names)}](drawings/{names[0]}.svg){{ width=380 loading=lazy }}]"
+        f"(drawings/{names[0]}.svg)"
+        for names in same.values()
+    )
+    shown = "\n".join(pictures)
+    return f'<details markdown="1">\n<summary>Drawn</summary>\n\n{shown}\n\n</details>'
+
+
 def options(command: str) -> str:
     """What a command prints for `--help`, as a block of text."""
     printed = io.StringIO()
@@ -67,7 +81,8 @@ def table(which: str) -> str:
         raise ValueError(f"No dialect has the cell {which!r}; use one that Variant names.")
     heading = ("name", "what it is", "epsilon", "else", "source", "licence")
     return "\n\n".join(
-        f"### {title}\n\n{_table(heading, map(_row, found))}" for title, found in groups.items()
+        f"### {title}\n\n{_table(heading, map(_row, found))}\n\n{drawings(found)}"
+        for title, found in groups.items()
     )
 
 
@@ -104,7 +119,8 @@ def _gates(groups: list[str], every: str) -> str:
 
 def _row(dialect: Dialect) -> tuple[str, ...]:
     variant = dialect.variant
-    name, source = f"`{dialect.name}`", _source(dialect.source)
+    name = f"[`{dialect.name}`](drawings/{dialect.name}.svg)"
+    source = _source(dialect.source)
     epsilon = f"{variant.epsilon:g}"
     return (name, dialect.title, epsilon, _else(variant), source, dialect.source.licence)
 

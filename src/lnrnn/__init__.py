@@ -12,11 +12,13 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the table of dialects, files and streams, which need NumPy, on first use."""
+    """Import what needs NumPy, and what few programs use, on first use."""
     if name == "dialects":
         return import_module("lnrnn.dialects")
     if name in ("load", "save"):
         return getattr(import_module("lnrnn.convert"), name)
     if name == "Stream":
         return import_module("lnrnn.stream").Stream
+    if name == "draw":
+        return import_module("lnrnn.insight.drawing").draw
     raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")

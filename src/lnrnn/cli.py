@@ -1,8 +1,9 @@
-"""The command line program `lnrnn`: train, sample, convert, inspect, bench, info."""
+"""The command line program `lnrnn`: train, sample, convert, inspect, bench, draw, info."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -98,6 +99,33 @@ def _bench(**options: Any) -> int:
     except DisagreementError as error:
         print(f"lnrnn: {error}", file=sys.stderr)
         return 1
+
+
+def _draw(variant: str, out: Path | None) -> int:
+    from lnrnn.insight.drawing import draw
+
+    try:
+        drawn = draw(_described(variant) if variant.lstrip().startswith("{") else variant)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if out is None:
+        sys.stdout.buffer.write(drawn.encode())
+    else:
+        out.write_bytes(drawn.encode())
+    return 0
+
+
+def _described(text: str) -> Variant:
+    """The variant whose fields are a JSON object."""
+    from lnrnn.variant import Variant
+
+    try:
+        return Variant.from_dict(json.loads(text))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(
+            f"A variant is a dialect's name, or a JSON object of Variant's fields with a cell; "
+            f'got {text!r} ({error}): write \'{{"cell": "gru"}}\'.'
+        ) from error
 
 
 def _info(words: Sequence[str]) -> int:
@@ -381,6 +409,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for bench.md, bench.csv, bench.json and bench.png (default: runs/ and the time)",
     )
+
+    draw = commands.add_parser(
+        "draw",
+        help="draw a cell",
+        description="Draw a cell as SVG: its products, norms, biases, bounds and states.",
+        epilog=_EXIT,
+    )
+    draw.add_argument(
+        "variant",
+        metavar="VARIANT",
+        help="the name of a dialect, or the fields of a Variant as a JSON object",
+    )
+    draw.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    draw.set_defaults(command=_draw)
 
     info = commands.add_parser(
         "info",
