@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,6 +32,8 @@ class Forward:
         take_h: (T,B,R), the share of the new h; 0 where masked.
         take_c: (T,B,H), the share of the new c; 0 where masked; of width 0 without a c.
         emit: (T,B,1), 0 where a masked step emits zeros.
+        inside: of each step what lies inside it, as of [lnrnn.reference.parts.Cell][], and its
+            states `h` and `c`.
     """
 
     y: Array
@@ -43,16 +45,22 @@ class Forward:
     take_h: Array
     take_c: Array
     emit: Array
+    inside: tuple[dict[str, Array], ...]
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of x (T,B,I), h0 (B,R), c0 (B,H; lstm) and of every weight by name."""
+    """Gradients of x (T,B,I), h0 (B,R), c0 (B,H; lstm) and of every weight by name.
+
+    `h` (T,B,R) and `c` (T,B,H; lstm) are those of the states after each step.
+    """
 
     x: Array
     h0: Array
     c0: Array | None
     params: dict[str, Array]
+    h: Array
+    c: Array | None
 
 
 def forward(
@@ -141,16 +149,19 @@ def forward(
 
     cell = Cell(variant, weights, sizes)
     y = np.zeros(wide_h)
-    tape = []
+    tape, inside = [], []
     for t in range(steps):
         h, c = keep[t] * h, keep[t] * c
-        step = STEPS[variant.cell](cell, x[t], h, c, recurrent[t], candidate[t])
+        here = replace(cell, inside={})
+        step = STEPS[variant.cell](here, x[t], h, c, recurrent[t], candidate[t])
         h = shares_h[t] * step.h + (1 - shares_h[t]) * h
         c = shares_c[t] * step.c + (1 - shares_c[t]) * c
         y[t] = emit[t] * h
+        here.see(h=h, **({"c": c} if variant.cell == "lstm" else {}))
         tape.append(step)
+        inside.append(here.inside)
     final_c = c if variant.cell == "lstm" else None
-    return Forward(y, h, final_c, cell, tuple(tape), keep, shares_h, shares_c, emit)
+    return Forward(y, h, final_c, cell, tuple(tape), keep, shares_h, shares_c, emit, tuple(inside))
 
 
 def backward(
@@ -199,14 +210,16 @@ def backward(
     gh = _filled("dh", dh, 0.0, [(batch, hidden)])
     gc = _filled("dc", dc, 0.0, [(batch, cell.sizes.units if lstm else 0)])
     dx = np.zeros((steps, batch, cell.sizes.inputs))
+    all_h, all_c = np.zeros((steps, *gh.shape)), np.zeros((steps, *gc.shape))
     totals = Totals({n: np.zeros_like(w) for n, w in cell.weights.items()}, recurrent_gradient_clip)
     for t in reversed(range(steps)):
         gh = gh + run.emit[t] * dy[t]
+        all_h[t], all_c[t] = gh, gc
         new_h, new_c = run.take_h[t] * gh, run.take_c[t] * gc
         dx[t], old_h, old_c = run.steps[t].back(new_h, new_c, totals)
         gh = run.keep[t] * (old_h + (gh - new_h))
         gc = run.keep[t] * (old_c + (gc - new_c))
-    return Gradients(dx, gh, gc if lstm else None, totals.params)
+    return Gradients(dx, gh, gc if lstm else None, totals.params, all_h, all_c if lstm else None)
 
 
 def _check_options(variant: Variant, masked_output: str, **given: Any) -> None:
