@@ -12,11 +12,13 @@ __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the table of dialects, files and streams, which need NumPy, on first use."""
+    """Import on first use what needs NumPy: dialects, files, streams, and what looks inside."""
     if name == "dialects":
         return import_module("lnrnn.dialects")
     if name in ("load", "save"):
         return getattr(import_module("lnrnn.convert"), name)
     if name == "Stream":
         return import_module("lnrnn.stream").Stream
+    if name in ("trace", "diagnose"):
+        return getattr(import_module(f"lnrnn.insight.{name}"), name)
     raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")
