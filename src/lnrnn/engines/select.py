@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lnrnn.engines import listen
 from lnrnn.variant import Variant
 
 
@@ -189,7 +190,7 @@ def choose(engine: str, request: Request) -> Engine:
         if engine in ("auto", candidate.name):
             answer = candidate.supports(request)
             if isinstance(answer, Yes):
-                return candidate
+                return listen.heard(candidate)
             refusals.append(f"{candidate.name}: {answer.reason}")
     raise ValueError(
         f"engine={engine!r} cannot compute this layer ({'; '.join(refusals)}): "

@@ -1,1 +1,1 @@
-"""What happens inside a cell, made visible."""
+"""What happens inside layers, made visible."""

@@ -50,6 +50,8 @@ def simple_step(
     hs, back_h = recurrent_part(cell, q, gates)
     p, back_p = outer_part(cell, xs + hs, gates)
     n, slope = ACTIVATIONS[cell.variant.activation](p)
+    cell.see(n=n)
+    cell.see("pre.", n=p)
     new, back_new = hidden_norm(cell, n)
 
     def back(dh: Array, dc: Array, totals: Totals):
@@ -93,6 +95,9 @@ def gru_step(
     a, back_a = identity(hn) if together else outer_part(cell, xs["n"] + hn, "n")
     n, n_slope = phi(a)
     m = n * candidate_mask
+    sigmoids = {"r": r, "z": z} if "r" in gates else {"z": z}
+    cell.see(**sigmoids, n=n)
+    cell.see("pre.", **{g: p[g] for g in sigmoids}, n=a)
 
     keep = z if variant.update == "keep" else 1 - z
     bounded, within = clip(keep * h + (1 - keep) * m, variant.cell_clip)
@@ -172,6 +177,8 @@ def lstm_step(
         else identity(p["o"] + (after and not in_cell) * peep_o)
     )
     o, o_slope = sigma(po)
+    cell.see(i=i, f=f, g=g, o=o)
+    cell.see("pre.", **{gate: p[gate] for gate in gates if gate != "o"}, o=po)
 
     # the output
     t, t_slope = psi(shown + in_cell * peep_o)

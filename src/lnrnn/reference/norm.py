@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,25 @@ from lnrnn.variant import Variant
 Array = NDArray[Any]  # of float64
 
 
-def standardise(v: Array, variant: Variant) -> tuple[Array, Callable[[Array], Array]]:
+class Norm(NamedTuple):
+    """A row normalised.
+
+    Args:
+        u: (B, n), centred and scaled.
+        mean: (B,1), what was taken away; zeros of a root mean square.
+        variance: (B,1), q.
+        scale: (B,1), s.
+        back: from du to dv.
+    """
+
+    u: Array
+    mean: Array
+    variance: Array
+    scale: Array
+    back: Callable[[Array], Array]
+
+
+def standardise(v: Array, variant: Variant) -> Norm:
     r"""Centre (layer norm only) and scale every row of `v`.
 
     $$u = \frac{d}{s},\quad d = v - \bar v,\quad q = \frac{\sum d^2}{n - \mathrm{ddof}},\quad
@@ -26,11 +44,12 @@ def standardise(v: Array, variant: Variant) -> tuple[Array, Callable[[Array], Ar
         variant: says which norm, which epsilon and where it is added.
 
     Returns:
-        u (B, n), and the function from du to dv.
+        u, what of v it is made with, and the function from du to dv.
     """
     centred = variant.norm == "layer"
     count = v.shape[-1] - variant.ddof
-    d = v - v.mean(-1, keepdims=True) if centred else v
+    mean = v.mean(-1, keepdims=True) if centred else np.zeros((*v.shape[:-1], 1))
+    d = v - mean
     q = (d**2).sum(-1, keepdims=True) / count  # (B,1)
     if variant.epsilon_at == "variance":
         root = scale = np.sqrt(q + variant.epsilon)
@@ -45,4 +64,4 @@ def standardise(v: Array, variant: Variant) -> tuple[Array, Callable[[Array], Ar
         dd = (du - (du * u).sum(-1, keepdims=True) * ds_dd) / scale
         return dd - dd.mean(-1, keepdims=True) if centred else dd
 
-    return u, back
+    return Norm(u, mean, q, scale, back)

@@ -12,7 +12,7 @@ cells need not ask.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,24 @@ Back = Callable[[Array, Totals], Array]
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant with its weights."""
+    """A variant with its weights, and what lies inside the step that it takes.
+
+    Args:
+        variant: the cell.
+        weights: canonical.
+        sizes: I, H and R.
+        inside: by name what `see` was told: a gate by its letter, its pre-activation as
+            `pre.<letter>`, of a norm `<name>.mean`, `.variance` and `.scale`.
+    """
 
     variant: Variant
     weights: Mapping[str, Array]
     sizes: Sizes
+    inside: dict[str, Array] = field(default_factory=dict)
+
+    def see(self, prefix: str = "", **values: Array) -> None:
+        """Note values of this step, (B, .)."""
+        self.inside.update({f"{prefix}{name}": value for name, value in values.items()})
 
     def columns(self, gates: str, among: str) -> Array:
         """Where the columns of `gates` are when the gates `among` stand side by side."""
@@ -128,13 +141,14 @@ def identity(v: Array) -> tuple[Array, Back]:
 
 
 def affine_norm(
-    cell: Cell, v: Array, name: str, gain: Any = ALL, bias: Any = ALL
+    cell: Cell, v: Array, name: str, gain: Any = ALL, bias: Any = ALL, of: str = ""
 ) -> tuple[Array, Back]:
     """gain * standardise(v) + bias, of the weights `name`_gain[gain], `name`_bias[bias].
 
-    None for `gain` or `bias`: this norm has none.
+    None for `gain` or `bias`: this norm has none.  `of` are the gates that it covers.
     """
-    u, back_u = standardise(v, cell.variant)
+    u, mean, variance, deviation, back_u = standardise(v, cell.variant)
+    cell.see(f"{name}[{of}]." if of else f"{name}.", mean=mean, variance=variance, scale=deviation)
     names = (f"{name}_gain", f"{name}_bias")
     scale = cell.weights[names[0]][gain] if names[0] in cell.weights and gain is not None else 1.0
     shift = cell.vector(names[1], bias) if bias is not None else 0.0
@@ -171,7 +185,7 @@ def site_norm(cell: Cell, site: Site, v: Array, gates: str) -> tuple[Array, Back
                 cell.columns(norm.gates, affine_gates(cell.variant, site, which)) if has else None
                 for which, has in (("gain", norm.gain), ("bias", norm.bias))
             )
-            y[:, here], back = affine_norm(cell, v[:, here], f"{site}_norm", gain, bias)
+            y[:, here], back = affine_norm(cell, v[:, here], f"{site}_norm", gain, bias, norm.gates)
             backs.append((here, back))
 
     def back_all(dy: Array, totals: Totals) -> Array:

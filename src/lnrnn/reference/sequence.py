@@ -36,6 +36,8 @@ class Forward:
         take_h: (T,B,R), the share of the new h; 0 where masked.
         take_c: (T,B,H), the share of the new c; 0 where masked; of width 0 without a c.
         emit: (T,B,1), 0 where a masked step emits zeros.
+        inside: of each step what lies inside it, as of [lnrnn.reference.parts.Cell][], and its
+            states `h` and `c`.
     """
 
     y: Array
@@ -49,12 +51,14 @@ class Forward:
     take_h: Array
     take_c: Array
     emit: Array
+    inside: tuple[dict[str, Array], ...]
 
 
 @dataclass(frozen=True)
 class Gradients:
     """Gradients of x (T,B,I), h0 (B,R), c0 (B,H; lstm) and of every weight by name.
 
+    `h` (T,B,R) and `c` (T,B,H; lstm) are those of the states after each step.
     Those of reset_h (B,R) and reset_c (B,H; lstm) are None where these were not given.
     """
 
@@ -62,6 +66,8 @@ class Gradients:
     h0: Array
     c0: Array | None
     params: dict[str, Array]
+    h: Array
+    c: Array | None
     reset_h: Array | None = None
     reset_c: Array | None = None
 
@@ -168,18 +174,32 @@ def forward(
 
     cell = Cell(variant, weights, sizes)
     y = np.zeros(wide_h)
-    tape = []
+    tape, inside = [], []
     for t in range(steps):
         h = keep[t] * h + (1 - keep[t]) * fresh_h
         c = keep[t] * c + (1 - keep[t]) * fresh_c
-        step = STEPS[variant.cell](cell, x[t], h, c, recurrent[t], candidate[t])
+        here = replace(cell, inside={})
+        step = STEPS[variant.cell](here, x[t], h, c, recurrent[t], candidate[t])
         h = shares_h[t] * step.h + (1 - shares_h[t]) * h
         c = shares_c[t] * step.c + (1 - shares_c[t]) * c
         y[t] = emit[t] * h
+        here.see(h=h, **({"c": c} if variant.cell == "lstm" else {}))
         tape.append(step)
+        inside.append(here.inside)
     final_c = c if variant.cell == "lstm" else None
     return Forward(
-        y, h, final_c, cell, tuple(tape), keep, begins, begins_anew, shares_h, shares_c, emit
+        y,
+        h,
+        final_c,
+        cell,
+        tuple(tape),
+        keep,
+        begins,
+        begins_anew,
+        shares_h,
+        shares_c,
+        emit,
+        tuple(inside),
     )
 
 
@@ -230,9 +250,11 @@ def backward(
     gc = _filled("dc", dc, 0.0, [(batch, cell.sizes.units if lstm else 0)])
     dx = np.zeros((steps, batch, cell.sizes.inputs))
     d_reset_h, d_reset_c = np.zeros_like(gh), np.zeros_like(gc)
+    all_h, all_c = np.zeros((steps, *gh.shape)), np.zeros((steps, *gc.shape))
     totals = Totals({n: np.zeros_like(w) for n, w in cell.weights.items()}, recurrent_gradient_clip)
     for t in reversed(range(steps)):
         gh = gh + run.emit[t] * dy[t]
+        all_h[t], all_c[t] = gh, gc
         new_h, new_c = run.take_h[t] * gh, run.take_c[t] * gc
         dx[t], old_h, old_c = run.steps[t].back(new_h, new_c, totals)
         gh, gc = old_h + (gh - new_h), old_c + (gc - new_c)
@@ -247,7 +269,7 @@ def backward(
             totals.params[STATES["h"]] += dh_of.sum(0)
             if lstm:
                 totals.params[STATES["c"]] += dc_of.sum(0)
-    found = Gradients(dx, gh, gc if lstm else None, totals.params)
+    found = Gradients(dx, gh, gc if lstm else None, totals.params, all_h, all_c if lstm else None)
     if run.begins_anew != "given":
         return found
     return replace(found, reset_h=d_reset_h, reset_c=d_reset_c if lstm else None)
