@@ -60,12 +60,33 @@ RULES = (
     rule("lnrnn.dialects", *_MATHEMATICS),
     rule("lnrnn.relatives", *_MATHEMATICS, "lnrnn.dialects"),
     rule("lnrnn.reference", *_MATHEMATICS, _RELATIVES),
-    rule("lnrnn.insight"),
+    rule(
+        "lnrnn.insight",
+        *_MATHEMATICS,
+        "lnrnn.console",
+        "lnrnn.engines.listen",
+        "lnrnn.files",
+        "lnrnn.frontends.advice",
+        "lnrnn.reference",
+        inside=(
+            "flax",
+            "jax",
+            "keras",
+            "lnrnn.convert",
+            "lnrnn.keras",
+            "lnrnn.nnx",
+            "lnrnn.torch",
+            "lnrnn.train",
+            "tensorflow",
+            "torch",
+        ),
+    ),
     rule("lnrnn.insight.drawing", "lnrnn.variant", inside=("lnrnn.dialects",)),
     rule("lnrnn.engines"),
     rule(
         "lnrnn.engines.select",
         "lnrnn.variant",
+        "lnrnn.engines.listen",
         # engines are imported where a layer asks, as statements that torch.compile can trace
         inside=(
             "lnrnn.engines.native",
@@ -235,6 +256,7 @@ RULES = (
             "lnrnn.dialects",
             "lnrnn.engines.native.core",
             "lnrnn.engines.select",
+            "lnrnn.insight.command",
             "lnrnn.insight.drawing",
             "lnrnn.train",
             "lnrnn.variant",
@@ -307,7 +329,7 @@ RULES = (
         "lnrnn.stream",
         inside=("lnrnn.keras",),
     ),
-    # loaded by lnrnn.train.world for processes on their backend
+    # loaded by lnrnn.train.join for processes on their backend
     rule("lnrnn.train.world_torch", "keras", "numpy", "torch", "lnrnn.train.world"),
     rule("lnrnn.train.world_jax", "jax", "keras", "numpy", "lnrnn.train.world"),
     rule("lnrnn.train.loop", "numpy", "lnrnn.train"),

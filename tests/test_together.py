@@ -19,8 +19,9 @@ from test_cli import SMALL, refused
 from lnrnn import cli
 from lnrnn.testing import tolerances
 from lnrnn.train import checkpoint, corpus, tokens
+from lnrnn.train.join import join
 from lnrnn.train.settings import Settings, UserError
-from lnrnn.train.world import World, join
+from lnrnn.train.world import World
 
 PROGRAM = Path(__file__).with_name("together.py")
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))

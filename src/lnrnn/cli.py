@@ -1,4 +1,4 @@
-"""The command line program `lnrnn`: train, sample, convert, inspect, bench, draw, info."""
+"""The command line program `lnrnn`."""
 
 from __future__ import annotations
 
@@ -99,6 +99,16 @@ def _bench(**options: Any) -> int:
     except DisagreementError as error:
         print(f"lnrnn: {error}", file=sys.stderr)
         return 1
+
+
+def _diagnose(target: Path, out: Path | None) -> int:
+    from lnrnn.convert import FileError
+    from lnrnn.insight import command
+
+    try:
+        return command.run(target, out)
+    except FileError as error:
+        raise UserError(f"{target}: {error}") from error
 
 
 def _draw(variant: str, out: Path | None) -> int:
@@ -409,6 +419,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for bench.md, bench.csv, bench.json and bench.png (default: runs/ and the time)",
     )
+
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="say what is wrong inside trained layers",
+        description="Say what the numbers inside trained layers show: of a run as it reads its own "
+        "sample, of a file as it reads noise.",
+        epilog=_EXIT,
+    )
+    diagnose.add_argument(
+        "target", type=Path, metavar="RUN|FILE", help="folder of `lnrnn train`, or a file of lnrnn"
+    )
+    diagnose.add_argument("--out", type=Path, metavar="DIR", help="for pictures; default: none")
+    diagnose.set_defaults(command=_diagnose)
 
     draw = commands.add_parser(
         "draw",

@@ -17,8 +17,9 @@ from lnrnn.console import columns
 from lnrnn.files import replacing
 from lnrnn.train import checkpoint, corpus, report, tokens
 from lnrnn.train.corpus import Windows
+from lnrnn.train.join import join
 from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
-from lnrnn.train.world import World, join
+from lnrnn.train.world import World
 
 if TYPE_CHECKING:
     from lnrnn.train.loop import Run
