@@ -29,7 +29,7 @@ def test_layers_of_a_model_by_their_paths() -> None:
         weight.assign(weight + 0.3 * rng.normal(size=weight.shape))
     x = rng.normal(size=(BATCH, STEPS, INPUTS)).astype("float32")
     x[1, 3:] = 0
-    scale = rng.normal(size=(BATCH, UNITS)).astype("float32")
+    scale = ops.convert_to_tensor(rng.normal(size=(BATCH, UNITS)), "float32")
 
     found = lnrnn.trace(model, x, loss=lambda y: ops.sum(y * scale))
     assert [p.rsplit("/")[-1] for p in found] == ["forward_gru", "backward_gru", "lstm"]
