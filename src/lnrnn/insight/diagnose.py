@@ -142,7 +142,7 @@ def not_finite(path: str, layer: LayerTrace) -> Iterator[Finding]:
                 f"{what} is not finite in {share:.0%} of the steps, "
                 f"{'the last' if name == 'dh' else 'the first'} of them this one.",
                 cure,
-                "insight",
+                "diagnosis",
             )
             return
 
@@ -417,7 +417,7 @@ def _with_loss(findings: list[Finding], loss: float) -> list[Finding]:
     if findings:
         return findings
     sentence = f"the loss is {loss}, and all values inside the layers are finite."
-    return [Finding(0, "loss", loss, sentence, "Look at what follows the layers.", "insight")]
+    return [Finding(0, "loss", loss, sentence, "Look at what follows the layers.", "diagnosis")]
 
 
 def _summary(found: Trace) -> str:
