@@ -59,6 +59,7 @@ RULES = (
     rule(
         "lnrnn.engines.select",
         "lnrnn.variant",
+        "lnrnn.engines.listen",
         # engines are imported where a layer asks, as statements that torch.compile can trace
         inside=(
             "lnrnn.engines.native",
@@ -211,6 +212,17 @@ RULES = (
             *FRAMEWORKS,
         ),
     ),
+    rule(
+        "lnrnn.insight",
+        *_MATHEMATICS,
+        "lnrnn.engines.listen",
+        "lnrnn.frontends",
+        "lnrnn.reference",
+        "lnrnn.train.files",
+        inside=("lnrnn.keras", "lnrnn.torch", "lnrnn.nnx", "matplotlib", *FRAMEWORKS),
+    ),
+    rule("lnrnn.insight.keras", "keras", "numpy", "lnrnn.insight"),
+    rule("lnrnn.insight.torch", "torch", "lnrnn.insight", "lnrnn.torch"),
     rule(
         "lnrnn.cli",
         "lnrnn.__version__",

@@ -19,6 +19,6 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("lnrnn.convert"), name)
     if name == "Stream":
         return import_module("lnrnn.stream").Stream
-    if name in ("trace", "diagnose"):
+    if name in ("trace", "diagnose", "plot"):
         return getattr(import_module(f"lnrnn.insight.{name}"), name)
     raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")
