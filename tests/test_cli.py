@@ -24,6 +24,7 @@ from lnrnn.train.checkpoint import Progress, Row
 from lnrnn.train.files import replacing
 from lnrnn.train.report import columns, comparison
 from lnrnn.train.settings import Settings
+from lnrnn.train.world import World
 
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))
 SMALL = ["--units", "8", "--length", "8", "--batch", "4", "--every", "5"]
@@ -471,7 +472,7 @@ def test_the_display_shows_each_model(
     monkeypatch.setenv("COLUMNS", "120")
     row = Row(step=10, training_bpc=3.5, validation_bpc=3.25, seconds=2.0)
     progress = {"LSTM": Progress(step=10, seconds=2.0, rows=[row])}
-    with Display(Settings(steps=20, batch=2, length=50), progress) as display:
+    with Display(Settings(steps=20, batch=2, length=50), progress, World()) as display:
         display.validation("LSTM")
     out = capsys.readouterr().out
     for figure in ("LSTM", "10/20", "3.500", "3.250", "500"):

@@ -210,6 +210,13 @@ def _parser() -> argparse.ArgumentParser:
         else:
             train.add_argument(flag, type=kind, metavar=_METAVARS[kind], help=shown)
     train.add_argument(
+        "--data",
+        nargs="+",
+        metavar="PATH",
+        help="UTF-8 files, or directories of them, instead of --text: read as one text from the "
+        "disk, so that it need not fit into memory",
+    )
+    train.add_argument(
         "--compare",
         action="store_true",
         help="train Keras's un-normalised layer of the same size beside it, on the same data",
@@ -438,7 +445,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("units", _count, "width of each recurrent layer"),
     ("layers", _count, "recurrent layers"),
     ("length", _count, "characters in a window"),
-    ("batch", _count, "windows in a step"),
+    ("batch", _count, "windows in a step, of all processes together"),
     ("steps", _count, "steps of each model (default: 1000, unless --seconds is given)"),
     ("seconds", _positive, "training time of all models together"),
     ("learning_rate", _positive, "of Adam"),

@@ -20,37 +20,32 @@ HELD_OUT = 0.05  # the last part of the text, never trained on
 _VALIDATION_CHARACTERS = 32768  # a sample of the held-out part: the bits per character are ±0.02
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A text and its characters as numbers.
+class Windows:
+    """A text as numbers, from which windows are cut; its forms say where the numbers are.
 
     Args:
         name: what to call the text.
-        text: the text.
+        characters: the length of the text.
+        vocabulary: the distinct characters, sorted; a character's number is its place here.
+        digest: SHA-256 of the text, by which a resumed run knows it again.
+        numbers: of the whole text, (characters,).
     """
 
     name: str
-    text: str
+    characters: int
+    vocabulary: str
+    digest: str
+    numbers: np.ndarray
 
-    @cached_property
-    def vocabulary(self) -> str:
-        """The distinct characters, sorted; a character's number is its place here."""
-        return "".join(sorted(set(self.text)))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the text, by which a resumed run knows it again."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @cached_property
+    @property
     def training(self) -> np.ndarray:
         """The numbers of the first part of the text, (characters,)."""
-        return self._numbers[: self._cut]
+        return self.numbers[: self._cut]
 
-    @cached_property
+    @property
     def held_out(self) -> np.ndarray:
         """The numbers of the last part of the text, (characters,)."""
-        return self._numbers[self._cut :]
+        return self.numbers[self._cut :]
 
     def batch(self, step: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
         """Random windows of the training part; the same for the same step and seed.
@@ -86,18 +81,43 @@ class Corpus:
     def check_length(self, length: int) -> None:
         """Raise UserError unless both parts of the text hold a window of `length`."""
         shortest = round((length + 2) / HELD_OUT)
-        if len(self.text) < shortest:
+        if self.characters < shortest:
             raise UserError(
-                f"{self.name} has {len(self.text):,} characters, but --length {length} needs "
+                f"{self.name} has {self.characters:,} characters, but --length {length} needs "
                 f"{shortest:,} or more: give a longer text or a smaller --length."
             )
 
-    @cached_property
+    @property
     def _cut(self) -> int:
-        return len(self.text) - int(len(self.text) * HELD_OUT)
+        return self.characters - int(self.characters * HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Corpus(Windows):
+    """A text in memory and its characters as numbers.
+
+    Args:
+        name: what to call the text.
+        text: the text.
+    """
+
+    name: str
+    text: str
 
     @cached_property
-    def _numbers(self) -> np.ndarray:
+    def vocabulary(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "".join(sorted(set(self.text)))
+
+    @cached_property
+    def digest(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def characters(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self.text)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
         codes = np.frombuffer(self.text.encode("utf-32-le"), np.uint32)
         return np.unique(codes, return_inverse=True)[1].astype(np.int32)
 
@@ -123,13 +143,20 @@ def load(path: str | None) -> Corpus:
         raise UserError(
             f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
         ) from error
-    if "\0" in text:
-        raise UserError(f"{path} is not text: it contains the character NUL.")
-    if not text.strip():
-        raise UserError(f"{path} is empty: give a file with text.")
-    if len(set(text)) == 1:
-        raise UserError(f"{path} has no character but {text[0]!r}: give a text with others.")
+    check_characters(path, set(text))
     return Corpus(Path(path).name, text)
+
+
+def check_characters(name: str, characters: set[str]) -> None:
+    """Raise UserError unless these are the characters of a text that can be learnt."""
+    if "\0" in characters:
+        raise UserError(f"{name} is not text: it contains the character NUL.")
+    if not "".join(characters).strip():
+        raise UserError(f"{name} is empty: give a file with text.")
+    if len(characters) == 1:
+        raise UserError(
+            f"{name} has no character but {min(characters)!r}: give a text with others."
+        )
 
 
 def clean_markdown(markdown: str) -> str:
@@ -162,5 +189,5 @@ def _python_documentation() -> Corpus:
 
 
 def _windows(numbers: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    windows = numbers[starts[:, None] + np.arange(length + 1)]
+    windows = np.asarray(numbers[starts[:, None] + np.arange(length + 1)], np.int32)
     return windows[:, :-1], windows[:, 1:]

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lnrnn.train.checkpoint import Progress
 from lnrnn.train.settings import Settings
+from lnrnn.train.world import World
 
 _HEADINGS = ("step", "loss", "BPC", "held-out BPC", "characters/s")
 
@@ -23,20 +24,22 @@ class Display:
     Args:
         settings: of the run.
         progress: of each model, by name; read, never changed.
+        world: the processes; the first alone shows anything.
 
     Example:
         >>> with Display(settings, progress) as display:
         ...     display.validation("LSTM")  # a line, where there is no terminal
     """
 
-    def __init__(self, settings: Settings, progress: dict[str, Progress]) -> None:
+    def __init__(self, settings: Settings, progress: dict[str, Progress], world: World) -> None:
         self._settings = settings
         self._progress = progress
+        self._world = world
         self._start = time.perf_counter()
         self._before = self._seconds()
         console = Console()
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
-        self._terminal = console.is_terminal
+        self._terminal = world.first and console.is_terminal
 
     def __enter__(self) -> Display:
         if self._terminal:
@@ -54,7 +57,7 @@ class Display:
 
     def validation(self, name: str) -> None:
         """A model has been validated."""
-        if not self._terminal:
+        if self._world.first and not self._terminal:
             pairs = zip(_HEADINGS, self._figures(self._progress[name]), strict=True)
             figures = "  ".join(f"{heading} {figure}" for heading, figure in pairs)
             print(f"{name}  {figures}  {self._time_left()}", flush=True)
@@ -107,7 +110,8 @@ class Display:
             bounds.append(self._settings.seconds - self._seconds())
         pace = (time.perf_counter() - self._start) / trained
         left = math.ceil(max(0.0, min(bounds)) * pace)
-        return f"{left // 60}:{left % 60:02} left"
+        devices = f" on {self._world.devices} devices" if self._world.devices > 1 else ""
+        return f"{left // 60}:{left % 60:02} left{devices}"
 
     def _seconds(self) -> float:
         return sum(p.seconds for p in self._progress.values())

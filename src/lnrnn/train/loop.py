@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -14,11 +15,12 @@ import numpy as np
 
 from lnrnn.train import checkpoint
 from lnrnn.train.checkpoint import Checkpoint, Progress, Row
-from lnrnn.train.corpus import Corpus
+from lnrnn.train.corpus import Windows
 from lnrnn.train.display import Display
 from lnrnn.train.model import build, set_state, state_of
 from lnrnn.train.report import write_metrics
 from lnrnn.train.settings import Settings
+from lnrnn.train.world import World
 
 
 @dataclass
@@ -29,13 +31,15 @@ class Run:
         folder: where it is kept.
         settings: of the run.
         corpus: the text.
+        world: the processes that train together.
         models: by name.
         progress: of each model, by name.
     """
 
     folder: Path
     settings: Settings
-    corpus: Corpus
+    corpus: Windows
+    world: World
     models: dict[str, Any]
     progress: dict[str, Progress]
 
@@ -57,7 +61,9 @@ class Run:
         )
 
     def save(self) -> None:
-        """Write the checkpoint, and the metrics beside it."""
+        """Write the checkpoint, and the metrics beside it, in the first process."""
+        if not self.world.first:
+            return
         arrays = {name: state_of(model) for name, model in self.models.items()}
         checkpoint.write(
             self.folder,
@@ -109,19 +115,36 @@ class Interruption:
             signal.signal(number, handler)
 
 
-def begin(folder: Path, settings: Settings, corpus: Corpus, names: list[str]) -> Run:
+def begin(
+    folder: Path, settings: Settings, corpus: Windows, names: Iterable[str], world: World
+) -> Run:
     """A new run of the models with these recurrent layers."""
     models = {name: build(name, settings, len(corpus.vocabulary)) for name in names}
-    return Run(folder, settings, corpus, models, {name: Progress() for name in names})
+    for model in models.values():
+        world.spread(model)
+        world.differ(model)
+    return Run(folder, settings, corpus, world, models, {name: Progress() for name in names})
 
 
-def resume(folder: Path, saved: Checkpoint, settings: Settings, corpus: Corpus) -> Run:
+def resume(
+    folder: Path, saved: Checkpoint, settings: Settings, corpus: Windows, world: World
+) -> Run:
     """The run that a checkpoint holds, with the settings given."""
-    run = begin(folder, settings, corpus, list(saved.progress))
+    run = begin(folder, settings, corpus, list(saved.progress), world)
     for name, model in run.models.items():
         set_state(model, saved.arrays[name])
+        world.differ(model)
     run.progress = saved.progress
     return run
+
+
+def leave(run: Run) -> None:
+    """Let the models compute in this process alone."""
+    states = {name: state_of(model) for name, model in run.models.items()}
+    run.world.leave()
+    for name, state in states.items():
+        run.models[name] = build(name, run.settings, len(run.corpus.vocabulary))
+        set_state(run.models[name], state)
 
 
 def train(run: Run, interruption: Interruption, display: Display) -> None:
@@ -132,43 +155,55 @@ def train(run: Run, interruption: Interruption, display: Display) -> None:
 
     Args:
         run: changed in place.
-        interruption: when true, the step in hand is the last.
+        interruption: when true in any process, the step in hand is the last of all.
         display: is shown each step and each validation.
     """
-    settings, corpus = run.settings, run.corpus
-    held_out = corpus.validation(settings)
+    settings, corpus, world = run.settings, run.corpus, run.world
+    held_out = world.part(*corpus.validation(settings))
     run.save()
     for model in run.models.values():
-        if interruption:
+        if _stops(world, interruption):
             return
-        _compile(model, corpus.batch(0, settings), held_out)
+        _compile(world, model, corpus.batch(0, settings), held_out)
 
-    while not (run.finished or interruption):
+    stopped = _stops(world, interruption)
+    while not (run.finished or stopped):
         goal = settings.next_validation(min(p.step for p in run.progress.values()))
         for name, model in run.models.items():
             progress = run.progress[name]
-            while progress.step < goal and not interruption:
+            while progress.step < goal and not stopped:
                 start = time.perf_counter()
-                progress.loss += _step(model, corpus.batch(progress.step, settings))
-                progress.seconds += time.perf_counter() - start
+                loss = _step(model, world.part(*corpus.batch(progress.step, settings)))
+                # all processes count the same, and stop after the same step
+                rows = world.gather(loss, time.perf_counter() - start, interruption.signal)
+                progress.loss += float(rows[:, 0].mean())
+                progress.seconds += float(rows[0, 1])
+                interruption.signal = stopped = int(rows[:, 2].max())
                 progress.step += 1
             if progress.step == goal and progress.last_validation < goal:
-                _validate(model, progress, held_out, settings.batch)
+                _validate(world, model, progress, held_out, settings.batch)
                 display.validation(name)
         run.save()
 
 
-def _step(model: Any, batch: tuple[np.ndarray, np.ndarray]) -> float:
+def _stops(world: World, interruption: Interruption) -> bool:
+    """Whether any process is interrupted."""
+    interruption.signal = int(world.gather(interruption.signal).max())
+    return bool(interruption)
+
+
+def _step(model: Any, batch: tuple[np.ndarray, ...]) -> float:
     model.reset_metrics()
     return float(model.train_on_batch(*batch, return_dict=True)["loss"])
 
 
 def _validate(
-    model: Any, progress: Progress, held_out: tuple[np.ndarray, np.ndarray], batch: int
+    world: World, model: Any, progress: Progress, held_out: tuple[np.ndarray, ...], batch: int
 ) -> None:
     # Keras's own layers draw masks in inference too: a validation more would change the run
     seeds = [(v, np.array(v.numpy())) for v in model.non_trainable_variables]
-    validation = model.evaluate(*held_out, batch_size=batch, verbose=0)
+    own = model.evaluate(*held_out, batch_size=batch // world.processes, verbose=0)
+    validation = float(world.gather(own).mean())
     for variable, before in seeds:
         variable.assign(before)
     steps = progress.step - progress.last_validation
@@ -184,12 +219,13 @@ def _validate(
 
 
 def _compile(
+    world: World,
     model: Any,
-    batch: tuple[np.ndarray, np.ndarray],
-    held_out: tuple[np.ndarray, np.ndarray],
+    batch: tuple[np.ndarray, ...],
+    held_out: tuple[np.ndarray, ...],
 ) -> None:
     """Take a step and a validation, and undo them."""
     state = state_of(model)
-    _step(model, batch)
-    _validate(model, Progress(step=1), held_out, len(batch[0]))
+    _step(model, world.part(*batch))
+    _validate(world, model, Progress(step=1), held_out, len(batch[0]))
     set_state(model, state)

@@ -7,14 +7,17 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lnrnn import dialects
-from lnrnn.train import checkpoint, corpus, report
+from lnrnn.train import checkpoint, corpus, report, tokens
+from lnrnn.train.corpus import Windows
 from lnrnn.train.files import replacing
 from lnrnn.train.settings import BACKENDS, CELLS, Settings, UserError
+from lnrnn.train.world import World, join
 
 if TYPE_CHECKING:
     from lnrnn.train.loop import Run
@@ -48,15 +51,15 @@ def train(folder: Path | None, options: Mapping[str, Any]) -> int:
     settings = _settings(options)
     folder = folder or Path("runs", time.strftime("%Y%m%d-%H%M%S"))
     _check_new(folder)
-    text = corpus.load(settings.text)
-    text.check_length(settings.length)
-    load_keras(settings.backend)
-
-    from lnrnn.train import loop
-
     plain = CELLS[settings.cell]
     names = [f"LayerNorm{plain}", plain] if settings.compare else [f"LayerNorm{plain}"]
-    return _train(loop.begin(folder, settings, text, names))
+    with _world(settings, folder) as world:
+        text = _text(settings, world)
+        text.check_length(settings.length)
+
+        from lnrnn.train import loop
+
+        return _train(loop.begin(folder, settings, text, names, world))
 
 
 def resume(folder: Path, options: Mapping[str, Any]) -> int:
@@ -79,22 +82,22 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
     saved = checkpoint.read(folder)
     bounds = {"steps": None, "seconds": None} | dict(options) if options else {}
     settings = dataclasses.replace(saved.settings, **bounds)
-    text = corpus.load(settings.text)
-    if text.digest != saved.digest:
-        raise UserError(
-            f"The run in {folder} was begun on another text ({saved.text}): restore that text, or "
-            "begin a new run."
-        )
-    load_keras(settings.backend)
+    with _world(settings, folder) as world:
+        text = _text(settings, world)
+        if text.digest != saved.digest:
+            raise UserError(
+                f"The run in {folder} was begun on another text ({saved.text}): restore that text, "
+                "or begin a new run."
+            )
 
-    from lnrnn.train import loop
+        from lnrnn.train import loop
 
-    run = loop.resume(folder, saved, settings, text)
-    if run.finished:
-        raise UserError(
-            f"The run in {folder} is finished: give a larger --steps or --seconds to go on."
-        )
-    return _train(run)
+        run = loop.resume(folder, saved, settings, text, world)
+        if run.finished:
+            raise UserError(
+                f"The run in {folder} is finished: give a larger --steps or --seconds to go on."
+            )
+        return _train(run)
 
 
 def sample(
@@ -149,16 +152,65 @@ def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
     return trained, saved.vocabulary
 
 
+@contextmanager
+def _world(settings: Settings, folder: Path) -> Iterator[World]:
+    """The processes that train together, and a sentence when one of them is lost."""
+    load_keras(settings.backend)
+    with join(settings.backend, os.environ) as world:
+        world.check_batch(settings)
+        try:
+            yield world
+        except (RuntimeError, ValueError) as error:
+            if not world.lost(error):
+                raise
+            saved = (
+                f"{folder / checkpoint.FILE} is whole: start all again with --resume {folder}"
+                if (folder / checkpoint.FILE).exists()
+                else "nothing was written: see what that process said"
+            )
+            raise UserError(
+                f"Process {world.rank} of {world.processes} lost another one, and {saved}."
+            ) from error
+
+
+def _text(settings: Settings, world: World) -> Windows:
+    """The text of a run, the same in all processes."""
+
+    def load() -> Windows:
+        if settings.data is not None:
+            return tokens.load(settings.data)
+        return corpus.load(settings.text)
+
+    text = load() if world.first else None  # makes what the others find
+    world.gather(0)
+    text = text or load()
+    # 24 bits of the digest, as float32 holds them
+    digests = world.gather(int(text.digest[:6], 16))[:, 0]
+    if len(set(digests)) > 1:
+        raise UserError(
+            "All processes read the same text; the texts of the ranks differ: copy one to all "
+            "machines."
+        )
+    return text
+
+
 def _train(run: Run) -> int:
     from lnrnn.train import loop
     from lnrnn.train.display import Display
 
-    print(f"Training on {run.corpus.name}: {len(run.corpus.text):,} characters,", end=" ")
-    print(f"{len(run.corpus.vocabulary)} distinct; Keras on {run.settings.backend}.", flush=True)
+    world, settings = run.world, run.settings
+    if world.first:
+        print(f"Training on {run.corpus.name}: {run.corpus.characters:,} characters,", end=" ")
+        print(f"{len(run.corpus.vocabulary)} distinct; Keras on {settings.backend}.", flush=True)
+        if world.devices > 1:
+            print(world.describe(settings), flush=True)
     with loop.Interruption() as interruption:
-        with Display(run.settings, run.progress) as display:
+        with Display(settings, run.progress, world) as display:
             loop.train(run, interruption, display)
-        _finish(run, interrupted=bool(interruption))
+        if world.devices > 1:
+            loop.leave(run)
+        if world.first:
+            _finish(run, interrupted=bool(interruption))
     return 128 + interruption.signal if interruption else 0
 
 
@@ -198,10 +250,11 @@ def _finish(run: Run, *, interrupted: bool) -> None:
             "finished": not interrupted,
             "text": {
                 "name": run.corpus.name,
-                "characters": len(run.corpus.text),
+                "characters": run.corpus.characters,
                 "vocabulary": len(vocabulary),
                 "sha256": run.corpus.digest,
             },
+            "world": {"processes": run.world.processes, "devices": run.world.devices},
             "models": {name: result._asdict() for name, result in results.items()},
         },
     )
@@ -232,6 +285,10 @@ def _settings(options: Mapping[str, Any]) -> Settings:
                 f"The variant {resolved['variant']} is a form of --cell {fitting}; got --cell "
                 f"{resolved['cell']}: drop --cell, or choose another --variant."
             )
+    if resolved.get("data") is not None:
+        if resolved.get("text") is not None:
+            raise UserError("--text and --data both name the text: give one of them.")
+        resolved["data"] = [str(Path(path).absolute()) for path in resolved["data"]]
     if resolved.get("text") is not None:
         resolved["text"] = str(Path(resolved["text"]).absolute())
     resolved.setdefault("backend", _default_backend())

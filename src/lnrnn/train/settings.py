@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -19,12 +20,14 @@ class Settings:
 
     Args:
         text: path of a UTF-8 text; None for the text that comes with Python packages.
+        data: paths of UTF-8 texts or of directories of them, read as one text that need not
+            fit into memory; None for `text`.
         cell: `"lstm"`, `"gru"` or `"simple"`.
         variant: name of a dialect; None for the default of the layer.
         units: width of each recurrent layer.
         layers: number of recurrent layers.
         length: characters in a training window.
-        batch: windows in a step.
+        batch: windows in a step, of all processes together.
         steps: steps of each model; None for no bound.
         seconds: training time of all models together; None for no bound.
         learning_rate: of Adam.
@@ -40,6 +43,7 @@ class Settings:
     """
 
     text: str | None = None
+    data: Sequence[str] | None = None
     cell: str = "lstm"
     variant: str | None = None
     units: int = 128
