@@ -296,7 +296,7 @@ class Torch:
             found = torch.autograd.grad(value, leaves, allow_unused=True)
         for gradient, (leaf, store) in zip(found, self._probes, strict=True):
             store(self._number(torch.zeros_like(leaf) if gradient is None else gradient))
-        return output, float(value)
+        return output, float(value.detach())
 
 
 class TensorFlow:

@@ -42,6 +42,7 @@ class LayerTrace(Mapping[str, Array]):
         arrays: what the mapping holds.
         mask: (T, B), True where a step is valid.
         difference: the largest difference of the layer's own outputs from these.
+        run: the pass of the definition.
     """
 
     variant: Variant
@@ -49,6 +50,7 @@ class LayerTrace(Mapping[str, Array]):
     arrays: Mapping[str, Array]
     mask: Array
     difference: float
+    run: reference.Forward
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.arrays:
@@ -193,7 +195,7 @@ def _layer(
         arrays |= {"dx": gradients.x, "dh": gradients.h}
         arrays |= {} if gradients.c is None else {"dc": gradients.c}
     valid = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask, bool)
-    return LayerTrace(run.cell.variant, run.cell.weights, arrays, valid, difference)
+    return LayerTrace(run.cell.variant, run.cell.weights, arrays, valid, difference, run)
 
 
 def _of_weights(target: Any, x: Any, *, loss: Any, **given: Any) -> Trace:
