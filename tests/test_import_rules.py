@@ -303,6 +303,7 @@ RULES = (
     # loaded by lnrnn.train.world for processes on their backend
     rule("lnrnn.train.world_torch", "keras", "numpy", "torch", "lnrnn.train.world"),
     rule("lnrnn.train.world_jax", "jax", "keras", "numpy", "lnrnn.train.world"),
+    rule("lnrnn.train.inside", "keras", "numpy", "lnrnn.insight", "lnrnn.train"),
     rule("lnrnn.train.loop", "numpy", "lnrnn.train"),
     rule("lnrnn.train.display", "rich", "lnrnn.train"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,20 +15,24 @@ from matplotlib.text import Text
 
 from lnrnn import Norm, Variant, dialects, plot, reference, trace
 from lnrnn.insight import measures
-from lnrnn.insight.trace import Trace
+from lnrnn.insight.reach import forget_times
+from lnrnn.insight.trace import LayerTrace, Trace
 from lnrnn.testing import VARIANTS, random_params, sizes_for
 
 T, B, H = 12, 3, 5
 
 
-def traced(variant: Variant, mask: np.ndarray | None = None, seed: int = 0) -> Trace:
+def layer_of(variant: Variant, params: Any, x: np.ndarray, **given: Any) -> LayerTrace:
+    weights = SimpleNamespace(variant=variant, params=params, zoneout=0.0, zoneout_cell=0.0)
+    return trace(weights, x, **given).single
+
+
+def traced(variant: Variant, mask: np.ndarray | None = None, seed: int = 0) -> LayerTrace:
     rng = np.random.default_rng(seed)
     sizes = sizes_for(variant, units=H)
-    weights = SimpleNamespace(
-        variant=variant, params=random_params(variant, sizes, rng), zoneout=0.0, zoneout_cell=0.0
-    )
+    params = random_params(variant, sizes, rng)
     x = rng.standard_normal((T, B, sizes.inputs))
-    return trace(weights, x, **({} if mask is None else {"mask": mask}))
+    return layer_of(variant, params, x, **({} if mask is None else {"mask": mask}))
 
 
 def lengths(*counts: int) -> np.ndarray:
@@ -43,9 +48,9 @@ LSTM, GRU, SIMPLE = (
 def test_a_gradient_is_carried_back_as_differences_say(name):
     """Restart the sequence from a changed state, and see how much the last outputs change."""
     variant = VARIANTS[name]
-    layer = traced(variant).single
-    norms = measures.carried(variant, layer.params, layer["x"])
-    v = np.random.default_rng(0).standard_normal(layer["h"][-1].shape)
+    layer = traced(variant)
+    norms = measures.carried_back(layer)
+    v = np.random.default_rng(0).normal(size=layer["h"][-1].shape)
     v /= np.sqrt((v**2).sum(1, keepdims=True))
     small = 1e-6
     for step in (T - 2, T - 5):
@@ -66,19 +71,20 @@ def test_a_gradient_is_carried_back_as_differences_say(name):
 
 def test_masked_steps_are_no_distance():
     """Padding, at either end and between, changes nothing."""
-    layer = traced(SIMPLE).single
+    layer = traced(SIMPLE)
     x = layer["x"][:4]
     padded, mask = np.full((9, *x.shape[1:]), 7.0), np.zeros((9, B), bool)
     for sequence, places in enumerate(([0, 1, 2, 3], [5, 6, 7, 8], [1, 4, 5, 7])):
         padded[places, sequence], mask[places, sequence] = x[:, sequence], True
-    found = measures.carried(SIMPLE, layer.params, padded, mask=mask)
-    np.testing.assert_allclose(found, measures.carried(SIMPLE, layer.params, x), rtol=1e-12)
+    found = measures.carried_back(layer_of(SIMPLE, layer.params, padded, mask=mask))
+    whole = measures.carried_back(layer_of(SIMPLE, layer.params, x))
+    np.testing.assert_allclose(found, whole, rtol=1e-12)
 
 
 def test_a_reach_ends_below_a_hundredth():
     cell = Variant(cell="simple", activation="linear")
     weights = {"kernel": np.ones((1, 1)), "recurrent_kernel": np.full((1, 1), 0.5)}
-    norms = measures.carried(cell, weights, np.ones((20, 1, 1)))
+    norms = measures.carried_back(layer_of(cell, weights, np.ones((20, 1, 1))))
     np.testing.assert_allclose(norms, 0.5 ** np.arange(20))
     assert measures.reach(norms) == 6
 
@@ -86,10 +92,9 @@ def test_a_reach_ends_below_a_hundredth():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_loses_its_norms_and_nothing_else(name):
     variant = VARIANTS[name]
-    layer = traced(variant).single
-    plain = measures.without_norms(variant, layer.params)
-    run = reference.forward(*plain, layer["x"])
-    assert not [name for name in run.inside[0] if "norm" in name]
+    layer = traced(variant)
+    plain = measures.without_norms(layer)
+    assert not [name for name in plain.run.inside[0] if "norm" in name]
     shared = set(plain.params) & set(layer.params) - {"bias", "bias_x", "bias_h"}
     assert shared >= {"kernel"}
     for weight in shared:
@@ -100,8 +105,8 @@ def test_biases_of_norms_stay():
     variant = Variant(
         cell="gru", norms=(Norm("x"), Norm("h", "rn"), Norm("h", "z", bias=False)), bias_h=True
     )
-    params = traced(variant).single.params
-    plain = measures.without_norms(variant, params).params
+    layer = traced(variant)
+    params, plain = layer.params, measures.without_norms(layer).params
     np.testing.assert_array_equal(plain["bias_x"], params["x_norm_bias"])
     r, n = np.split(params["h_norm_bias"], 2)
     expected = params["bias_h"] + np.concatenate([r, np.zeros(H), n])
@@ -110,24 +115,24 @@ def test_biases_of_norms_stay():
 
 @pytest.mark.parametrize("update", ["keep", "new"])
 def test_forget_times_are_of_what_is_kept(update):
-    layer = traced(GRU.replace(update=update), lengths(T, 4, 7)).single
+    layer = traced(GRU.replace(update=update), lengths(T, 4, 7))
     kept = layer["z"] if update == "keep" else 1 - layer["z"]
-    log = sum(np.log(kept[:n, b]).sum(0) for b, n in enumerate((T, 4, 7))) / (T + 4 + 7)
-    times = measures.forget_times(layer)
+    mean = sum(kept[:n, b].sum(0) for b, n in enumerate((T, 4, 7))) / (T + 4 + 7)
+    times = forget_times(layer)
     assert times is not None
-    np.testing.assert_allclose(times, -1 / log)
-    assert measures.forget_times(traced(SIMPLE).single) is None
+    np.testing.assert_allclose(times, -1 / np.log(mean))
+    assert forget_times(traced(SIMPLE)) is None
 
 
 def test_saturation_counts_gates_at_their_ends():
-    layer = traced(LSTM, lengths(T, 2, 2)).single
+    layer = traced(LSTM, lengths(T, 2, 2))
     layer["o"][:, 0] = np.where(np.arange(T)[:, None] % 2, 1e-3, 0.999)
     layer["o"][2:, 1:] = 0.0  # masked
     assert measures.saturated(layer) == pytest.approx(T / (T + 4) / 3)
 
 
 def test_the_gates_are_those_of_the_trace():
-    layer = traced(LSTM, lengths(T, 4, T)).single
+    layer = traced(LSTM, lengths(T, 4, T))
     axes = plot(Trace({"lstm": layer}), sequence=1)["gates"].axes
     drawn = {a.get_title(): np.asarray(a.images[0].get_array()) for a in axes if a.get_title()}
     assert list(drawn) == [
@@ -140,7 +145,7 @@ def test_the_gates_are_those_of_the_trace():
 
 @pytest.mark.parametrize("at", ["variance", "deviation"])
 def test_variances_are_drawn_with_epsilon(at):
-    layer = traced(LSTM.replace(epsilon=1e-3, epsilon_at=at)).single
+    layer = traced(LSTM.replace(epsilon=1e-3, epsilon_at=at))
     (axes,) = plot(Trace({"lstm": layer}))["norms"].axes
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
     variance = layer["h_norm[ifgo].variance"][..., 0]
@@ -167,7 +172,7 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("variant", [LSTM, GRU, SIMPLE], ids=lambda v: v.cell)
 def test_pictures_are_written_and_no_text_lies_over_another(variant, tmp_path):
-    first, second = (traced(variant, seed=seed).single for seed in (0, 1))
+    first, second = (traced(variant, seed=seed) for seed in (0, 1))
     figures = plot(Trace({"layers.0.forward": first, "layers.0.reverse": second}), tmp_path / "new")
     names = {"gates", "norms", "gradient", "forget_times"} - (
         {"forget_times"} if variant is SIMPLE else set()
@@ -180,18 +185,17 @@ def test_pictures_are_written_and_no_text_lies_over_another(variant, tmp_path):
 
 
 def test_a_plain_layer_of_one_step_has_gates_alone():
-    layer = traced(Variant(cell="simple", bias=True)).single
+    layer = traced(Variant(cell="simple", bias=True))
     one = {name: values[:1] for name, values in layer.items()}
-    short = type(layer)(layer.variant, layer.params, one, layer.mask[:1], 0.0)
+    short = replace(layer, arrays=one, mask=layer.mask[:1])
     assert list(plot(Trace({"rnn": short}))) == ["gates"]
 
 
 def test_a_gradient_beyond_all_numbers_is_left_out():
     """As behind zeros, where it becomes infinite and then NaN."""
-    layer = traced(LSTM).single
-    layer["x"][:] = 0
+    layer = traced(LSTM)
     params = {n: p * (0 if n.endswith("bias") else 1) for n, p in layer.params.items()}
-    blank = type(layer)(layer.variant, params, layer.arrays, layer.mask, 0.0)
+    blank = layer_of(LSTM, params, 0 * layer["x"])
     (axes,) = plot(Trace({"lstm": blank}))["gradient"].axes
     drawn = np.asarray(axes.lines[0].get_ydata())
     assert np.nanmax(drawn) > 1e20
@@ -199,4 +203,4 @@ def test_a_gradient_beyond_all_numbers_is_left_out():
 
 def test_a_sequence_that_is_not_there():
     with pytest.raises(ValueError, match=r"A trace of 3 sequences .* got sequence=3"):
-        plot(traced(LSTM), sequence=3)
+        plot(Trace({"lstm": traced(LSTM)}), sequence=3)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lnrnn.insight.measures import LEAST_SHARE, carried_back, forget_gate, forget_times
+from lnrnn.insight.measures import LEAST_SHARE, carried_back, without_norms
+from lnrnn.insight.reach import forget_times, kept_shares
 from lnrnn.train.files import replacing
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def plot(trace: Trace, out: Path | str | None = None, *, sequence: int = 0) -> d
         "gates": _gates(trace, sequence),
         "norms": _figure(trace, _norms, lambda layer: bool(layer.norms)),
         "gradient": _figure(trace, _gradient, lambda layer: len(layer["x"]) > 1),
-        "forget_times": _figure(trace, _forget_times, lambda layer: forget_gate(layer) is not None),
+        "forget_times": _figure(trace, _forget_times, lambda layer: kept_shares(layer) is not None),
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     if out is not None:
@@ -137,13 +138,13 @@ def _gates(trace: Trace, sequence: int) -> Figure:
 
 
 def _ordered_by(trace: Trace) -> str:
-    kept = any(forget_gate(layer) is not None for layer in trace.values())
+    kept = any(kept_shares(layer) is not None for layer in trace.values())
     return "how much of their state they keep, the most below" if kept else "their mean"
 
 
 def _order(layer: LayerTrace, sequence: int) -> np.ndarray:
     """Units by what they keep of their state, so that a picture has a shape."""
-    kept = forget_gate(layer)
+    kept = kept_shares(layer)
     values = layer["h"] if kept is None else kept
     return np.argsort(values[layer.mask[:, sequence], sequence].mean(0), kind="stable")
 
@@ -227,7 +228,7 @@ def _over_batch(
 def _gradient(axes: Axes, layer: LayerTrace) -> None:
     lines = {
         "with its norms": carried_back(layer),
-        "without norms": carried_back(layer, norms=False),
+        "without norms": carried_back(without_norms(layer)),
     }
     for colour, style, (label, norms) in zip(_COLOURS, _STYLES, lines.items(), strict=False):
         axes.plot(

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from lnrnn.insight.diagnose import Diagnosis
 from lnrnn.insight.measures import (
     carried_back,
-    forget_times,
     least_variances,
     reach,
     saturated,
 )
+from lnrnn.insight.reach import forget_times
 from lnrnn.insight.trace import LayerTrace, Trace
 
 # what takes figures: a file, a writer with `add_scalar(name, value, step)`, or such a function
@@ -24,16 +25,18 @@ Sink = Path | str | Any
 
 
 class NotFiniteError(FloatingPointError):
-    """Training met a value that is not finite; the message ends with the diagnosis.
+    """Training met a value that is not finite; the message ends with what was found.
 
     Args:
         what: which value, and at which step.
-        diagnosis: of [lnrnn.diagnose][lnrnn.insight.diagnose.diagnose].
+        diagnoses: of [lnrnn.diagnose][lnrnn.insight.diagnose.diagnose], by the names of modules
+            or of the model.
     """
 
-    def __init__(self, what: str, diagnosis: Any) -> None:
-        super().__init__(f"{what}\n{diagnosis}")
-        self.diagnosis = diagnosis
+    def __init__(self, what: str, diagnoses: Mapping[str, Diagnosis]) -> None:
+        found = [f"{name}: {found}" if name else str(found) for name, found in diagnoses.items()]
+        super().__init__("\n".join([what, *found]))
+        self.diagnoses = diagnoses
 
 
 def figures(layer: LayerTrace) -> dict[str, float]:
