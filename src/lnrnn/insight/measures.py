@@ -7,14 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from lnrnn import reference
+from lnrnn.insight.diagnose import SATURATED, VANISHES
 from lnrnn.insight.reach import gradient_by_distance
 from lnrnn.insight.trace import LayerTrace
 from lnrnn.params import gates_of, shapes, sizes_of
-
-# of the gradient at the last step, what is still a gradient
-LEAST_SHARE = 0.01
-# of a sigmoid: nearer to its ends it has a slope below a hundredth
-SATURATED = 0.01
 
 
 def without_norms(layer: LayerTrace) -> LayerTrace:
@@ -81,16 +77,17 @@ def carried_back(layer: LayerTrace) -> np.ndarray:
 
 
 def reach(norms: np.ndarray) -> int:
-    """The largest distance at which a gradient is at least a hundredth of what it was.
+    """The steps back over which a gradient is at least a millionth of what it was.
 
     Args:
         norms: (T',), of `carried_back`.
 
     Example:
-        >>> reach(np.array([1.0, 0.1, 0.01, 0.001]))
-        2
+        >>> reach(np.array([1.0, 1e-2, 1e-4, 1e-6, 1e-8]))
+        3
     """
-    return int(np.flatnonzero(norms >= LEAST_SHARE * norms[0])[-1])
+    below = np.flatnonzero(norms < VANISHES)
+    return int(below[0]) - 1 if len(below) else len(norms) - 1
 
 
 def saturated(layer: LayerTrace) -> float:

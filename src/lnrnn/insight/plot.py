@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lnrnn.insight.measures import LEAST_SHARE, carried_back, without_norms
+from lnrnn.insight.diagnose import VANISHES
+from lnrnn.insight.measures import carried_back, without_norms
 from lnrnn.insight.reach import forget_times, kept_shares
 from lnrnn.train.files import replacing
 
@@ -35,7 +36,7 @@ def plot(trace: Trace, out: Path | str | None = None, *, sequence: int = 0) -> d
     | name | what it shows |
     |---|---|
     | `gates` | gates, candidate and states of one sequence, unit by unit, over time |
-    | `norms` | the variance that each norm meets over time (median, range), and epsilon |
+    | `norms` | variances that norms meet over time, zero at the foot (median, range); epsilon |
     | `gradient` | a gradient of the last outputs carried back in time, and the same without norms |
     | `forget_times` | in how many steps each unit forgets, beside the length of the sequences |
 
@@ -169,23 +170,26 @@ def _heat(axes: Axes, name: str, values: np.ndarray) -> None:
 
 def _norms(axes: Axes, layer: LayerTrace) -> None:
     floor = _floor(layer)
-    steps = np.arange(len(layer["x"]))
-    least = floor
+    seen = layer.mask.any(1)
+    variances = {
+        name: np.where(layer.mask, layer[f"{name}.variance"][..., 0], np.nan)[seen]
+        for name in layer.norms
+    }  # (T',B)
+    positive = [v[v > 0].min(initial=floor) for v in variances.values()]
+    foot = min(floor, *positive) / 10  # where a variance of zero stands
+    steps = np.flatnonzero(seen)
     for colour, style, name in _lines(layer.norms):
-        variance = np.where(layer.mask, layer[f"{name}.variance"][..., 0], np.nan)
-        seen = layer.mask.any(1)
         low, middle, high = (
-            _over_batch(f, variance, seen) for f in (np.nanmin, np.nanmedian, np.nanmax)
+            np.maximum(f(variances[name], axis=1), foot)
+            for f in (np.nanmin, np.nanmedian, np.nanmax)
         )
-        positive = low[np.isfinite(low) & (low > 0)]
-        least = min(least, positive.min(initial=np.inf))
         axes.plot(
             steps, middle, color=colour, linestyle=style, linewidth=1.3, label=_norm_title(name)
         )
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.axhline(floor, color="black", linewidth=1.0, linestyle=(0, (6, 3)), label=_epsilon(layer))
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylim(bottom=least / 10)  # a variance of zero stands at the foot
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=foot)
     axes.set_xlabel("step")
     axes.set_ylabel("variance" if layer.variant.norm == "layer" else "mean square")
     _beside(axes)
@@ -214,14 +218,6 @@ def _lines(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         yield _COLOURS[place], _STYLES[turn % len(_STYLES)], name
 
 
-def _over_batch(
-    function: Callable[..., np.ndarray], values: np.ndarray, seen: np.ndarray
-) -> np.ndarray:
-    found = np.full(len(values), np.nan)
-    found[seen] = function(values[seen], axis=1)
-    return found
-
-
 # ---- gradients
 
 
@@ -235,9 +231,10 @@ def _gradient(axes: Axes, layer: LayerTrace) -> None:
             np.where(np.isfinite(norms) & (norms > 0), norms, np.nan),
             color=colour, linestyle=style, linewidth=1.5, label=label,
         )  # fmt: skip
-    axes.axhline(
-        LEAST_SHARE, color="black", linewidth=1.0, linestyle=(0, (1, 2)), label="a hundredth"
-    )
+    if min(np.nanmin(norms) for norms in lines.values()) < 10 * VANISHES:
+        axes.axhline(
+            VANISHES, color="black", linewidth=1.0, linestyle=(0, (1, 2)), label="a millionth"
+        )
     axes.set_yscale("log")
     axes.set_xlabel("steps back from the last one")
     axes.set_ylabel("gradient, last step = 1")

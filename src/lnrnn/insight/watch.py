@@ -44,7 +44,7 @@ def figures(layer: LayerTrace) -> dict[str, float]:
 
     | name | what it is |
     |---|---|
-    | `reach` | the steps back at which a gradient is still a hundredth of what it was |
+    | `reach` | the steps back over which a gradient is a millionth of what it was, or more |
     | `gradient_per_step` | the mean factor by which a gradient changes from step to step back |
     | `forget_time` | the median of the forget times, where there is a gate that forgets |
     | `saturated` | the share of gates within a hundredth of 0 or 1, where there are gates |
