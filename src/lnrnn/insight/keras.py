@@ -43,7 +43,7 @@ class Watch(keras.callbacks.Callback):
         ['forget_time', 'gradient_per_step']
     """
 
-    def __init__(self, x: Any, y: Any = None, *, to: Sink | None = None, every: int = 500) -> None:
+    def __init__(self, x: Any, y: Any = None, *, to: Sink | None = None, every: int = 1000) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every is a number of steps, 1 or more; got {every}.")
@@ -79,24 +79,26 @@ class Watch(keras.callbacks.Callback):
             self._look()
 
     def _look(self) -> None:
-        found = trace(self.model, self._x, training=False)
-        self._weights = [np.array(ops.convert_to_numpy(v)) for v in self.model.weights]
+        model: Any = self.model
+        found = trace(model, self._x, training=False)
+        self._weights = [np.array(ops.convert_to_numpy(v)) for v in model.weights]
         self._looked = self._step
         self._record.take(found, self._step)
 
     def _end(self, loss: float) -> None:
-        for variable, value in zip(self.model.weights, self._weights, strict=True):
+        model: Any = self.model
+        for variable, value in zip(model.weights, self._weights, strict=True):
             variable.assign(value)
         y = self._y
 
         def of(output: Any) -> Any:
             if y is None:
                 return sum(ops.mean(ops.square(o)) for o in keras.tree.flatten(output))
-            return self.model.compute_loss(x=self._x, y=y, y_pred=output, training=False)
+            return model.compute_loss(x=self._x, y=y, y_pred=output, training=False)
 
-        found = diagnose(self.model, self._x, loss=of, training=False)
+        found = diagnose(model, self._x, loss=of, training=False)
         raise NotFiniteError(
             f"The loss is {loss} after step {self._step}; the model has again the weights of step "
             f"{self._looked}, of which the diagnosis is:",
-            {self.model.name: found},
+            {model.name: found},
         )

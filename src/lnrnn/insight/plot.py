@@ -249,8 +249,10 @@ def _forget_times(axes: Axes, layer: LayerTrace) -> None:
     assert times is not None  # where there is no gate, no panel is
     longest = int(layer.mask.sum(0).max())
     times = np.clip(times, 0.1, 1e5)
-    ends = np.log10([min(times.min(), 1.0), max(times.max(), longest) * 1.1])
-    axes.hist(times, np.logspace(*ends, 41), color=_COLOURS[0], edgecolor="white", linewidth=0.3)
+    low, high = min(times.min(), 1.0), max(times.max(), longest) * 1.1
+    axes.hist(
+        times, np.geomspace(low, high, 41), color=_COLOURS[0], edgecolor="white", linewidth=0.3
+    )
     axes.axvline(longest, color=_COLOURS[1], linewidth=1.5, label=f"{longest} steps given")
     axes.axvline(
         np.median(times),

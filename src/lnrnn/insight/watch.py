@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Record:
 
     def __init__(self, to: Sink | None) -> None:
         self._path = Path(to) if isinstance(to, (str, Path)) else None
-        self._write: Callable[[str, float, int], Any] | None = None
+        self._write: Any = None
         if to is not None and self._path is None:
             self._write = getattr(to, "add_scalar", to)
             if not callable(self._write):

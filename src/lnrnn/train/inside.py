@@ -50,7 +50,9 @@ class Looks:
         record.take(found, progress.step)
         # of the layer whose gradients reach least far
         self._reach[name] = int(min(f.get("reach", 0.0) for f in record.latest.values()))
-        self._seconds[name] = spent + time.perf_counter() - start
+        # the first look compiles, which is not counted as training either
+        first = name not in self._seconds
+        self._seconds[name] = 0.0 if first else spent + time.perf_counter() - start
 
     def diagnose(self, model: Any) -> Diagnosis | None:
         """What is wrong inside a model, or None where it has no layers to look into."""
