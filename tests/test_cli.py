@@ -29,6 +29,7 @@ from lnrnn.train.world import World
 
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))
 SMALL = ["--units", "8", "--length", "8", "--batch", "4", "--every", "5"]
+MODELS = ("LayerNormLSTM", "LSTM")
 NOISY = ["--cell", "simple", "--dropout", "0.2", "--zoneout", "0.1"]
 
 
@@ -84,10 +85,13 @@ def test_train_writes_a_whole_run(run: Path) -> None:
         "LayerNormSimpleRNN.keras",
         "bpc.png",
         "checkpoint.npz",
+        "inside",
         "metrics.csv",
         "run.json",
         "sample.txt",
     }
+    pictures = {f"{name}.{e}" for name in ("gates", "norms", "gradient") for e in ("png", "svg")}
+    assert {p.name for p in (run / "inside").iterdir()} == {*pictures, "LayerNormSimpleRNN.csv"}
     heading, *rows = metrics(run)
     assert heading == ["model", "step", "training_bpc", "validation_bpc"]
     assert [row[:2] for row in rows] == [["LayerNormSimpleRNN", step] for step in ("5", "10", "12")]
@@ -110,6 +114,36 @@ def test_the_plot_is_a_png_of_two_panels(run: Path) -> None:
     head = (run / "bpc.png").read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", head[16:]) == (1500, 600)
+
+
+def test_a_run_shows_how_far_gradients_reach(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--text", text, "--out", out, "--steps", 5, *SMALL, "--compare")
+    assert lnrnn("train", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    with (out / "inside" / "LayerNormLSTM.csv").open(newline="") as stream:
+        figures = {row["figure"]: row["value"] for row in csv.DictReader(stream)}
+    (own, plain) = (next(x for x in lines if x.startswith(f"{n}  step 5/5")) for n in MODELS)
+    assert f"  reach {float(figures['reach']):.0f} steps  " in own and "  reach -  " in plain
+    for name in ("gates", "norms", "gradient", "forget_times"):
+        assert any(x.startswith(str(out / "inside" / f"{name}.png")) for x in lines)
+    assert lines[-1].startswith("Inside LayerNormLSTM: Nothing found. ")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_diagnosis(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--text", text, "--out", out, "--steps", 9, *SMALL, "--learning-rate", "1e38")
+    assert lnrnn("train", *arguments) == 2
+    message = capsys.readouterr().err
+    assert "The loss of LayerNormLSTM is no number after step" in message
+    assert "the checkpoint, of step 0, is whole. Its diagnosis:\nNothing found. " in message
+    saved = checkpoint.read(out)
+    assert saved.progress["LayerNormLSTM"].step == 0
+    assert all(np.isfinite(a).all() for a in saved.arrays["LayerNormLSTM"])
 
 
 def test_the_saved_model_is_the_one_validated(run: Path) -> None:

@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
         return import_module("lnrnn.stream").Stream
     if name == "draw":
         return import_module("lnrnn.insight.drawing").draw
-    if name in ("trace", "diagnose"):
+    if name in ("trace", "diagnose", "plot"):
         return getattr(import_module(f"lnrnn.insight.{name}"), name)
     raise AttributeError(f"module 'lnrnn' has no attribute {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from lnrnn.train.checkpoint import Progress
 from lnrnn.train.settings import Settings
 from lnrnn.train.world import World
 
-_HEADINGS = ("step", "loss", "BPC", "held-out BPC", "characters/s")
+_HEADINGS = ("step", "loss", "BPC", "held-out BPC", "characters/s", "reach")
 
 
 class Display:
@@ -25,16 +26,24 @@ class Display:
         settings: of the run.
         progress: of each model, by name; read, never changed.
         world: the processes; the first alone shows anything.
+        reach: over how many steps gradients reach, by the name of a model that was looked at.
 
     Example:
-        >>> with Display(settings, progress) as display:
+        >>> with Display(settings, progress, world, {}) as display:
         ...     display.validation("LSTM")  # a line, where there is no terminal
     """
 
-    def __init__(self, settings: Settings, progress: dict[str, Progress], world: World) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: dict[str, Progress],
+        world: World,
+        reach: Mapping[str, int],
+    ) -> None:
         self._settings = settings
         self._progress = progress
         self._world = world
+        self._reach = reach
         self._start = time.perf_counter()
         self._before = self._seconds()
         console = Console()
@@ -58,7 +67,7 @@ class Display:
     def validation(self, name: str) -> None:
         """A model has been validated."""
         if self._world.first and not self._terminal:
-            pairs = zip(_HEADINGS, self._figures(self._progress[name]), strict=True)
+            pairs = zip(_HEADINGS, self._figures(name), strict=True)
             figures = "  ".join(f"{heading} {figure}" for heading, figure in pairs)
             print(f"{name}  {figures}  {self._time_left()}", flush=True)
 
@@ -70,11 +79,12 @@ class Display:
             table.add_column(heading, justify="right", min_width=9)
         for name, progress in self._progress.items():
             bar = ProgressBar(total=1.0, completed=self._fraction(progress))
-            table.add_row(name, bar, *self._figures(progress))
+            table.add_row(name, bar, *self._figures(name))
         return table
 
-    def _figures(self, progress: Progress) -> tuple[str, ...]:
+    def _figures(self, name: str) -> tuple[str, ...]:
         """The figures of a model, as strings under `_HEADINGS`."""
+        progress = self._progress[name]
         if not progress.step:
             return ("compiling", *["-"] * (len(_HEADINGS) - 1))
         steps = progress.step - progress.last_validation
@@ -88,6 +98,7 @@ class Display:
             f"{bpc:.3f}",
             f"{row.validation_bpc:.3f}" if row else "-",
             f"{characters / progress.seconds:,.0f}",
+            f"{self._reach[name]} steps" if name in self._reach else "-",
         )
 
     def _fraction(self, progress: Progress) -> float:

@@ -6,10 +6,10 @@ import math
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from lnrnn.train import checkpoint
 from lnrnn.train.checkpoint import Checkpoint, Progress, Row
 from lnrnn.train.corpus import Windows
 from lnrnn.train.display import Display
+from lnrnn.train.inside import Looks
 from lnrnn.train.model import build, set_state, state_of
 from lnrnn.train.report import write_metrics
-from lnrnn.train.settings import Settings
+from lnrnn.train.settings import Settings, UserError
 from lnrnn.train.world import World
 
 
@@ -34,6 +35,7 @@ class Run:
         world: the processes that train together.
         models: by name.
         progress: of each model, by name.
+        reach: over how many steps the gradients of a model reach, by name, once it was looked at.
     """
 
     folder: Path
@@ -42,6 +44,12 @@ class Run:
     world: World
     models: dict[str, Any]
     progress: dict[str, Progress]
+    reach: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def looks(self) -> Looks:
+        """What looks into the models."""
+        return Looks(self.folder, self.corpus.validation(self.settings), self.reach)
 
     @property
     def seconds(self) -> float:
@@ -157,8 +165,12 @@ def train(run: Run, interruption: Interruption, display: Display) -> None:
         run: changed in place.
         interruption: when true in any process, the step in hand is the last of all.
         display: is shown each step and each validation.
+
+    Raises:
+        UserError: a loss is not finite; the message has the diagnosis of the last checkpoint.
     """
     settings, corpus, world = run.settings, run.corpus, run.world
+    looks = run.looks if world.devices == 1 else None
     held_out = world.part(*corpus.validation(settings))
     run.save()
     for model in run.models.values():
@@ -180,10 +192,26 @@ def train(run: Run, interruption: Interruption, display: Display) -> None:
                 progress.seconds += float(rows[0, 1])
                 interruption.signal = stopped = int(rows[:, 2].max())
                 progress.step += 1
+                if not math.isfinite(progress.loss):
+                    _end(run, name)
             if progress.step == goal and progress.last_validation < goal:
                 _validate(world, model, progress, held_out, settings.batch)
+                if looks is not None:
+                    looks.look(name, model, progress)
                 display.validation(name)
         run.save()
+
+
+def _end(run: Run, name: str) -> NoReturn:
+    """Raise with what is wrong in the last checkpoint of a model."""
+    model, saved = run.models[name], checkpoint.read(run.folder)
+    set_state(model, saved.arrays[name])
+    found = run.looks.diagnose(model) if run.world.devices == 1 else None
+    raise UserError(
+        f"The loss of {name} is no number after step {run.progress[name].step}; the checkpoint, of "
+        f"step {saved.progress[name].step}, is whole."
+        + (f" Its diagnosis:\n{found}" if found else "")
+    )
 
 
 def _stops(world: World, interruption: Interruption) -> bool:

@@ -207,7 +207,7 @@ def _train(run: Run) -> int:
         if world.devices > 1:
             print(world.describe(settings), flush=True)
     with loop.Interruption() as interruption:
-        with Display(settings, run.progress, world) as display:
+        with Display(settings, run.progress, world, run.reach) as display:
             loop.train(run, interruption, display)
         if world.devices > 1:
             loop.leave(run)
@@ -260,17 +260,21 @@ def _finish(run: Run, *, interrupted: bool) -> None:
             "models": {name: result._asdict() for name, result in results.items()},
         },
     )
+    drawn = run.looks.draw(run.models[names[0]])
     print("\n" + report.table(results))
     if validated and settings.compare:
         print(report.comparison(run.progress))
     files = {f"{name}.keras": f"{name}, for keras.saving.load_model" for name in names} | _FILES
     written = {run.folder / file: content for file, content in files.items()}
+    written |= drawn[1] if drawn else {}
     rows = [(str(path), content) for path, content in written.items() if path.exists()]
     print("\n" + columns(("file", "content"), rows))
     if interrupted:
         print(f"\nInterrupted; all is saved. To go on: lnrnn train --resume {run.folder}")
     else:
         print(f"\nFor more text: lnrnn sample {run.folder} --prompt 'My lord, '")
+    if drawn:
+        print(f"Inside {names[0]}: {str(drawn[0]).splitlines()[0]}")
 
 
 def _settings(options: Mapping[str, Any]) -> Settings:
