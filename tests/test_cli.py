@@ -283,10 +283,13 @@ def test_a_bad_option_is_refused(
 def test_a_directory_in_use_is_refused_and_left_alone(
     run: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {p: p.read_bytes() for p in run.iterdir()}
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+    before = files()
     error = refused(capsys, "train", "--text", text, "--out", run)
     assert "is not empty" in error and f"--resume {run}" in error
-    assert {p: p.read_bytes() for p in run.iterdir()} == before
+    assert files() == before
 
 
 def test_a_directory_that_cannot_be_made_is_refused(
@@ -507,9 +510,10 @@ def test_the_display_shows_each_model(
     monkeypatch.setenv("COLUMNS", "120")
     row = Row(step=10, training_bpc=3.5, validation_bpc=3.25, seconds=2.0)
     progress = {"LSTM": Progress(step=10, seconds=2.0, rows=[row])}
-    with Display(Settings(steps=20, batch=2, length=50), progress, World()) as display:
+    settings = Settings(steps=20, batch=2, length=50)
+    with Display(settings, progress, World(), {"LSTM": 41}) as display:
         display.validation("LSTM")
     out = capsys.readouterr().out
-    for figure in ("LSTM", "10/20", "3.500", "3.250", "500"):
+    for figure in ("LSTM", "10/20", "3.500", "3.250", "500", "41 steps"):
         assert figure in out
     assert ("Ctrl-C" in out) == terminal
