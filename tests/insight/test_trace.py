@@ -137,6 +137,11 @@ def test_weights_without_a_framework() -> None:
     x = draw(T, B, INPUTS)
     found = lnrnn.trace(weights, x.numpy())
     assert_close("", found.output, module.double()(x)[0].detach().numpy(), "float32", gradient=True)
+    lengths = torch.tensor([T, T - 2, T - 3])
+    mask = (torch.arange(T)[:, None] < lengths).numpy()
+    found = lnrnn.trace(weights, x.numpy(), mask=mask, masked_output="zero")
+    expected = module(x, lengths=lengths)[0].detach().numpy()
+    assert_close("masked", found.output, expected, "float32", gradient=True)
     with pytest.raises(ValueError, match="have no derivatives of a loss"):
         lnrnn.trace(weights, x.numpy(), loss=sum)
 

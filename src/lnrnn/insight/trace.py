@@ -15,6 +15,9 @@ from lnrnn.variant import Variant
 
 Array = np.ndarray[Any, Any]
 
+# arguments that have a value for each step
+_IN_TIME = {"mask", "reset"}
+
 
 @dataclass(frozen=True, eq=False)
 class LayerTrace(Mapping[str, Array]):
@@ -214,9 +217,11 @@ def _of_weights(target: Any, x: Any, *, loss: Any, **given: Any) -> Trace:
             weights = layers[path]
             order = slice(None, None, -1 if path.endswith("reverse") else 1)
             shares = {"take_h": weights.zoneout, "take_c": weights.zoneout_cell}
-            taken = {name: 1 - rate for name, rate in shares.items() if rate}
-            run = reference.forward(weights.variant, weights.params, x[order], **taken, **given)
-            found[path] = _layer(run, x[order], given.get("mask"), None, 0.0)
+            own = {name: 1 - rate for name, rate in shares.items() if rate} | given
+            for name in _IN_TIME & set(own):
+                own[name] = np.asarray(own[name])[order]
+            run = reference.forward(weights.variant, weights.params, x[order], **own)
+            found[path] = _layer(run, x[order], own.get("mask"), None, 0.0)
             outputs.append(run.y[order])
         x = np.concatenate(outputs, axis=-1)
     return Trace(found, x)
