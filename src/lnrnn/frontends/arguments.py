@@ -14,16 +14,21 @@ from lnrnn.frontends.errors import ArgumentTypeError, TensorError
 
 def size(name: str, given: Any, least: int = 1, example: int = 64) -> int:
     """An integer, a NumPy one as well, that is not below `least`."""
-    kind = "a positive integer" if least == 1 else f"an integer, {least} or more"
-    rule = f"{name} is {kind}; got {given!r}: use for example {example}."
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
-        raise ArgumentTypeError(rule)
-    try:
-        found = index(given)
-    except TypeError as error:  # a tensor of floats or of several numbers has the method too
-        raise ArgumentTypeError(rule) from error
+
+    def rule() -> str:  # not before it is broken: a symbol of torch.compile has no text
+        kind = "a positive integer" if least == 1 else f"an integer, {least} or more"
+        return f"{name} is {kind}; got {given!r}: use for example {example}."
+
+    found = given
+    if type(given) is not int:  # a symbol of torch.compile is one, and has no attributes
+        if isinstance(given, bool) or not hasattr(given, "__index__"):
+            raise ArgumentTypeError(rule())
+        try:
+            found = index(given)
+        except TypeError as error:  # a tensor of floats or of several numbers has it too
+            raise ArgumentTypeError(rule()) from error
     if found < least:
-        raise TensorError(rule)
+        raise TensorError(rule())
     return found
 
 

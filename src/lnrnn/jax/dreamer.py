@@ -122,7 +122,8 @@ def dreamer_block_gru(
         raise inputs.TensorError(
             "A sequence has one step or more; got an x without steps: leave empty sequences out."
         )
-    before = inputs.check_state(state, relative.states, (sizes.units,), layout, x.dtype)
+    begun = [jnp.zeros((x.shape[1], sizes.units), x.dtype)]
+    before = inputs.check_state("state", state, relative.states, begun, layout)
     valid = inputs.valid_steps(lengths, mask, layout, x.shape[0])
     fresh = inputs.flags("reset", reset, layout, x.shape[0])
     if valid is not None:
@@ -157,7 +158,8 @@ def dreamer_block_gru_step(
     x = inputs.check_input(x, sizes.inputs, 1)
     layout = Layout(x.shape[:-1], True)
     x = layout.flat(x)
-    (h,) = inputs.check_state(state, relative.states, (sizes.units,), layout, x.dtype)
+    begun = [jnp.zeros((x.shape[0], sizes.units), x.dtype)]
+    (h,) = inputs.check_state("state", state, relative.states, begun, layout)
     if reset is not None:
         fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
         h = jnp.where(fresh[0][:, None], 0, h)

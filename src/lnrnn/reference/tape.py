@@ -110,8 +110,8 @@ class Tape:
 
     def standardised(self, v: Value, variant: Variant) -> Value:
         """Each row centred (of a layer norm) and scaled."""
-        array, back = standardise(v.array, variant)
-        return self._part(array, lambda d: ((v, back(d)),))
+        norm = standardise(v.array, variant)
+        return self._part(norm.u, lambda d: ((v, norm.back(d)),))
 
     def activated(self, v: Value, name: str) -> Value:
         """A function of each element."""

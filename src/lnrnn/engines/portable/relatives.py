@@ -209,6 +209,7 @@ def sequence(
         prepare=(lambda x: x) if ahead else steps.inputs,
         mask=mask,
         reset=reset,
+        reset_states=None,
         take_h=None,
         take_c=None,
         recurrent_mask=None,
