@@ -167,7 +167,7 @@ def test_keras_to_file_to_keras_is_bit_exact(name, file):
 
 def test_from_params_refuses_another_class(file):
     lnrnn.save(file, LAYERS["gru"]())
-    with pytest.raises(ValueError, match="computes cells 'lstm'; got variant=.*use the GRU"):
+    with pytest.raises(ValueError, match=r"computes cells 'lstm'; got variant=.*use the GRU"):
         LayerNormLSTM.from_params(lnrnn.load(file))
 
 
