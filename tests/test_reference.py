@@ -234,6 +234,7 @@ def test_reset_goes_to_the_states_given(name):
     later = backward(run, dy, inputs.dh, inputs.dc)
     alone = backward(fresh, dy[2:], inputs.dh, inputs.dc)
     assert not later.h0.any() and not later.x[:2].any()
+    assert later.reset_h is not None
     assert_close("gradient of reset_h", later.reset_h, alone.h0, "float64", gradient=True)
 
 

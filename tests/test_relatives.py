@@ -97,6 +97,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="last of the inputs"):
         shapes(DREAMER, Sizes(3, 8, 4, 2, 1, 3))
     with pytest.raises(ValueError, match="cell is one of"):
-        Relative(**{"cell": "lstm"})
+        Relative(cell="lstm")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="behind one prefix"):
         RELATIVES["zero_lnlrn"].to_canonical({"kernel": np.ones((2, 3))})

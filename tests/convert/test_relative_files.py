@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def save_beside(path: Path, name: str, *prefixes: str) -> dict[str, np.ndarray]:
         arrays = {n: file[n] for n in file.files}
     weights = {n[2:]: a for n, a in arrays.items() if n.startswith("w/")}
     every = {f"{p}{n}": a for p in prefixes for n, a in weights.items()}
-    np.savez(path, **every, **{"enc/kernel": np.ones((2, 3), np.float32)})
+    others: dict[str, Any] = {"enc/kernel": np.ones((2, 3), np.float32)}
+    np.savez(path, **every, **others)
     return arrays
 
 

@@ -85,7 +85,7 @@ def test_padding_without_a_mask() -> None:
 
 
 def test_forget_gates_that_never_open() -> None:
-    module = LayerNormLSTM(INPUTS, H)
+    module: Any = LayerNormLSTM(INPUTS, H)
     with torch.no_grad():
         module.bias_ih_l0[H : 2 * H] = -6
     first, *_ = lnrnn.diagnose(module, torch.randn(T, B, INPUTS)).findings
@@ -103,12 +103,12 @@ def test_what_is_not_finite_is_named_at_its_first_step() -> None:
 
 
 def test_gains_at_zero_units_that_stand_still_and_gates_at_an_end() -> None:
-    module = LayerNormLSTM(INPUTS, H)
+    module: Any = LayerNormLSTM(INPUTS, H)
     with torch.no_grad():
         module.gain_hh_l0.zero_()
     (found,) = lnrnn.diagnose(module, torch.randn(T, B, INPUTS)).findings
     assert "All gains of a norm are zero" in found.sentence
-    module = LayerNormLSTM(INPUTS, H)
+    module: Any = LayerNormLSTM(INPUTS, H)
     with torch.no_grad():
         module.bias_ih_l0[3 * H :] = -30
     places = [f.place for f in lnrnn.diagnose(module, torch.randn(T, B, INPUTS)).findings]

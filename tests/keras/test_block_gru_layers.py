@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
+from keras_cases import to_numpy
 
 from lnrnn.keras import DreamerBlockGRU
 from lnrnn.reference import relatives as reference
@@ -13,7 +16,7 @@ from lnrnn.testing.tolerances import assert_close
 T, B, INPUTS, H = 6, 3, 5, 8
 
 
-def layer(**options) -> DreamerBlockGRU:
+def layer(**options: Any) -> Any:
     made = DreamerBlockGRU(
         H, projection=3, blocks=2, layers=2, actions=2, return_sequences=True, **options
     )
@@ -34,12 +37,14 @@ def test_outputs_and_states_are_those_of_the_reference(zero):
     wanted = run.y.swapaxes(0, 1)
     if not zero:
         wanted[2, 1], wanted[2, 4:] = wanted[2, 0], wanted[2, 3]
-    assert_close("y", keras.ops.convert_to_numpy(y), wanted, "float32")
-    assert_close("h", keras.ops.convert_to_numpy(h), run.states[0], "float32")
+    assert_close("y", to_numpy(y), wanted, "float32")
+    assert_close("h", to_numpy(h), run.states[0], "float32")
 
 
 def test_a_model_trains_and_is_saved(tmp_path):
-    model = keras.Sequential([keras.Input((T, INPUTS)), layer(name="core"), keras.layers.Dense(2)])
+    model: Any = keras.Sequential(
+        [keras.Input((T, INPUTS)), layer(name="core"), keras.layers.Dense(2)]
+    )
     random = np.random.default_rng(3)
     x, y = random.normal(size=(8, T, INPUTS)), random.normal(size=(8, T, 2))
     before = model.layers[0].params()
@@ -48,8 +53,8 @@ def test_a_model_trains_and_is_saved(tmp_path):
     after = model.layers[0].params()
     assert all(np.abs(after[name] - before[name]).max() > 0 for name in before)
     model.save(tmp_path / "model.keras")
-    same = keras.saving.load_model(tmp_path / "model.keras")
-    outputs = [keras.ops.convert_to_numpy(m(x)) for m in (model, same)]
+    same: Any = keras.saving.load_model(tmp_path / "model.keras")
+    outputs = [to_numpy(m(x)) for m in (model, same)]
     np.testing.assert_array_equal(*outputs)
 
 
@@ -57,6 +62,4 @@ def test_the_cell_in_kerass_own_layer_gives_the_same():
     gru = layer()
     x = np.random.default_rng(4).normal(size=(B, T, INPUTS)).astype("float32")
     whole = keras.layers.RNN(gru.cell, return_sequences=True)(x)
-    assert_close(
-        "y", keras.ops.convert_to_numpy(gru(x)), keras.ops.convert_to_numpy(whole), "float32"
-    )
+    assert_close("y", to_numpy(gru(x)), to_numpy(whole), "float32")

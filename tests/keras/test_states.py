@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def test_learned_states_are_saved(tmp_path):
     mixed(model.layers[0].forward_layer)
     expected = to_numpy(model(sequences()))
     model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
     assert_close("model", to_numpy(loaded(sequences())), expected, "float32")
     lnrnn.save(tmp_path / "layer.safetensors", model.layers[0].forward_layer)
     checkpoint = lnrnn.load(tmp_path / "layer.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 from keras import ops
-from keras_cases import BATCH, INPUTS, STEPS, UNITS
+from keras_cases import BATCH, INPUTS, STEPS, UNITS, to_numpy
 
 import lnrnn
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM
@@ -39,15 +39,13 @@ def test_layers_of_a_model_by_their_paths() -> None:
         assert layer.difference < 1e-5
     joined = np.concatenate([forward["y"], backward["y"][::-1]], axis=-1)
     assert_close("x of the last", last["x"] * last.mask[..., None], joined, "float32")
-    assert_close("output", ops.convert_to_numpy(found.output), last["y"][-1], "float32")
+    assert_close("output", to_numpy(found.output), last["y"][-1], "float32")
     # the derivative with respect to x from differences, in one random direction
     direction = rng.normal(size=x.shape)
     direction[1, 3:] = 0
     dx = forward["dx"] + backward["dx"][::-1]
-    moved = [
-        float(ops.sum(model((x + s * 1e-2 * direction).astype("float32")) * scale)) for s in (1, -1)
-    ]
-    expected = (moved[0] - moved[1]) / 2e-2
+    ahead, behind = (to_numpy(model((x + s * 1e-2 * direction).astype("float32"))) for s in (1, -1))
+    expected = ((ahead - behind) * to_numpy(scale)).sum() / 2e-2
     given = (dx.transpose(1, 0, 2) * direction).sum()
     # a difference of float32 numbers over a step of 1e-2
     assert_close("derivative", given, expected, "float16")

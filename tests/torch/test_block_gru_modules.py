@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from lnrnn.torch import DreamerBlockGRU
 T, B, INPUTS, H = 6, 3, 5, 8
 
 
-def module(**options) -> DreamerBlockGRU:
+def module(**options: Any) -> Any:
     options = {"projection_size": 3, "num_blocks": 2, "num_layers": 2, "action_size": 2} | options
     made = DreamerBlockGRU(INPUTS, H, dtype=torch.float64, **options)
     with torch.no_grad():
@@ -28,7 +29,7 @@ def module(**options) -> DreamerBlockGRU:
 def test_values_and_gradients_are_those_of_the_reference():
     gru = module()
     x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
-    h0 = torch.randn(1, B, H, dtype=torch.float64, requires_grad=True)
+    h0: Any = torch.randn(1, B, H, dtype=torch.float64, requires_grad=True)
     mask, reset = torch.rand(T, B) > 0.3, torch.rand(T, B) > 0.6
     y, h = gru(x, h0, mask=mask, reset=reset)
     dy, dh = torch.randn_like(y), torch.randn_like(h)

@@ -62,7 +62,7 @@ class Cell:
     sizes: Sizes
     inside: dict[str, Array] = field(default_factory=dict)
 
-    def see(self, prefix: str = "", **values: Array) -> None:
+    def see(self, prefix: str = "", /, **values: Array) -> None:
         """Note values of this step, (B, .)."""
         self.inside.update({f"{prefix}{name}": value for name, value in values.items()})
 
