@@ -64,7 +64,7 @@ def problem(variant: Variant, steps: int, batch: int, units: int, extras: tuple[
     site_x, site_h, site_sum = (bool(variant.norms_at(s)) for s in ("x", "h", "sum"))
     cell, lstm = variant.cell_norm != "none", variant.cell == "lstm"
     sequence = (steps, batch, units)
-    arrays = Inputs(
+    given = dict(
         kernel=normal(inputs, wide) / inputs**0.5,
         recurrent=normal(units, wide) / units**0.5,
         bias_x=None,
@@ -87,6 +87,7 @@ def problem(variant: Variant, steps: int, batch: int, units: int, extras: tuple[
         recurrent_mask=chance(batch, units) / 0.7 if "dropout" in extras else None,
         candidate_mask=chance(*sequence) / 0.7 if "dropout" in extras else None,
     )
+    arrays = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
     arrays = Inputs(*(a.double() if a is not None and a.is_floating_point() else a for a in arrays))
     return arrays, [normal(*sequence), normal(batch, units), normal(batch, units)]
 

@@ -124,6 +124,11 @@ class Cell:
     polls: int = 0
 
     @property
+    def diagonal(self) -> bool:
+        """Whether h is multiplied by a vector: it has a matrix in all cells that are computed."""
+        return False
+
+    @property
     def lstm(self) -> bool:
         """Whether there is a c."""
         return self.kind == "lstm"
