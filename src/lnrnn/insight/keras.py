@@ -43,7 +43,7 @@ class Watch(keras.callbacks.Callback):
         ['forget_time', 'gradient_per_step']
     """
 
-    def __init__(self, x: Any, y: Any = None, *, to: Sink | None = None, every: int = 1000) -> None:
+    def __init__(self, x: Any, y: Any = None, *, to: Sink | None = None, every: int = 2000) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every is a number of steps, 1 or more; got {every}.")

@@ -59,7 +59,7 @@ class Watch:
         optimizer: torch.optim.Optimizer,
         *,
         to: Sink | None = None,
-        every: int = 1000,
+        every: int = 2000,
     ) -> None:
         if every < 1:
             raise ValueError(f"every is a number of steps, 1 or more; got {every}.")
