@@ -112,9 +112,12 @@ def test_what_the_core_has_no_rule_for_is_the_definition():
 
     def mapped(engine):
         one = jax.vmap(outputs, (None, None, 0, 0))(engine, params, x, begun)
-        return {"one": one, "two": jax.jit(jax.vmap(outputs, (None, 0, None, None)), static_argnums=0)(
-            engine, jax.tree.map(lambda p: jnp.stack([p, p / 2]), params), x[0], begun[0]
-        )}
+        return {
+            "one": one,
+            "two": jax.jit(jax.vmap(outputs, (None, 0, None, None)), static_argnums=0)(
+                engine, jax.tree.map(lambda p: jnp.stack([p, p / 2]), params), x[0], begun[0]
+            ),
+        }
 
     for function in (curved, mapped):
         found, wanted = function("native"), function("portable")
