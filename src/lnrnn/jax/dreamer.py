@@ -86,7 +86,8 @@ def dreamer_block_gru(
 ) -> tuple[jax.Array, jax.Array]:
     """Run Dreamer's block GRU over a sequence, in the dtype of x.
 
-    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
+    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The
+    equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
 
     Args:
         params: as of `dreamer_block_gru_init`.
