@@ -71,16 +71,16 @@ SANITIZED := avx2;baseline;amx_emulated
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
-	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
+	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
-	LNRNN_SPLIT=units build/asan/stress 30
+	cmake --build build/asan && build/asan/tiles && build/asan/stress 50 && build/asan/blocks 50
+	LNRNN_SPLIT=units build/asan/stress 30 && LNRNN_SPLIT=units build/asan/blocks 50
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_SPLIT=units build/tsan/stress 30
+	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/blocks 50
+	LNRNN_SPLIT=units build/tsan/stress 30 && LNRNN_SPLIT=units build/tsan/blocks 50
 	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the C interface, installed, and the program of examples/c built with it and run
@@ -119,6 +119,7 @@ test-neon: .venv-zig/ready
 	cmake --build build/neon
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
+	LNRNN_ISA=neon qemu-aarch64-static build/neon/blocks 50
 	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
 	qemu-aarch64-static build/neon/streams 50 && qemu-aarch64-static build/neon/files 2000
 

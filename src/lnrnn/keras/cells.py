@@ -83,7 +83,7 @@ def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
 
 
 @cache
-def _device() -> str:
+def device() -> str:
     """The kind of device that Keras computes on, `"cpu"` or another."""
     if keras.backend.backend() == "torch":
         import torch
@@ -301,7 +301,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             dtype=self.compute_dtype,
             unroll=unroll,
             functions=tuple(self.functions),
-            device=_device(),
+            device=device(),
             named=self.engine != "auto",
         )
 

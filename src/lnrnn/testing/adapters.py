@@ -141,12 +141,6 @@ def tensors(engine: str, framework: str) -> Adapter:
 
             return function
 
-        if isinstance(variant, Relative):
-            if engine != "portable":
-                raise Unsupported("relatives are computed by the portable engine")
-            return differentiate(
-                framework, of(select.relative(framework, "sequence")), variant, params, given
-            )
         request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
