@@ -1,4 +1,4 @@
-"""NumPy's .npz, that within a file of Stable Baselines, and what all zip archives have to satisfy."""
+"""NumPy's .npz, also within a file of Stable Baselines, and what zip archives have to satisfy."""
 
 from __future__ import annotations
 
