@@ -11,7 +11,7 @@ from keras import ops
 
 from lnrnn.engines import select
 from lnrnn.frontends import arguments
-from lnrnn.keras.cells import device
+from lnrnn.keras.cells import device, tensor_of
 from lnrnn.relatives.relative import Relative, SmoothActivation
 from lnrnn.relatives.weights import Sizes, check, shapes, start
 
@@ -98,9 +98,7 @@ class DreamerBlockGRUCell(keras.layers.Layer):
 
     def tensors(self) -> dict[str, Any]:
         """The weights by name, in the dtype of the computation."""
-        return {
-            name: ops.cast(getattr(self, name), self.compute_dtype) for name in self.weight_names
-        }
+        return {n: tensor_of(getattr(self, n), self.compute_dtype) for n in self.weight_names}
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""
