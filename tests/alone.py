@@ -1,4 +1,4 @@
-"""What an installation with NumPy alone does: a model of its own, and the native engine by a stream.
+"""What an installation with NumPy alone does: a file, and the native engine in a stream.
 
 With `--extras WHEEL`: whether the wheel's extras resolve, all of them together.
 """
