@@ -148,6 +148,7 @@ RULES = (
             "divide",
             "exchange",
             "loops",
+            "prepare",
             "memory",
             "parallel",
             "rows",
