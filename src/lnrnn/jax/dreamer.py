@@ -175,7 +175,7 @@ def dreamer_block_gru_step(
     if reset is not None:
         fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
         h = jnp.where(fresh[0][:, None], 0, h)
-    (h,) = select.relative_step("jax")(relative, _weights(params, x), x, (h,))
+    (h,) = select.relative("jax", "step")(relative, _weights(params, x), x, (h,))
     return layout.spread(h)
 
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from lnrnn.engines import select
 from lnrnn.frontends import arguments
-from lnrnn.keras.cells import device
+from lnrnn.keras.cells import device, tensor_of
 from lnrnn.relatives.relative import Relative, SmoothActivation
 from lnrnn.relatives.weights import Sizes, check, shapes, start
 
@@ -92,15 +92,13 @@ class DreamerBlockGRUCell(keras.layers.Layer):
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
         """One step: inputs (B, I) and [h (B, H)] to the output and [h]."""
         given = states[0] if isinstance(states, (list, tuple)) else states
-        step = select.relative_step(keras.backend.backend())
+        step = select.relative(keras.backend.backend(), "step")
         (h,) = step(self.relative, self.tensors(), inputs, (given,))
         return h, [h]
 
     def tensors(self) -> dict[str, Any]:
         """The weights by name, in the dtype of the computation."""
-        return {
-            name: ops.cast(getattr(self, name), self.compute_dtype) for name in self.weight_names
-        }
+        return {n: tensor_of(getattr(self, n), self.compute_dtype) for n in self.weight_names}
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""

@@ -171,12 +171,15 @@ class DreamerBlockGRU(nn.Module):
             )
         return layout.restored(y), h.unsqueeze(0) if layout.batched else h
 
-    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, input: Tensor, hx: Tensor | None = None, *, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Advance by one step, for streams and acting.
 
         Args:
             input: (B, I), or (I,) without batch.
             hx: h, as of `forward`; None is zeros.
+            reset: as input without I, boolean; True where it is the first step of an episode.
 
         Returns:
             The output (B, H), and the new h, as of `forward`.
@@ -185,9 +188,12 @@ class DreamerBlockGRU(nn.Module):
         batched = input.dim() == 2
         dtype, scope = inputs.precision(input)
         before = self._before(hx, input.shape[:-1], input, dtype)
+        if reset is not None:
+            again = (torch.zeros_like(before),)
+            ((before,),) = inputs.begun_anew(reset, input, [(before,)], [again])
         with scope:
             x = inputs.converted(input if batched else input.unsqueeze(0), dtype)
-            step = select.relative_step("torch")
+            step = select.relative("torch", "step")
             (h,) = step(self.relative, self._weights(dtype), x, (before,))
         return (h, h.unsqueeze(0)) if batched else (h.squeeze(0), h)
 
