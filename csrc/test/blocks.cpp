@@ -40,8 +40,9 @@ template <class T>
 int one(unsigned seed) {
     std::mt19937 random(seed);
     // now and then more rows than one chunk has
-    const int64_t T_ = random() % 4 ? 1 + random() % 6 : 40 + random() % 60;
-    const int64_t B = 1 + random() % 9, K = 1 + random() % 4;
+    const bool several = random() % 4 == 0;
+    const int64_t T_ = several ? 60 + random() % 40 : 1 + random() % 6;
+    const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % 4;
     const int64_t unit = random() % 3 ? 1 + random() % 9 : 32, H = K * unit, P = 1 + random() % 40;
     const BlockSizes n{T_, B, H, P, K, int64_t(1 + random() % 3)};
     const int64_t sizes[] = {T_, B, H, P, K, n.L, int64_t(random() % 2)};
