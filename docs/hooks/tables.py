@@ -1,7 +1,8 @@
-"""Tables of dialects and the options of commands, put into the pages when they are built.
+"""Tables of dialects, options of commands and figures, put into the pages when they are built.
 
 A page says where: `<!-- table: lstm -->` for the dialects of a cell, `<!-- table: outside -->`
-for the relatives that a variant does not span, `<!-- help: train -->` for a command.
+for the relatives that a variant does not span, `<!-- help: train -->` for a command, and
+`<!-- measured: zen5/torch-lstm -->` for the report of `lnrnn bench` in `docs/measured`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -20,7 +22,8 @@ from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect, Source
 from lnrnn.relatives import RELATIVES
 from lnrnn.variant import Variant
 
-_MARKER = re.compile(r"^<!-- (table|help): (\w+) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- (table|help|measured): ([\w/-]+) -->$", re.MULTILINE)
+_MEASURED = Path(__file__).parents[1] / "measured"
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # in the heading of a group, or in a column
 _SHOWN = {
@@ -38,7 +41,7 @@ _CELL_NORMS = {
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The hook of mkdocs: a page with its tables in place."""
-    makers = {"table": table, "help": options}
+    makers = {"table": table, "help": options, "measured": measured}
     return _MARKER.sub(lambda found: makers[found[1]](found[2]), markdown)
 
 
@@ -64,6 +67,12 @@ def options(command: str) -> str:
     with wide, redirect_stdout(printed), suppress(SystemExit):
         cli.main([command, "--help"])
     return f"```text\n{printed.getvalue().strip()}\n```"
+
+
+def measured(which: str) -> str:
+    """The tables of a report of `lnrnn bench`; on what they were taken is for the page to say."""
+    report = (_MEASURED / f"{which}.md").read_text(encoding="utf-8")
+    return "".join(line for line in report.splitlines(keepends=True) if line[0] in "|\n")
 
 
 def table(which: str) -> str:

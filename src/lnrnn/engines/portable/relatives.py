@@ -15,7 +15,7 @@ from lnrnn.engines.portable.recurrence import Noise, Recurrence
 from lnrnn.engines.portable.sequence import loop, shown
 from lnrnn.engines.sites import site_vectors
 from lnrnn.relatives.relative import Relative
-from lnrnn.relatives.weights import sizes_of
+from lnrnn.relatives.weights import Sizes, sizes_of
 from lnrnn.variant import Variant
 
 
@@ -25,11 +25,13 @@ class Steps:
     # the weights that a step takes as vectors, not what `inputs` does
     names: tuple[str, ...] = ()
 
-    def __init__(self, ops: Ops, relative: Relative, params: Mapping[str, Array]) -> None:
+    def __init__(
+        self, ops: Ops, relative: Relative, params: Mapping[str, Array], sizes: Sizes | None = None
+    ) -> None:
         self.ops, self.relative = ops, relative
         self.params = dict(params)
         self.statistics = relative.statistics
-        self.sizes = sizes_of(relative, params)
+        self.sizes = sizes_of(relative, params) if sizes is None else sizes
         self.sigma, self.tanh = ops.activation("sigmoid"), ops.activation("tanh")
 
     def vectors(self) -> dict[str, Array]:
@@ -57,46 +59,33 @@ class Steps:
         return self.ops.norm(v, self.params[f"{name}gain{suffix}"], bias, self.statistics)
 
 
-class BlockGRU(Steps):
-    """Dreamer's: what the first block product takes of the inputs is done in `inputs`."""
+class BlockSteps(Steps):
+    """What Dreamer's does of h, behind the inputs.
 
-    def __init__(self, ops: Ops, relative: Relative, params: Mapping[str, Array]) -> None:
-        super().__init__(ops, relative, params)
-        sizes = self.sizes
+    The first block product has the weights `state_kernel` (K, H/K, H/K), of h, and
+    `projected_kernel` (P, H), of its projection.
+    """
+
+    def __init__(
+        self, ops: Ops, relative: Relative, params: Mapping[str, Array], sizes: Sizes
+    ) -> None:
+        super().__init__(ops, relative, params, sizes)
         self.phi = ops.activation(relative.activation)
-        self.one = sizes.units // sizes.blocks
-        kernel, ends = params["block_kernel_0"], (self.one, self.one + sizes.projection)
-        # of h (K, H/K, H/K), its projection (K, P, H/K) and those of the inputs; a traced scan
-        # takes fresh tensors and no views of one
-        self.of_h, self.of_hidden, self.of_inputs = (
-            ops.concat([rows])
-            for rows in (kernel[:, : ends[0]], kernel[:, ends[0] : ends[1]], kernel[:, ends[1] :])
-        )
         later = [f"block_{kind}_{k}" for k in range(sizes.layers) for kind in ("bias", "gain")]
         self.names = ("hidden_bias", "hidden_gain", *later[1:], "gate_bias")
 
-    def inputs(self, x: Array) -> Array:
-        """The share of the inputs in the first block product, with its bias: (..., H)."""
-        actions = self.sizes.actions
-        features, action = (x[..., :-actions], x[..., -actions:]) if actions else (x, None)
-        seen = [self._projected(features, "input")]
-        if action is not None:
-            action = action / self.ops.divisor(action)
-            seen.append(self._projected(action, "action"))
-        shared = self._shared(self.ops.concat(seen), self.of_inputs)
-        return shared + self.params["block_bias_0"]
-
     def step(self, x: Array, states: States, noise: Noise) -> States:
-        """x is (B, H), as from `inputs`."""
+        """x is (B, H), the share of the inputs in the first block product."""
         ops, params, (h,) = self.ops, self.params, states
-        seen = self._shared(self._projected(h, "hidden"), self.of_hidden)
-        v = x + seen + self._blocks(h, self.of_h)
+        seen = ops.matmul(self._projected(h, "hidden"), params["projected_kernel"])
+        v = x + seen + self._blocks(h, params["state_kernel"])
         for layer in range(self.sizes.layers):
             if layer:
                 v = self._blocks(v, params[f"block_kernel_{layer}"]) + params[f"block_bias_{layer}"]
             v = self.phi(self.norm(v, "block_", f"_{layer}"))
         p = self._blocks(v, params["gate_kernel"]) + params["gate_bias"]
-        r, n, z = map(ops.unfold, ops.split(ops.fold(p, 3 * self.one), 3))
+        one = self.sizes.units // self.sizes.blocks
+        r, n, z = map(ops.unfold, ops.split(ops.fold(p, 3 * one), 3))
         n = self.tanh(self.sigma(r) * n)
         z = self.sigma(z + self.relative.update_bias)
         return (z * n + (1 - z) * h,)
@@ -110,9 +99,33 @@ class BlockGRU(Steps):
         folded = self.ops.fold(v, kernel.shape[1])
         return self.ops.unfold(self.ops.einsum("...km,kmn->...kn", folded, kernel))
 
-    def _shared(self, v: Array, kernel: Array) -> Array:
-        """v (..., m) times every block of kernel (K, m, n)."""
-        return self.ops.unfold(self.ops.einsum("...m,kmn->...kn", v, kernel))
+
+class BlockGRU(BlockSteps):
+    """Dreamer's: what the first block product takes of the inputs is done in `inputs`."""
+
+    def __init__(self, ops: Ops, relative: Relative, params: Mapping[str, Array]) -> None:
+        sizes = sizes_of(relative, params)
+        super().__init__(ops, relative, params, sizes)
+        one = sizes.units // sizes.blocks
+        kernel, ends = params["block_kernel_0"], (one, one + sizes.projection)
+        # of h, its projection and those of the inputs, the latter as matrices for all blocks; a
+        # traced scan takes fresh tensors and no views of one
+        self.params |= {
+            "state_kernel": ops.concat([kernel[:, : ends[0]]]),
+            "projected_kernel": ops.concat(ops.unstack(kernel[:, ends[0] : ends[1]])),
+            "inputs_kernel": ops.concat(ops.unstack(kernel[:, ends[1] :])),
+        }
+
+    def inputs(self, x: Array) -> Array:
+        """The share of the inputs in the first block product, with its bias: (..., H)."""
+        actions = self.sizes.actions
+        features, action = (x[..., :-actions], x[..., -actions:]) if actions else (x, None)
+        seen = [self._projected(features, "input")]
+        if action is not None:
+            action = action / self.ops.divisor(action)
+            seen.append(self._projected(action, "action"))
+        shared = self.ops.matmul(self.ops.concat(seen), self.params["inputs_kernel"])
+        return shared + self.params["block_bias_0"]
 
 
 class ATR(Steps):
