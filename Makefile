@@ -54,12 +54,15 @@ test-triton: .venv-triton/ready
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
 PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+# these run beside ours; their cells need no more of what the packages ask for
+PEERS_HERE := labml-nn==0.5.1 torchrl==0.14.1 tensordict==0.14.3 pyvers==0.2.3 cloudpickle==3.1.3 orjson==3.13.0
 
 # PyTorch's checks of its own modules are in its wheel, all but this
 PEER_CHECKS := expecttest==0.3.0
 
 test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
+	.venv/bin/python -m pip install --quiet --no-deps $(PEERS_HERE)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
 	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
 
