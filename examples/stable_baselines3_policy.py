@@ -1,4 +1,4 @@
-"""Stable-Baselines3: the layer-normalised LSTM policy that Stable Baselines 2 had, for RecurrentPPO.
+"""Stable-Baselines3: the layer-normalised LSTM policy of Stable Baselines 2, for RecurrentPPO.
 
     python examples/stable_baselines3_policy.py             # beside the LSTM policy of sb3-contrib
     python examples/stable_baselines3_policy.py --old agent.zip --environment Pendulum-v1
