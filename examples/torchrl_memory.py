@@ -178,7 +178,8 @@ def train(kind: str, updates: int) -> list[float]:
         for _ in range(4):
             losses = loss(rollout)
             optimizer.zero_grad()
-            sum(value for key, value in losses.items() if key.startswith("loss_")).backward()
+            whole = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
+            whole.backward()
             nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
             optimizer.step()
         found.append(rollout["next", "reward"][~rollout["is_init"]].mean().item())
