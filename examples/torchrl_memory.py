@@ -41,7 +41,7 @@ from lnrnn.torch import LayerNormGRU, LayerNormLSTM
 
 LAYERS = {"gru": LayerNormGRU, "lstm": LayerNormLSTM}
 STATES = {1: ["recurrent_state"], 2: ["recurrent_state_h", "recurrent_state_c"]}
-CARDS, LONGEST, ROWS, STEPS, UNITS = 4, 10, 64, 32, 32
+CARDS, LONGEST, ROWS, STEPS, UNITS = 4, 10, 128, 32, 32
 
 
 class LayerNormModule(TensorDictModuleBase):
@@ -89,6 +89,11 @@ class LayerNormModule(TensorDictModuleBase):
             hx = tuple(rows(state)[:, 0].transpose(0, 1) for state in states)  # (L, B, H)
             hx = hx if len(hx) > 1 else hx[0]
         if sequences:
+            if any(state is not None and rows(state)[reset].any() for state in states):
+                raise ValueError(
+                    "Where an episode begins within a sequence the stored states are zeros; got "
+                    "others: pass shifted=True to GAE, or use TorchRL's module around the layer."
+                )
             y, after = self.layer(x, hx, reset=reset)
         else:
             y, after = self.layer.step(x[:, 0], hx, reset=reset[:, 0])
@@ -164,9 +169,9 @@ def train(kind: str, updates: int) -> list[float]:
     """Train by PPO; for each update the share of steps that named the card right."""
     memory, actor, critic = agent(LAYERS[kind](CARDS, UNITS, batch_first=True))
     env = TransformedEnv(Recall(), InitTracker()).append_transform(memory.make_tensordict_primer())
-    advantage = GAE(gamma=0.95, lmbda=0.95, value_network=critic, shifted=True)
+    advantage = GAE(gamma=0.5, lmbda=0.9, value_network=critic, shifted=True)
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, normalize_advantage=True)
-    optimizer = torch.optim.Adam(loss.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-3)
     data, found = env.reset(), []
     for _ in range(updates):
         with torch.no_grad():

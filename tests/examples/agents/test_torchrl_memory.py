@@ -93,6 +93,16 @@ def test_steps_of_a_rollout_are_the_sequence(kind):
         torch.testing.assert_close(again["next", name][:, -1], rollout["next", name][:, -1])
 
 
+def test_stored_states_where_episodes_begin_are_zeros():
+    """As in the second half of what GAE runs by default; TorchRL's module reads them."""
+    ours, _ = pair("lstm")
+    data = drawn("lstm", 4, 6)
+    data["is_init"][1, 2] = True
+    data["recurrent_state_c"][1, 2] = 1.0
+    with set_recurrent_mode(True), pytest.raises(ValueError, match="pass shifted=True to GAE"):
+        ours(data)
+
+
 def test_the_agent_trains():
     found = example.train("lstm", 2)
     assert len(found) == 2 and all(0 <= share <= 1 for share in found)
