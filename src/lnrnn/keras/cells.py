@@ -83,7 +83,7 @@ def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
 
 
 @cache
-def _device() -> str:
+def device() -> str:
     """The kind of device that Keras computes on, `"cpu"` or another."""
     if keras.backend.backend() == "torch":
         import torch
@@ -305,16 +305,17 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         states = [(input_shape[0], size) for size in tree.flatten(self.state_size)]
         return states[0], states
 
-    def request(self, unroll: bool = False) -> select.Request:
-        """What is asked of an engine."""
+    def request(self, unroll: bool = False, resets: bool = False) -> select.Request:
+        """What is asked of an engine; `resets` go to other states than zeros."""
         return select.Request(
             self.variant,
             framework=keras.backend.backend(),
             dtype=self.compute_dtype,
             unroll=unroll,
             functions=tuple(self.functions),
-            device=_device(),
+            device=device(),
             named=self.engine != "auto",
+            reset_states=resets,
         )
 
     @property
