@@ -155,7 +155,7 @@ def compare(policy: Any, path: Path, env: HiddenTarget, steps: int = 100) -> flo
 def main() -> None:
     """Train a policy, export it, and compare the file with it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--rnn", choices=RNNS, default="layer_norm_lstm")
     options = parser.parse_args()
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ import pytest
 from lnrnn import cli, dialects
 from lnrnn.console import columns
 from lnrnn.files import replacing
+from lnrnn.relatives import RELATIVES
 from lnrnn.testing import assert_close
 from lnrnn.train import checkpoint, corpus
 from lnrnn.train.checkpoint import Progress, Row
@@ -453,7 +454,7 @@ def test_info_names_frameworks_engines_and_dialects(capsys: pytest.CaptureFixtur
     assert sorted(sets.values()).count("in use") == 1 and len(sets) > 1
     assert all(v in ("in use", "yes") or v.startswith("no: ") for v in sets.values())
     first_words = {line.split()[0] for line in lines if line}
-    assert set(dialects.DIALECTS) <= first_words
+    assert set(dialects.DIALECTS) | set(RELATIVES) <= first_words
     row = next(line for line in lines if line.startswith("tf1_cifg_ln "))
     assert row.split() == [
         *("tf1_cifg_ln", "lstm", "sum[f", "g", "o]", "carry", "1e-12"),
@@ -466,15 +467,23 @@ def test_info_with_words_is_the_dialects_that_have_them_all(
 ) -> None:
     def found(*words: str) -> set[str]:
         assert lnrnn("info", *words) == 0
-        heading, *rows = capsys.readouterr().out.splitlines()
-        assert heading.split()[:3] == ["dialect", "cell", "norms"]
-        return {row.split()[0] for row in rows}
+        tables = capsys.readouterr().out.rstrip().split("\n\n")
+        rows = [row.split() for table in tables for row in table.splitlines()]
+        assert [row[:2] for row in rows if row[1] == "cell"] in (
+            [["dialect", "cell"]],
+            [["relative", "cell"]],
+            [["dialect", "cell"], ["relative", "cell"]],
+        )
+        return {row[0] for row in rows if row[1] != "cell"}
 
+    assert found("hyper") == {"magenta_hyperlstm", "labml_hyperlstm"}
+    assert found("labml") == {"labml_lnlstm", "labml_hyperlstm"}
+    assert found("block_gru", "torchrl") == {"torchrl_dreamerv3_blockgru"}
     assert found("GRU", "whole", "new", "1e-05") == {"transdreamer_lngru_v2"}
     assert found("rllib", "dreamer") == {"rllib_dreamerv3_gru"}
     assert found("h'", "lstm", "carry") == {"returnn_lnlstm_hidden"}
     assert lnrnn("info", "lstm", "nothing of the kind") == 2
-    assert "No dialect has 'lstm' and 'nothing of the kind'" in capsys.readouterr().err
+    assert "No dialect or relative has 'lstm' and 'nothing of the kind'" in capsys.readouterr().err
 
 
 def test_the_program_loads_no_framework_before_it_must() -> None:

@@ -155,6 +155,7 @@ RULES = (
             "divide",
             "exchange",
             "loops",
+            "prepare",
             "memory",
             "parallel",
             "rows",

@@ -48,6 +48,10 @@ def draw(relative: Relative, sizes: Sizes, random: np.random.Generator) -> dict[
     return {n: random.normal(0.3, 0.5, s) for n, s in shapes(relative, sizes).items()}
 
 
+def form_of(path: Path) -> Any:
+    return RELATIVES[golden.base_name(path.name.split("__")[0])]
+
+
 def test_every_form_has_a_file() -> None:
     assert {golden.base_name(p.name.split("__")[0]) for p in PATHS} == set(RELATIVES)
 
@@ -58,9 +62,17 @@ def test_files_pass(engine: str) -> None:
     assert report.failed == report.skipped == {}
 
 
+@pytest.mark.parametrize("frontend", ["torch-op", "jax-op"])
+def test_files_of_the_block_gru_pass_natively(frontend: str) -> None:
+    blocks = [p for p in PATHS if form_of(p).relative.cell == "block_gru"]
+    report = golden.run(blocks, adapters.choose("native", frontend))
+    assert blocks
+    assert report.failed == report.skipped == {}
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name)
 def test_maps_of_weights_are_exact(path: Path) -> None:
-    form = RELATIVES[golden.base_name(path.name.split("__")[0])]
+    form = form_of(path)
     weights = {f"agent/{name}": value for name, value in weights_of(path).items()}
     if form.name == "lingvo_sru_ln":
         weights["agent/b"][: len(weights["agent/b"]) // 4] = 0  # never read
@@ -84,7 +96,7 @@ def test_maps_of_weights_are_exact(path: Path) -> None:
 )
 def test_a_wrong_constant_is_seen(change: dict[str, Any], name: str) -> None:
     path = next(p for p in PATHS if p.name.startswith(name))
-    form = RELATIVES[golden.base_name(path.name.split("__")[0])]
+    form = form_of(path)
     weights = weights_of(path)
     with np.load(path.with_name(path.name + ".npz")) as file:
         x, h0, y, c0 = file["x"], file["h0"], file["y"], file.get("c0")

@@ -19,6 +19,7 @@ from unittest import mock
 
 from lnrnn import cli
 from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect, Source
+from lnrnn.relatives import RELATIVES
 from lnrnn.variant import Variant
 
 _MARKER = re.compile(r"^<!-- (table|help|measured): ([\w/-]+) -->$", re.MULTILINE)
@@ -81,14 +82,18 @@ def table(which: str) -> str:
         ValueError: there is no such cell.
     """
     if which == "outside":
-        return _table(("name", "why"), ((f"`{n}`", why) for n, why in OUTSIDE.items()))
+        rows = (
+            (f"`{n}`", form.title, f"`{form.relative.cell}`", OUTSIDE[n], _source(form.source))
+            for n, form in RELATIVES.items()
+        )
+        return _table(("name", "what it is", "cell", "why it is no variant", "source"), rows)
     groups: dict[str, list[Dialect]] = {}
     for dialect in DIALECTS.values():
         if dialect.variant.cell == which:
             groups.setdefault(function(dialect.variant), []).append(dialect)
     if not groups:
         raise ValueError(f"No dialect has the cell {which!r}; use one that Variant names.")
-    heading = ("name", "what it is", "epsilon", "else", "source", "licence")
+    heading = ("name", "what it is", "epsilon", "else", "source")
     return "\n\n".join(
         f"### {title}\n\n{_table(heading, map(_row, found))}\n\n{drawings(found)}"
         for title, found in groups.items()
@@ -131,7 +136,7 @@ def _row(dialect: Dialect) -> tuple[str, ...]:
     name = f"[`{dialect.name}`](drawings/{dialect.name}.svg)"
     source = _source(dialect.source)
     epsilon = f"{variant.epsilon:g}"
-    return (name, dialect.title, epsilon, _else(variant), source, dialect.source.licence)
+    return (name, dialect.title, epsilon, _else(variant), source)
 
 
 def _else(variant: Variant) -> str:
@@ -163,8 +168,8 @@ def _source(source: Source) -> str:
     commit = source.commit.split()[0]
     if _COMMIT.fullmatch(commit):
         repository = f"https://github.com/{source.repository}"
-        return f"[{source.repository}]({repository}) @{commit[:8]}, `{where}`"
-    return f"{source.repository} {source.commit}, `{where}`"
+        return f"[{source.repository}]({repository}) @{commit[:8]}, `{where}`, {source.licence}"
+    return f"{source.repository} {source.commit}, `{where}`, {source.licence}"
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

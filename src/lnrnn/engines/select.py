@@ -27,7 +27,6 @@ class Request:
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
         named: whether the caller has named the engine, so that no other may compute.
-        reset_states: whether resets go to other states than zeros.
     """
 
     variant: Variant | Relative
@@ -37,7 +36,6 @@ class Request:
     functions: tuple[str, ...] = ()
     device: str = "cpu"
     named: bool = False
-    reset_states: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,6 @@ class Triton:
         reason = refuse.refusal(request.variant, request.framework, request.dtype, request.device)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
-        if reason is None and request.reset_states:
-            reason = "its resets go to zeros, not to a state that is given or learned"
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:

@@ -145,9 +145,7 @@ def gru_twice_step(cell: Cell, x: Value, states: States) -> States:
         tape.split(tape.add(cell.norm(p, f"{name}_norm_"), weights[f"bias_{name}"]), 3)
         for name, p in products.items()
     )
-    r, z = (
-        tape.activated(tape.add(a, b), "sigmoid") for a, b in ((x_r, h_r), (x_z, h_z))
-    )
+    r, z = (tape.activated(tape.add(a, b), "sigmoid") for a, b in ((x_r, h_r), (x_z, h_z)))
     pre = cell.norm(tape.add(x_n, tape.times(r, h_n)), "n_norm_")
     return (cell.mixed(z, h, tape.activated(pre, "tanh")),)
 

@@ -96,7 +96,9 @@ class Tape:
     def below(self, a: Value, b: Value) -> Value:
         """The rows of a, then those of b."""
         cut = len(a.array)
-        return self._part(np.concatenate([a.array, b.array]), lambda d: ((a, d[:cut]), (b, d[cut:])))
+        return self._part(
+            np.concatenate([a.array, b.array]), lambda d: ((a, d[:cut]), (b, d[cut:]))
+        )
 
     def repeat(self, v: Value, times: int) -> Value:
         """(B, n) to (B, times, n)."""

@@ -132,7 +132,7 @@ class Relative:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The states that a step carries, h first; c of an sru or an LSTM, two more of two LSTMs."""
+        """The states that a step carries; the first is h, which is the output."""
         return _STATES.get(self.cell, ("h",))
 
     @property

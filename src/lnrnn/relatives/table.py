@@ -29,6 +29,7 @@ class Published:
         relative: the mathematics.
         layout: original weight name, `{l}` for the number of a layer, to its place; first the one
             that no other cell in the same file has.
+        scope: what stands before every weight name by default.
         masked_output: what a masked step emits in the original.
 
     Example:
@@ -41,6 +42,7 @@ class Published:
     source: Source
     relative: Relative
     layout: Mapping[str, At]
+    scope: str = ""
     masked_output: Literal["repeat", "hold", "zero"] = "repeat"
 
     @property
@@ -94,25 +96,34 @@ class Published:
             name: np.concatenate([of[g] for g in sorted(of, key=self.relative.gates.find)], -1)
             for name, of in parts.items()
         }
-        if self._inputs_first and "block_kernel_0" in found:
-            units, wide = found["hidden_kernel"].shape
-            one = units // found["gate_kernel"].shape[0]
+        sizes = sizes_of(self.relative, found)
+        if self._inputs_first:
+            one, wide = sizes.units // sizes.blocks, sizes.projection
             found["block_kernel_0"] = rolled(found["block_kernel_0"], one, wide)
-        sizes_of(self.relative, found)
         return found
 
-    def from_canonical(self, params: Mapping[str, Any], scope: str = "") -> dict[str, Array]:
-        """The original's weights from canonical ones, each name behind `scope`.
+    def from_canonical(
+        self, params: Mapping[str, Any], scope: str | None = None
+    ) -> dict[str, Array]:
+        """The original's weights from canonical ones.
 
-        What the original stores and never reads becomes zeros.
+        Args:
+            params: canonical name to array.
+            scope: what to put before each name; None puts the form's own scope.
+
+        Returns:
+            Original name to array; zeros for what the original stores and never reads.
         """
         return self._written(params, scope, offsets=True)
 
-    def gradients(self, gradients: Mapping[str, Any], scope: str = "") -> dict[str, Array]:
+    def gradients(self, gradients: Mapping[str, Any], scope: str | None = None) -> dict[str, Array]:
         """Gradients of the original's weights: the same rearrangement, without offsets."""
         return self._written(gradients, scope, offsets=False)
 
-    def _written(self, params: Mapping[str, Any], scope: str, offsets: bool) -> dict[str, Array]:
+    def _written(
+        self, params: Mapping[str, Any], scope: str | None, offsets: bool
+    ) -> dict[str, Array]:
+        scope = self.scope if scope is None else scope
         arrays = {n: np.asarray(p) for n, p in params.items()}
         if self._inputs_first and "block_kernel_0" in arrays:
             kernel, wide = arrays["block_kernel_0"], arrays["hidden_kernel"].shape[1]
@@ -383,6 +394,7 @@ _TABLE = (
         ),
         relative=Relative(cell="hyper_lstm", epsilon=1e-3, forget_bias=1.0),
         layout=_magenta(),
+        scope="HyperLSTMCell/",
     ),
     Published(
         name="labml_hyperlstm",

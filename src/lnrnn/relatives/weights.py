@@ -106,8 +106,11 @@ def _of_one_product(relative: Relative, sizes: Sizes) -> Shapes:
     wide = units * len(relative.gates)
     found: Shapes = {"kernel": (inputs, wide)}
     if relative.cell == "sru_carry":
-        return found | _norm("f", units) | _norm("r", units) | dict.fromkeys(
-            ("cell_norm_gain", "bias"), (units,)
+        return (
+            found
+            | _norm("f", units)
+            | _norm("r", units)
+            | dict.fromkeys(("cell_norm_gain", "bias"), (units,))
         )
     found |= _norm("x", wide)
     if relative.cell == "sru":
@@ -149,10 +152,11 @@ def _norm(name: str, width: int) -> Shapes:
 
 def _of_block_gru(relative: Relative, sizes: Sizes) -> Shapes:
     units, blocks, wide = sizes.units, sizes.blocks, sizes.projection
-    if units % blocks:
+    if blocks < 1 or units % blocks:
+        near = max(1, blocks) * math.ceil(units / max(1, blocks))
         raise ValueError(
             f"The units divide into the blocks; got {units} units and {blocks} blocks: "
-            f"use for example {blocks * math.ceil(units / blocks)} units."
+            f"use for example {near} units."
         )
     if not 0 <= sizes.actions < sizes.inputs:
         raise ValueError(
@@ -242,7 +246,8 @@ def check(relative: Relative, params: Mapping[str, Any], sizes: Sizes) -> None:
     """
     given = {name: tuple(value.shape) for name, value in params.items()}
     wanted = shapes(relative, sizes)
-    if given != wanted:
+    # name by name: torch.compile cannot compare dicts whose sizes are symbols
+    if given.keys() != wanted.keys() or any(given[n] != shape for n, shape in wanted.items()):
         raise ValueError(
             f"The weights of a {relative.cell} of {sizes} have the shapes {wanted}; got {given}: "
             "pass weights of one cell."

@@ -188,9 +188,8 @@ def tensors(engine: str, framework: str) -> Adapter:
 def keras_layers(engine: str) -> Adapter:
     """The Keras layers on Keras's backend, in the dtype of the file.
 
-    A step whose states are reset, or whose masked output is the held state, is something
-    that Keras's layers have no word for: such a file is run step by step, the states
-    handed from call to call.
+    A masked step whose output is the held state is something that Keras's layers have no word
+    for: such a file is run step by step, the states handed from call to call.
     """
     import keras
     from keras import ops
@@ -228,10 +227,10 @@ def keras_layers(engine: str) -> Adapter:
         layer.load_params(params)
         cell = layer.cell
 
-        def call(x: Tensor, states: list[Tensor], mask: Any) -> tuple[Tensor, list[Tensor]]:
-            mask = None if mask is None else ops.convert_to_tensor(mask.T)
+        def call(x: Tensor, states: list[Tensor], **flags: Any) -> tuple[Tensor, list[Tensor]]:
+            flags = {n: ops.convert_to_tensor(f.T) for n, f in flags.items() if f is not None}
             x = ops.transpose(x, (1, 0, 2))
-            y, *states = layer(x, initial_state=states, mask=mask, training=training)
+            y, *states = layer(x, initial_state=states, training=training, **flags)
             return ops.transpose(y, (1, 0, 2)), states
 
         def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
@@ -243,18 +242,15 @@ def keras_layers(engine: str) -> Adapter:
             weights = cell.layout.from_canonical({n: tensors[n] for n in params}, ops)
             mapping = [(getattr(cell, n), weight) for n, weight in weights.items()]
             with keras.StatelessScope(state_mapping=mapping):
-                if reset is None and masked_output != "hold":
-                    y, states = call(tensors["x"], states, mask)
+                if masked_output != "hold":
+                    y, states = call(tensors["x"], states, mask=mask, reset=reset)
                     return y, *states
                 outputs = []
                 for t in range(given.x.shape[0]):
                     step = slice(t, t + 1)
-                    if reset is not None:
-                        keep = constant(1.0 - reset[t][:, None])
-                        states = [keep * s for s in states]
-                    valid = None if mask is None else mask[step]
-                    y, states = call(tensors["x"][step], states, valid)
-                    outputs.append(states[0] if masked_output == "hold" else y[0])
+                    flags = {n: options[n][step] for n in ("mask", "reset") if n in options}
+                    _, states = call(tensors["x"][step], states, **flags)
+                    outputs.append(states[0])
                 return ops.stack(outputs), *states
 
         return differentiate(framework, function, variant, params, given)

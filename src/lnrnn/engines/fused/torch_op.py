@@ -141,9 +141,7 @@ class Operator:
             return h, *(s.to(dtype) for s in final)
         return self._recur(cell, numbers, inputs, named)
 
-    def _recur(
-        self, cell: Any, numbers: Any, inputs: Any, named: bool
-    ) -> tuple[Tensor, ...]:
+    def _recur(self, cell: Any, numbers: Any, inputs: Any, named: bool) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
         if not by_definition(given):
             self.passes.check(inputs)

@@ -272,9 +272,7 @@ def _core_call(
         given = [by_name[n] for n in how.names]
         length = how.lengths(given)
         shapes = [
-            jax.ShapeDtypeStruct(
-                tuple(length[i] for i in how.axes(n)), how.like(given, n).dtype
-            )
+            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), how.like(given, n).dtype)
             for n in results
         ]
         attributes = how.attributes(given) | dict(
