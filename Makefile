@@ -11,8 +11,8 @@
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
 #                     there, by three Tritons, against what was recorded, about 20 minutes
 #   make test-docs   the documentation in a browser, Chromium, which has to be installed
-#   make test-oldest  the oldest versions of Keras, JAX, Flax, TensorFlow and PyTorch that pyproject.toml
-#                     allows, about 15 minutes
+#   make test-oldest  the oldest versions of Keras, JAX, Flax and TensorFlow that pyproject.toml allows,
+#                     about 12 minutes; make test has the oldest PyTorch
 #   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
 #                installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
@@ -106,16 +106,13 @@ test-c: .venv/ready
 
 # the oldest versions that pyproject.toml allows, of each framework in an environment of its own, since those of
 # several exclude one another
-test-oldest: .venv-oldest-jax/ready .venv-oldest-tensorflow/ready .venv-oldest-torch/ready
+test-oldest: .venv-oldest-jax/ready .venv-oldest-tensorflow/ready
 	KERAS_BACKEND=jax .venv-oldest-jax/bin/python -m pytest -q -n 2 --dist worksteal tests/jax tests/keras
 	KERAS_BACKEND=tensorflow .venv-oldest-tensorflow/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
-	KERAS_BACKEND=torch .venv-oldest-torch/bin/python -m pytest -q -n 2 --dist worksteal tests/torch tests/keras
 
 .venv-oldest-jax/ready: EXTRAS := jax flax
 .venv-oldest-jax/ready: TOOLS := equinox optax orbax-checkpoint
 .venv-oldest-tensorflow/ready: EXTRAS := tensorflow
-.venv-oldest-torch/ready: EXTRAS := torch
-.venv-oldest-torch/ready: TOOLS := onnx onnxruntime onnxscript
 .venv-oldest-%/ready: pyproject.toml
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
