@@ -20,12 +20,13 @@ import torch
 
 from lnrnn.engines import select
 from lnrnn.engines.triton import describe
-from lnrnn.testing.cases import VARIANTS, random_inputs, random_params, sizes_for
+from lnrnn.testing.cases import VARIANTS, Extra, random_inputs, random_params, sizes_for
 from lnrnn.variant import Variant
 
 # dtype and units: the tile kernel, the split kernel, and the row kernels
 KINDS = (("float32", 40), ("bfloat16", 40), ("float16", 100), ("float32", 200), ("bfloat16", 200))
 WIDE = ("bfloat16", 1100)
+EXTRAS: tuple[Extra, ...] = ("mask", "reset", "reset_states")
 FEW = ("lstm_x_h_cell_output", "gru_x_h", "gru_before_x_h_groups", "lstm_peephole_cell_output")
 
 Entry = tuple[str, str, int]
@@ -44,7 +45,7 @@ def refused(entry: Entry, device: str) -> str | None:
     variant = Variant.from_dict(VARIANTS[name].to_dict())
     rng = np.random.default_rng(0)
     sizes = sizes_for(variant, inputs=units, units=units)
-    given = random_inputs(variant, sizes, rng, steps=3, batch=17, extras=("mask", "reset"))
+    given = random_inputs(variant, sizes, rng, steps=3, batch=33, extras=EXTRAS)
 
     def tensor(array: np.ndarray, of: str = "float32") -> torch.Tensor:
         found = torch.tensor(array, device=device)
@@ -54,10 +55,12 @@ def refused(entry: Entry, device: str) -> str | None:
     states = (given.h0,) if given.c0 is None else (given.h0, given.c0)
     request = select.Request(variant, "torch", dtype, device=device, named=True)
     run = select.choose("triton", request).load(request)
+    extras = {n: tensor(a) for n, a in given.extras.items()}
+    resets = tuple(extras.pop(n) for n in ("reset_h", "reset_c") if n in extras)
     try:
         run(
             variant, params, tensor(given.x, dtype), tuple(tensor(s, dtype) for s in states),
-            **{n: tensor(a) for n, a in given.extras.items()},
+            reset_states=resets, **extras,
         )  # fmt: skip
     except ValueError as error:
         return f"{name}, {dtype}, {units} units: {error}"
