@@ -84,19 +84,25 @@ test-examples: .venv-examples-agents/ready .venv-examples-series/ready
 
 SANITIZED := avx2;baseline;amx_emulated
 
+# all options by each instruction set and division of the work
+STRESS = for split in rows units; do for isa in "" amx_emulated; do \
+	  LNRNN_SPLIT=$$split LNRNN_ISA=$$isa build/$(1)/stress $(2) || exit 1; done; done
+
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
 	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
+	$(call STRESS,ulp,200)
+	LNRNN_ISA=avx512 build/ulp/stress 50 && LNRNN_ISA=avx2 build/ulp/stress 50
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 50 && build/asan/blocks 50
-	LNRNN_SPLIT=units build/asan/stress 30 && LNRNN_SPLIT=units build/asan/blocks 50
-	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
+	cmake --build build/asan && build/asan/tiles && build/asan/stress 20 && build/asan/operators
+	build/asan/blocks 50 && LNRNN_SPLIT=units build/asan/blocks 50
+	$(call STRESS,asan,20)
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/blocks 50
-	LNRNN_SPLIT=units build/tsan/stress 30 && LNRNN_SPLIT=units build/tsan/blocks 50
-	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
+	cmake --build build/tsan && build/tsan/stress 20 && build/tsan/operators
+	build/tsan/blocks 50 && LNRNN_SPLIT=units build/tsan/blocks 50
+	$(call STRESS,tsan,20)
 
 # the C interface, installed, and the program of examples/c built with it and run
 test-c: .venv/ready

@@ -39,14 +39,39 @@ inline Vec<float> single(Word w) {
     return v;
 }
 
-inline Short shortened(Word w) { return __builtin_convertvector(w, Short); }
+// Numbers of 16 bits as words, and the lower halves of words: GCC makes several instructions of its
+// own conversions.
+inline Word lengthened(Short s) {
+#if LNRNN_BYTES == 64
+    __m256i half;
+    memcpy(&half, &s, sizeof half);
+    return (Word)_mm512_cvtepu16_epi32(half);
+#elif defined(__AVX2__)
+    __m128i half;
+    memcpy(&half, &s, sizeof half);
+    return (Word)_mm256_cvtepu16_epi32(half);
+#else
+    return __builtin_convertvector(s, Word);
+#endif
+}
+
+inline Short shortened(Word w) {
+#if LNRNN_BYTES == 64
+    Short s;
+    const __m256i half = _mm512_cvtepi32_epi16((__m512i)w);
+    memcpy(&s, &half, sizeof s);
+    return s;
+#else
+    return __builtin_convertvector(w, Short);
+#endif
+}
 
 template <class S>
 struct Conversion;
 
 template <>
 struct Conversion<bfloat16> {
-    static Vec<float> widen(Short s) { return single(__builtin_convertvector(s, Word) << 16); }
+    static Vec<float> widen(Short s) { return single(lengthened(s) << 16); }
 
     static Short narrow(Vec<float> v) {
 #ifdef __AVX512BF16__
@@ -74,7 +99,7 @@ struct Conversion<float16> {
         memcpy(&h, &s, sizeof h);
         return (Vec<float>)_mm256_cvtph_ps(h);
 #else
-        const Word w = __builtin_convertvector(s, Word);
+        const Word w = lengthened(s);
         const Word magnitude = (w & 0x7fff) << 13, sign = (w & 0x8000) << 16;
         const Word finite = word(single(magnitude) * 0x1p112f);  // subnormal numbers too
         return single(sign | (magnitude < (31u << 23) ? finite : magnitude | 0x7f800000));
@@ -107,18 +132,24 @@ struct Conversion<float16> {
 
 template <class S>
     requires is_half<S>
-inline Vec<float> load(const S* p, All) {
+inline Short bits_at(const S* p, All) {
     Short s;
     memcpy(&s, p, sizeof s);
-    return Conversion<S>::widen(s);
+    return s;
 }
 
 template <class S>
     requires is_half<S>
-inline Vec<float> load(const S* p, Part part) {
+inline Short bits_at(const S* p, Part part) {
     Short s{};
     memcpy(&s, p, part.n * sizeof(S));
-    return Conversion<S>::widen(s);
+    return s;
+}
+
+template <class S, class P>
+    requires is_half<S>
+inline Vec<float> load(const S* p, P part) {
+    return Conversion<S>::widen(bits_at(p, part));
 }
 
 template <class S>

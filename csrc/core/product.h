@@ -154,13 +154,11 @@ inline int64_t packed_size(int64_t K, int64_t N) {
     return depth_of<R>(K) * panels<E>(N) * panel_width<E> * sizeof(E);
 }
 
-inline Word upper(const bfloat16* p, auto part) { return word(load(p, part)); }
-
 // Pairs of the numbers at u and v; v null: zeros.
 inline void pair_up(int64_t n, const bfloat16* u, const bfloat16* v, Pair* to) {
     each<float>(n, [&](int64_t j, auto part) {
-        const Word low = upper(u + j, part) >> 16;
-        const Word both = v ? low | upper(v + j, part) : low;
+        const Word low = lengthened(bits_at(u + j, part));
+        const Word both = v ? low | lengthened(bits_at(v + j, part)) << 16 : low;
         store(reinterpret_cast<float*>(to + j), single(both), part);
     });
 }
@@ -411,8 +409,8 @@ inline void turn_pairs(const Stack<const bfloat16>& a, int64_t K, int64_t k, int
     auto read = [&](auto part) {
         for (int64_t l = 0; l < L; ++l) {
             const int64_t row = 2 * (k + l);
-            square[l] = row < K ? upper(a.at(row) + first, part) >> 16 : Word{};
-            if (row + 1 < K) square[l] |= upper(a.at(row + 1) + first, part);
+            square[l] = row < K ? lengthened(bits_at(a.at(row) + first, part)) : Word{};
+            if (row + 1 < K) square[l] |= lengthened(bits_at(a.at(row + 1) + first, part)) << 16;
         }
     };
     if (columns == L) read(All{});

@@ -27,7 +27,8 @@ struct Plan {
     template <class T, class S>
     Plan(const Kernel<T, S>& kernel, const Job<T, S>& job, int threads) {
         const double weights = double(job.n.I + job.n.R) * job.wide();
-        if (threads == 1 || weights * job.n.T * job.n.B < worth_a_thread) return;
+        const bool worth = weights * job.n.T * job.n.B >= worth_a_thread || named_division();
+        if (threads == 1 || !worth) return;
         if (divides_units(kernel, job, threads)) {
             team = parts = threads;
             return;

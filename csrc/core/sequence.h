@@ -437,6 +437,9 @@ private:
             w->x = xw + r * wide_;
             w->s = hu + r * wide_;
             if constexpr (narrow) {
+                if (reads_kept_ && t > 0)
+                    for (const S* kept : {job_.out.xw, job_.out.hu})
+                        if (kept) fetch(kept + at(t - 1, r) * wide_);
                 const int64_t slot = w - row_list_;
                 if (reads_kept_ && job_.out.xw)
                     w->x = widened(job_.out.xw + at(t, r) * wide_, job_.weights.bias_x,
@@ -456,6 +459,12 @@ private:
             }
             w->dh = dh_ + r * R_, w->dc = dc_ + r * H_;
         }
+    }
+
+    // ask for what a row of kept numbers is in, which is beyond the cache
+    void fetch(const S* row) const {
+        constexpr int64_t line = 64 / sizeof(S);
+        for (int64_t i = 0; i < wide_; i += line) __builtin_prefetch(row + i, 0, 2);
     }
 
     // what was kept is without its bias, which rounding would take from
@@ -650,7 +659,7 @@ private:
     Stack<const O> x_operands(int64_t t) const {
         if (pre_) return dense<const O>(normed_x_, steps_from(t) * rows_, pitch_x_);
         if constexpr (rounds) {
-            if constexpr (std::is_same_v<O, S> && !by_tiles<R>)
+            if constexpr (std::is_same_v<O, S> && std::is_same_v<R, S> && !by_tiles<R>)
                 if (x_is_operand_) return x_rows(job_.in.x, t);
             const int64_t rows = steps_from(t) * rows_;
             const Stack<const S> x = x_rows(job_.in.x, t);

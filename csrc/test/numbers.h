@@ -27,6 +27,19 @@ inline void put(double from, float16& to) {
                                          : 0));
 }
 
+inline double number(double v) { return v; }
+inline double number(bfloat16 v) {
+    const uint32_t bits = uint32_t(v.bits) << 16;
+    float found;
+    std::memcpy(&found, &bits, sizeof found);
+    return found;
+}
+inline double number(float16 v) {
+    const int exponent = v.bits >> 10 & 31, part = v.bits & 1023;
+    const double size = exponent ? std::ldexp(1024 + part, exponent - 25) : std::ldexp(part, -24);
+    return v.bits >> 15 ? -size : size;
+}
+
 inline bool is_finite(float v) { return std::isfinite(v); }
 inline bool is_finite(double v) { return std::isfinite(v); }
 inline bool is_finite(bfloat16 v) { return (v.bits >> 7 & 255) != 255; }

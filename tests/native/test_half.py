@@ -549,13 +549,17 @@ def test_second_derivatives_are_those_of_the_definition():
 
 def test_single_precision_with_rounded_products():
     """The frameworks' own switches; off by default."""
-    drawn = prepared(draw(HASTE, 4, 6, 3, 5, 33), "bfloat16")
+    given = draw(HASTE, 4, 6, 3, 5, 33)
+    drawn = prepared(given, "bfloat16")
     plain, before = by_core(HASTE, drawn, "float32"), torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
         found = by_core(HASTE, drawn, "float32")
+        of_longer_x = by_core(HASTE, (drawn[0], given[1], *drawn[2:]), "float32")
     finally:
         torch.set_float32_matmul_precision(before)
+    for n, v in found.items():
+        assert np.array_equal(v, of_longer_x[n]), n
     expected = by_reference(HASTE, *drawn)
     model = yardstick(HASTE, drawn, "bfloat16")
     for gradients in (False, True):
