@@ -134,7 +134,8 @@ def test_what_the_core_has_no_rule_for_is_the_definition():
         weights = list(made.parameters())
         y, _ = made(x)
         first = torch.autograd.grad((y**2).sum(), [x, *weights], create_graph=True)
-        return torch.autograd.grad(sum((g**2).sum() for g in first), [x, *weights])
+        total = torch.stack([(g**2).sum() for g in first]).sum()
+        return torch.autograd.grad(total, [x, *weights])
 
     def forward_mode(made: Any) -> Any:
         return torch.func.jvp(lambda x: made(x)[0], (x,), (dx,))

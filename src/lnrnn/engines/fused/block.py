@@ -91,23 +91,27 @@ def sequence(
         return ops.concat(parts) if parts else None
 
     given = Inputs(
-        *(weights[name] for name in Inputs._fields[:5]),
-        joined("block_kernel", 1),
-        joined("block_bias", 1),
-        joined("block_gain", 0),
-        weights["gate_kernel"],
-        weights["gate_bias"],
-        steps.inputs(x),
-        states[0],
-        mask,
-        reset,
+        hidden_kernel=weights["hidden_kernel"],
+        hidden_bias=weights["hidden_bias"],
+        hidden_gain=weights["hidden_gain"],
+        state_kernel=weights["state_kernel"],
+        projected_kernel=weights["projected_kernel"],
+        layer_kernel=joined("block_kernel", 1),
+        layer_bias=joined("block_bias", 1),
+        gain=joined("block_gain", 0),
+        gate_kernel=weights["gate_kernel"],
+        gate_bias=weights["gate_bias"],
+        x=steps.inputs(x),
+        h0=states[0],
+        mask=mask,
+        reset=reset,
     )
     numbers = Numbers(relative.epsilon, relative.update_bias)
     h, last = recurrence(relative, numbers, given)
     return shown(ops, h if return_sequences else last, mask, masked_output), (last,)
 
 
-def definition(ops: Ops, relative: Relative, a: Inputs) -> tuple[Array, ...]:
+def definition(ops: Any, relative: Relative, a: Inputs) -> tuple[Array, ...]:
     """All h (T, B, H) and the last, in a framework's operations."""
     sizes = sizes_of(a)
     weights = {name: getattr(a, name) for name in (*Inputs._fields[:5], "gate_kernel", "gate_bias")}
@@ -120,8 +124,9 @@ def definition(ops: Ops, relative: Relative, a: Inputs) -> tuple[Array, ...]:
     part("block_kernel", a.layer_kernel, 1)
     part("block_bias", a.layer_bias, 1)
     part("block_gain", a.gain, 0)
+    steps: Any = BlockSteps(ops, relative, weights, sizes)
     final, h = loop(
-        BlockSteps(ops, relative, weights, sizes),
+        steps,
         a.x,
         (a.h0,),
         prepare=lambda x: x,

@@ -62,7 +62,10 @@ for _name, _handler in core.xla_handlers().items():
 class Call(Protocol):
     """What is static of a call of the core, hashable; of its arrays those named are there."""
 
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays that are there, in the order in which they are given."""
+        ...
 
     @property
     def target(self) -> str:

@@ -26,10 +26,10 @@ class _Core:
     kept: tuple[str, ...] = ("kept",)
     h_is_kept = True
 
-    def encode(self, relative: Relative, gates: str) -> tuple[int, ...]:
+    def encode(self, variant: Relative, gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
         encode = call.encode.__wrapped__ if torch.compiler.is_compiling() else call.encode
-        return encode(relative)
+        return encode(variant)
 
     def define(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
         return block.definition(ops_torch, call.decode(cell, numbers), inputs)
@@ -69,7 +69,8 @@ class _Core:
     ) -> list[Tensor]:
         h, values = (t.contiguous() for t in kept)
         dh, dh_last, _ = (None if t is None else t.contiguous() for t in incoming)
-        found = {i: torch.empty(inputs[i].shape, dtype=h.dtype) for i in asked(inputs)}
+        given: Any = inputs
+        found = {i: torch.empty(given[i].shape, dtype=h.dtype) for i in asked(inputs)}
         gradients = map(found.get, places(inputs))
         _run(cell, numbers, inputs, (h, None, values, dh, dh_last, *gradients), back=True)
         return [found[i] for i in asked(inputs, of_x)]
