@@ -295,6 +295,14 @@ RULES = (
         inside=("matplotlib",),
     ),
     rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
+    rule(
+        "lnrnn.bench.on_cuda",
+        "numpy",
+        "torch",
+        "lnrnn.bench",
+        "lnrnn.engines.triton.refuse",
+        "lnrnn.variant",
+    ),
     *(
         rule(
             f"lnrnn.bench.on_{f}",

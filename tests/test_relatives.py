@@ -194,7 +194,7 @@ def test_portable_steps_make_a_sequence(relative: Relative, sizes: Sizes) -> Non
     request = select.Request(relative, "torch", "float64")
     y, final = select.choose("portable", request).load(request)(relative, weights, x, now)
     for t, one in enumerate(x):
-        now = select.relative_step("torch")(relative, weights, one, now)
+        now = select.relative("torch", "step")(relative, weights, one, now)
         assert_close("h", now[0].numpy(), y[t].numpy(), "float64")
     for ended, last in zip(now, final, strict=True):
         assert_close("state", ended.numpy(), last.numpy(), "float64")
