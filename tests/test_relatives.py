@@ -191,7 +191,8 @@ def test_portable_steps_make_a_sequence(relative: Relative, sizes: Sizes) -> Non
     params, states, given = drawn(relative, sizes)
     weights = {n: torch.tensor(p) for n, p in params.items()}
     now, x = tuple(map(torch.tensor, states.values())), torch.tensor(given.x)
-    y, final = select.relative("torch", "sequence")(relative, weights, x, now)
+    request = select.Request(relative, "torch", "float64")
+    y, final = select.choose("portable", request).load(request)(relative, weights, x, now)
     for t, one in enumerate(x):
         now = select.relative("torch", "step")(relative, weights, one, now)
         assert_close("h", now[0].numpy(), y[t].numpy(), "float64")

@@ -75,6 +75,8 @@ def test_a_file_of_ours_is_inspected(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["inspect", ours]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["double_projection", "5", "8", "5"]
+    assert cli.main(["convert", ours, "--to", ours, "--check"]) == 2
+    assert "these weights name none" in capsys.readouterr().err
     with pytest.raises(FileError, match=r"convert\.relatives\.load"):
         lnrnn.load(ours)
     with pytest.raises(FileError, match=r"convert\.relatives\.load"):
@@ -124,10 +126,13 @@ def test_of_several_cells_one_is_selected(tmp_path, capsys):
     assert "--set is for layers with a variant" in capsys.readouterr().err
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path, capsys):
     save_beside(tmp_path / "agent.npz", "dreamerv3_block_core", "dyn/")
     with pytest.raises(FileError):
         relatives.load(tmp_path / "agent.npz")
+    source, out = str(tmp_path / "agent.npz"), str(tmp_path / "core.safetensors")
+    assert cli.main(["convert", source, "--to", out, "--check"]) == 2
+    assert "dreamerv3_block_core has none that pip installs" in capsys.readouterr().err
     relative, params = relatives.Relative(cell="lrn"), {"kernel": np.ones((3, 12), np.float32)}
     with pytest.raises(ValueError, match="have the shapes"):
         relatives.save(tmp_path / "lrn.safetensors", relative, params)
