@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from lnrnn.engines import listen
@@ -120,13 +121,14 @@ class Native:
         precision, where that one rounds more.
         """
         from lnrnn.engines import native
+        from lnrnn.engines.fused.sequence import plan
 
         if request.framework == "tensorflow" and request.dtype in ("float32", "float64"):
             from lnrnn.engines.native import tensorflow_op
 
             if tensorflow_op.by_definition():
                 return Portable().load(request)
-        return native.on(request.framework).sequence
+        return partial(native.on(request.framework).sequence, plan=plan(request.variant))
 
     def weights_dtype(self, request: Request) -> str:
         """float32 for half precision, which only the operands of products have."""

@@ -183,6 +183,8 @@ class Recurrent(nn.Module):
         Returns:
             Keywords of [lnrnn.engines.portable.sequence.sequence][].
         """
+        if not (self.zoneout or self.zoneout_cell or self.recurrent_dropout):
+            return {}
         planned = noise.plan(
             leading,
             self.output_size,
@@ -252,9 +254,7 @@ class Recurrent(nn.Module):
             self.register_parameter(f"{stem}{suffix}", parameter)
 
     def _parameter(self, name: str) -> Tensor:
-        # the dict first: attributes of a module that are parameters are looked up last and in
-        # Python; not there are those which a parametrization or a hook computes
-        held = self._parameters.get(name)
+        held = self._parameters.get(name)  # as in `_canonical`
         return getattr(self, name) if held is None else held
 
     def _weight_ih(self, suffix: str) -> Tensor:
@@ -266,11 +266,18 @@ class Recurrent(nn.Module):
     def _canonical(self, suffix: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The weights of one cell as an engine takes them, DropConnect applied in training."""
 
+        held = self._parameters
+
         def parameter(stem: str) -> Tensor:
-            value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
-            if stem in ("weight_hh", "scale_hh") and self.weight_dropout:
-                value = nn.functional.dropout(value, self.weight_dropout, self.training)
-            return value
+            name = f"{stem}{suffix}"
+            # the dict first: attributes of a module that are parameters are looked up last and in
+            # Python; not there are those which a parametrization or a hook computes
+            value = held.get(name)
+            value = getattr(self, name) if value is None else value
+            if self.weight_dropout and stem in ("weight_hh", "scale_hh"):
+                value = inputs.converted(value, dtype)
+                return nn.functional.dropout(value, self.weight_dropout, self.training)
+            return value if value.dtype == dtype else value.to(dtype)
 
         return names.to_canonical(self._stems[suffix], parameter)
 
@@ -296,7 +303,9 @@ class Recurrent(nn.Module):
         widths = {"h": self.output_size, "c": self.hidden_size}
         wanted = {name: (*leading, widths[name]) for name in self.variant.states}
         if hx is None:
-            return tuple(torch.zeros(s, dtype=dtype, device=x.device) for s in wanted.values())
+            # states of one width are one tensor, as none is written to
+            zeros = {s: torch.zeros(s, dtype=dtype, device=x.device) for s in set(wanted.values())}
+            return tuple(zeros[s] for s in wanted.values())
         return tuple(inputs.converted(s, dtype) for s in inputs.check_states(hx, wanted, x, what))
 
     def _learned(self, suffix: str, batch: int, dtype: torch.dtype) -> States:

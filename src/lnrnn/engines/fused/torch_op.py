@@ -28,8 +28,8 @@ class Passes(Protocol):
     """The passes of an engine, and how it says what a cell is.
 
     A cell is a value of the type `cell_type` of an operator's arguments.  A forward pass gives h
-    (T, B, H), the tensors named by `kept`, the last h and the last c (empty where there is none);
-    how much it keeps is a number, 0 is nothing.
+    (T, B, H), the tensors named by `kept`, the last h and the last c; one that is not there is None
+    or empty.  How much it keeps is a number, 0 is nothing.
     """
 
     device: str
@@ -64,7 +64,9 @@ class Passes(Protocol):
         """Tensors like those of a forward pass, not computed."""
         ...
 
-    def forward(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
+    def forward(
+        self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int
+    ) -> tuple[Tensor | None, ...]:
         """A forward pass."""
         ...
 
@@ -73,7 +75,7 @@ class Passes(Protocol):
         cell: Any,
         numbers: Numbers,
         inputs: Inputs,
-        kept: tuple[Tensor, ...],
+        kept: tuple[Tensor | None, ...],
         incoming: tuple[Tensor | None, ...],
         of_x: bool,
     ) -> list[Tensor]:
@@ -94,6 +96,7 @@ class Operator:
 
     def __init__(self, name: str, passes: Passes) -> None:
         self.passes = passes
+        self._here = f"is_{passes.device}"  # a tensor is slow to tell its device
         self._saved = int(passes.h_is_kept) + len(passes.kept)
         self._first = 0 if passes.h_is_kept else 1
         outputs = 3 + len(passes.kept)
@@ -146,19 +149,23 @@ class Operator:
         self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool
     ) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
-        if not by_definition(given):
+        if by_definition(given):
+            return self.passes.define(cell, numbers, inputs)
+        eager = self.eager(given)
+        if not eager:
             self.passes.check(inputs)
-            ready = torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)
-        else:
-            ready = False
-        if not ready:
+        if not (torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)):
             return self.passes.define(cell, numbers, inputs)
         keep = 0
         if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             keep = self.passes.keep(inputs)
-        if self.eager(given):
-            run = self._function.apply if keep else self._compute
-            h, *_, h_last, c_last = run(*inputs, cell, numbers, keep)  # pyright: ignore
+        if eager:
+            if keep:
+                places = [i for i, t in enumerate(inputs) if t is not None]
+                found: Any = self._function.apply((places, cell, numbers, keep), *given)
+            else:
+                found = self.passes.forward(cell, numbers, inputs, 0)
+            h, *_, h_last, c_last = found
         else:
             how = [*cell] if isinstance(cell, tuple) else cell
             h, *_, h_last, c_last = self.operator(*inputs, how, [*numbers], keep)
@@ -168,18 +175,18 @@ class Operator:
 
     def eager(self, tensors: Sequence[Tensor]) -> bool:
         """Whether this call needs no operator."""
-        device = self.passes.device
-        return (
-            not torch.compiler.is_compiling()
-            and not torch.is_autocast_enabled(device)
-            and all(
-                type(t) in _PLAIN and t.device.type == device and not t.is_neg() for t in tensors
-            )
-        )
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(self.passes.device):
+            return False
+        for t in tensors:
+            if type(t) not in _PLAIN or not getattr(t, self._here) or t.is_neg():
+                return False
+        return True
 
     def _compute(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
-        return self.passes.forward(_hashable(cell), Numbers(*numbers), Inputs(*arrays), keep)
+        a = Inputs(*arrays)
+        found = self.passes.forward(_hashable(cell), Numbers(*numbers), a, keep)
+        return tuple(a.kernel.new_empty((0,)) if t is None else t for t in found)
 
     def _empty(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
@@ -198,35 +205,51 @@ class Operator:
         a, of_x = Inputs(*args[:_INPUTS]), args[-1]
         return [t.new_empty(t.shape) for t in _differentiable(a, of_x)]
 
-    def _setup(
-        self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], eager: bool = False
-    ) -> None:
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *arrays, ctx.cell, ctx.numbers, _ = inputs
-        ctx.eager = eager
-        ctx.save_for_backward(*arrays, *output[self._first : self._first + self._saved])
+        ctx.save_for_backward(*arrays, *self._kept(output))
         ctx.set_materialize_grads(False)
+
+    def _kept(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return output[self._first : self._first + self._saved]
 
     def _gradients(self, ctx: Any, *grads: Any) -> Any:
         of_x = ctx.needs_input_grad[_X]
+        return *self._found(ctx, ctx.saved_tensors, grads, of_x, eager=False), None, None, None
+
+    def _found(
+        self, ctx: Any, saved: tuple[Any, ...], grads: tuple[Any, ...], of_x: bool, eager: bool
+    ) -> list[Any]:
+        """The gradients of all inputs, None where there is none.
+
+        Args:
+            ctx: has the cell and the numbers.
+            saved: the inputs and what the forward pass kept.
+            grads: of the results.
+            of_x: whether x has one.
+            eager: whether the call was one without the operator.
+        """
         dh, *_, dh_last, dc_last = grads
-        saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
+        incoming = (dh, dh_last, dc_last)
         arrays = (*saved, *incoming)
         if any(g is not None and _is_batched(g) for g in incoming):
             a = _leaves(Inputs(*saved[:_INPUTS]))
             with torch.enable_grad():
                 found = self._define_gradients(ctx, a, of_x, incoming)
         # after a call without the operator only these can ask for it
-        elif not (ctx.eager and self.eager([t for t in incoming if t is not None])):
+        elif not (eager and self.eager([t for t in incoming if t is not None])):
+            dense = (*saved[:_INPUTS], *_filled(saved), *incoming)
             cell = [*ctx.cell] if isinstance(ctx.cell, tuple) else ctx.cell
-            found = self.derivative(*arrays, cell, [*ctx.numbers], of_x)
+            found = self.derivative(*dense, cell, [*ctx.numbers], of_x)
         elif torch.is_grad_enabled():
             found = self._function_backward.apply(*arrays, ctx.cell, ctx.numbers, of_x)
         else:
-            found = self._compute_backward(*arrays, ctx.cell, ctx.numbers, of_x)
-        gradients: list[Any] = [None] * (_INPUTS + 3)
+            a, kept = Inputs(*saved[:_INPUTS]), saved[_INPUTS:]
+            found = self.passes.backward(ctx.cell, ctx.numbers, a, kept, incoming, of_x)
+        gradients: list[Any] = [None] * _INPUTS
         for i, gradient in zip(asked(Inputs(*saved[:_INPUTS]), of_x), found, strict=True):
             gradients[i] = gradient
-        return tuple(gradients)
+        return gradients
 
     def _setup_second(self, ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
         *arrays, ctx.cell, ctx.numbers, ctx.of_x = inputs
@@ -287,16 +310,23 @@ def _functions(self: Operator) -> tuple[Any, Any]:
     """The operator and its derivative as autograd functions."""
 
     class Recurrence(torch.autograd.Function):
+        # of the inputs those that are there alone, as each argument takes its time
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore
-            found = self._compute(*args)
-            self._setup(ctx, args, found, eager=True)
+        def forward(ctx: Any, how: Any, *given: Any) -> Any:  # pyright: ignore
+            ctx.places, ctx.cell, ctx.numbers, keep = how
+            found = self.passes.forward(ctx.cell, ctx.numbers, _placed(ctx.places, given), keep)
+            ctx.save_for_backward(*given, *self._kept(found))
+            ctx.set_materialize_grads(False)
             # what is kept is not what callers may change in place
             return (found[0].clone(), *found[1:]) if self.passes.h_is_kept else found
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
-            return self._gradients(ctx, *grad_outputs)
+            saved, places = ctx.saved_tensors, ctx.places
+            arrays = (*_placed(places, saved), *saved[len(places) :])
+            of_x = ctx.needs_input_grad[1 + places.index(_X)]
+            found = self._found(ctx, arrays, grad_outputs, of_x, eager=True)
+            return None, *[found[i] for i in places]
 
     class RecurrenceBackward(torch.autograd.Function):
         @staticmethod
@@ -310,6 +340,20 @@ def _functions(self: Operator) -> tuple[Any, Any]:
             return self._second(ctx, list(grad_outputs))
 
     return Recurrence, RecurrenceBackward
+
+
+def _placed(places: Sequence[int], given: Sequence[Tensor]) -> Inputs:
+    """Inputs of which those at these places are there."""
+    arrays: list[Tensor | None] = [None] * _INPUTS
+    for i, t in zip(places, given, strict=False):
+        arrays[i] = t
+    return Inputs(*arrays)
+
+
+def _filled(saved: tuple[Any, ...]) -> list[Tensor]:
+    """What a forward pass kept, of which an operator wants all."""
+    kernel = saved[0]
+    return [kernel.new_empty((0,)) if t is None else t for t in saved[_INPUTS:]]
 
 
 def _hashable(cell: Any) -> Any:
