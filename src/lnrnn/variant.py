@@ -94,7 +94,8 @@ class Variant:
 
     Args:
         cell: `"simple"`, `"indrnn"`, `"ligru"`, `"lstm"` or `"gru"`.
-        norms: the norms of the pre-activations; empty for a plain cell.
+        norms: the norms of the pre-activations, or the fields of each as a mapping; empty for
+            a plain cell.
         norm: `"layer"` (centred) or `"rms"` (root mean square, not centred).
         epsilon: added to the variance (or mean square); 0 or more.
         epsilon_at: `"variance"` adds epsilon under the root, `"deviation"` to the
@@ -187,6 +188,10 @@ class Variant:
     output_activation: Activation = "tanh"
 
     def __post_init__(self) -> None:
+        if isinstance(self.norms, (tuple, list)):
+            # as `dataclasses.asdict` leaves them, and JSON after it
+            norms = tuple(Norm(**n) if isinstance(n, Mapping) else n for n in self.norms)
+            object.__setattr__(self, "norms", norms)
         _check_types(self)
         self._check_numbers()
         self._check_options()
@@ -241,8 +246,7 @@ class Variant:
             raise ValueError(
                 f"Variant has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}."
             )
-        norms = tuple(Norm(**dict(n)) for n in fields.get("norms", ()))
-        return cls(**{**fields, "norms": norms})
+        return cls(**fields)
 
     def _named(self, norm: Norm) -> Norm:
         stray = sorted(set(norm.gates) - set(self.gates))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
+import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,52 @@ def test_torch_state_dictionaries(old, tmp_path):
     assert equal_bits(
         dict(layers.single.params), form("pytorch_fastrnns_lnlstm").to_canonical(given)
     )
+
+
+def stable_baselines(path: Path, arrays: dict[str, np.ndarray], data: bytes = b"{}") -> Path:
+    """A model as Stable Baselines 2.8 and later saves it: JSON, an .npz and the order of names."""
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)  # pyright: ignore[reportArgumentType]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", data)
+        archive.writestr("parameters", packed.getvalue())
+        archive.writestr("parameter_list", json.dumps(list(arrays)))
+    return path
+
+
+def test_a_model_of_stable_baselines(tmp_path):
+    """An MlpLnLstmPolicy, with what lies beside its recurrent layer."""
+    given = original_weights("stablebaselines_lnlstm")
+    dense = {
+        f"model/{n}/{w}:0": np.ones(3, "f4") for n in ("pi_fc0", "pi", "q", "vf") for w in "wb"
+    }
+    named = {f"model/lstm1/{name}:0": value for name, value in given.items()}
+    path = stable_baselines(tmp_path / "agent.zip", dense | named)
+    layers, _ = read(path, "stablebaselines_lnlstm")
+    assert layers.single.origin is not None and layers.single.origin.scope == "model/lstm1/"
+    assert equal_bits(
+        dict(layers.single.params), form("stablebaselines_lnlstm").to_canonical(given)
+    )
+    # one whose arrays were taken out reads alike
+    np.savez(tmp_path / "w.npz", **dense, **named)  # pyright: ignore[reportArgumentType]
+    assert equal_bits(dict(read(tmp_path / "w.npz")[0].single.params), dict(layers.single.params))
+
+
+def test_of_stable_baselines_nothing_but_arrays_is_read(tmp_path):
+    """Pickles in `data`, or as a parameter, and an inner archive that would not fit."""
+    path = tmp_path / "agent.zip"
+    with pytest.raises(FileError, match=r"Arrays of Python objects are pickles"):
+        open_file(stable_baselines(path, {"m/a:0": np.array([None])}, b"\x80 no JSON"))
+    with pytest.raises(FileError, match=r"'m/a' is there twice"):
+        open_file(stable_baselines(path, {"m/a:0": np.ones(1), "m/a": np.ones(1)}))
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(1 << 26))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("parameters", inner.getvalue())
+        archive.writestr("parameter_list", "[]")
+    with pytest.raises(FileError, match=r"unpacks to at most 8 times its size"):
+        open_file(path)
 
 
 def test_torch_writes_what_torch_loads(tmp_path):

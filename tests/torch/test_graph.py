@@ -36,7 +36,7 @@ class Model(nn.Module):
         z = self.head(h)
         stream: Any = self.streams["a"]
         first, state = stream.step(z)
-        second, state = stream.step(input=z, hx=state)
+        second, state = stream.step(input=z, hx=state, reset=reset[0], reset_state=state)
         return first + second, states, state
 
 

@@ -262,6 +262,27 @@ def test_steps_begin_in_the_learned_state(kind: Kind) -> None:
 
 
 @each_kind
+@pytest.mark.parametrize("learns", [False, True])
+def test_steps_begin_episodes(kind: Kind, learns: bool) -> None:
+    """In zeros or the learned states, or in those given; batched or not."""
+    module = made(kind, num_layers=2, learn_initial_state=learns)
+    x, hx, given = draw(STEPS, BATCH, INPUTS), states_of(module), states_of(module)
+    parameters = dict(module.named_parameters())
+    for again in (None,) if learns else (None, given):
+        expected, states, outputs = module(x, hx, reset=RESET, reset_state=again), hx, []
+        for x_t, reset in zip(x, RESET, strict=True):
+            y, states = module.step(x_t, states, reset=reset, reset_state=again)
+            outputs.append(y)
+        found = [torch.stack(outputs), states]
+        assert_same(found, expected)
+        wanted = gradients(expected, parameters)
+        assert_same(gradients(found, parameters), wanted, gradient=True)
+    alone = [s[:, 0] for s in flat(hx)]
+    hx = tuple(alone) if len(alone) > 1 else alone[0]
+    assert_same(module.step(x[0, 0], hx, reset=torch.tensor(True)), module.step(x[0, 0]))
+
+
+@each_kind
 def test_burn_in(kind: Kind) -> None:
     """Steps that bring the states, and none of the gradient."""
     module = made(kind, num_layers=2, recurrent_dropout=0.3, recurrent_dropout_mode="step")

@@ -366,11 +366,11 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
 
 def _request(variant: Variant, x: jax.Array, unroll: bool, resets: bool = False) -> select.Request:
     return select.Request(
-        variant, "jax", x.dtype.name, unroll=unroll, device=_device(x), reset_states=resets
+        variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x), reset_states=resets
     )
 
 
-def _device(x: jax.Array) -> str:
+def device_of(x: jax.Array) -> str:
     """The kind of device that holds x; where x is traced, the one that JAX computes on."""
     if isinstance(x, jax.core.Tracer):
         default: Any = jax.config.jax_default_device  # pyright: ignore

@@ -39,9 +39,9 @@ class Layout(NamedTuple):
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for x; as elsewhere in PyTorch, it leaves float64 alone."""
-    kind = x.device.type
-    available = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind)
-    return available and torch.is_autocast_enabled(kind)
+    # not torch.amp.is_autocast_available, which older compilers do not take
+    possible = x.dtype != torch.float64 and not x.is_meta
+    return possible and torch.is_autocast_enabled(x.device.type)
 
 
 def precision(x: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
@@ -88,7 +88,7 @@ def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
             f"input is a tensor{' or a PackedSequence' if 'TI' in axes else ''}; got "
             f"{type(input).__name__}: convert it with torch.as_tensor."
         )
-    if input.dim() not in map(len, axes):
+    if input.dim() not in [len(word) for word in axes]:  # torch.compile does not take map
         raise TensorError(
             f"input has the axes {' or '.join(_tuple(a) for a in axes)}; got the shape "
             f"{tuple(input.shape)}: add or remove axes."
@@ -177,16 +177,21 @@ def flags(name: str, given: Tensor | None, layout: Layout, x: Tensor) -> Tensor 
     if given is None:
         return None
     axes = "(T,)" if not layout.batched else "(B, T)" if layout.batch_first else "(T, B)"
-    shape = layout.restored(x).shape[:-1]
+    _check_flags(name, given, axes, layout.restored(x))
+    return layout.time_major(given)
+
+
+def _check_flags(name: str, given: object, axes: str, x: Tensor) -> None:
+    """Raise unless flags are boolean, have the axes of an input but its last, and its device."""
     if not isinstance(given, Tensor):
         raise ArgumentTypeError(
             f"{name} is a boolean tensor of the axes {axes}; got {type(given).__name__}: convert "
             "it with torch.tensor."
         )
-    if given.dtype != torch.bool or given.shape != shape:
+    if given.dtype != torch.bool or given.shape != x.shape[:-1]:
         raise TensorError(
-            f"{name} is boolean and has the axes {axes} of the input, here {tuple(shape)}; got "
-            f"{given.dtype} of the shape {tuple(given.shape)}: convert it with .bool(), or "
+            f"{name} is boolean and has the axes {axes} of the input, here {tuple(x.shape[:-1])}; "
+            f"got {given.dtype} of the shape {tuple(given.shape)}: convert it with .bool(), or "
             "transpose it."
         )
     if given.device != x.device:
@@ -194,7 +199,25 @@ def flags(name: str, given: Tensor | None, layout: Layout, x: Tensor) -> Tensor 
             f"{name} is on the device of the input; got {given.device} and {x.device}: move it "
             "with .to(device)."
         )
-    return layout.time_major(given)
+
+
+def begun_anew(
+    reset: Tensor, input: Tensor, before: Sequence[States], again: Sequence[States]
+) -> list[States]:
+    """The states of layers before one step, (B, .), those of `again` where an episode begins.
+
+    Args:
+        reset: of the caller, as input without its last axis.
+        input: (B, I), or (I,) without batch.
+        before: the states of each layer.
+        again: what they become.
+    """
+    _check_flags("reset", reset, "(B,)" if input.dim() == 2 else "()", input)
+    rows = reset.reshape(-1, 1)
+    return [
+        tuple(torch.where(rows, a, s) for a, s in zip(there, here, strict=True))
+        for there, here in zip(again, before, strict=True)
+    ]
 
 
 def reversed_reset(reset: Tensor, mask: Tensor | None) -> Tensor:

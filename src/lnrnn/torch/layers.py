@@ -137,12 +137,21 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             states = tuple(s.squeeze(1) for s in states)
         return layout.restored(y), self._hx(states)
 
-    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Advance all layers by one step, for streams.
+    def step(
+        self,
+        input: Tensor,
+        hx: Any = None,
+        *,
+        reset: Tensor | None = None,
+        reset_state: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """Advance all layers by one step, for streams and acting.
 
         Args:
             input: (B, I), or (I,) without batch.
             hx: the states, in the form of `forward`; None as there.
+            reset: as input without I, boolean; True where it is the first step of an episode.
+            reset_state: what the states become there, in the form of `hx`; None is as of `hx`.
 
         Returns:
             The output (B, R) of the last layer, and the new states.
@@ -158,7 +167,9 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         """
         tracer = graph.tracer(input, hx)
         if tracer is not None:
-            return graph.node(tracer, self, "step", input, hx)
+            flags = {"reset": reset, "reset_state": reset_state}
+            return graph.node(tracer, self, "step", input, hx, **flags)
+        beginnings.check_reset_state(reset_state, reset)
         if self.bidirectional:
             raise ValueError(
                 "The reverse direction begins at the end of a sequence; got step() with "
@@ -167,7 +178,11 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
         inputs.check_input(input, self._weight_ih("_l0"), ("I", "BI"))
         batched = input.dim() == 2
         dtype, scope = inputs.precision(input)
-        before = self._before(hx, input.shape[:-1], input, dtype)
+        batch = input.shape[:-1]
+        before = self._before(hx, batch, input, dtype)
+        if reset is not None:
+            again = self._before(reset_state, batch, input, dtype, what="reset_state")
+            before = inputs.begun_anew(reset, input, before, again)
         finals = []
         with scope:
             x = inputs.converted(input if batched else input.unsqueeze(0), dtype)

@@ -254,7 +254,9 @@ class Recurrent(nn.Module):
             self.register_parameter(f"{stem}{suffix}", parameter)
 
     def _parameter(self, name: str) -> Tensor:
-        held = self._parameters.get(name)  # as in `_canonical`
+        # the dict first: attributes of a module that are parameters are looked up last and in
+        # Python; not there are those which a parametrization or a hook computes
+        held = self._parameters.get(name)
         return getattr(self, name) if held is None else held
 
     def _weight_ih(self, suffix: str) -> Tensor:
@@ -266,18 +268,11 @@ class Recurrent(nn.Module):
     def _canonical(self, suffix: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The weights of one cell as an engine takes them, DropConnect applied in training."""
 
-        held = self._parameters
-
         def parameter(stem: str) -> Tensor:
-            name = f"{stem}{suffix}"
-            # the dict first: attributes of a module that are parameters are looked up last and in
-            # Python; not there are those which a parametrization or a hook computes
-            value = held.get(name)
-            value = getattr(self, name) if value is None else value
-            if self.weight_dropout and stem in ("weight_hh", "scale_hh"):
-                value = inputs.converted(value, dtype)
-                return nn.functional.dropout(value, self.weight_dropout, self.training)
-            return value if value.dtype == dtype else value.to(dtype)
+            value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
+            if stem in ("weight_hh", "scale_hh") and self.weight_dropout:
+                value = nn.functional.dropout(value, self.weight_dropout, self.training)
+            return value
 
         return names.to_canonical(self._stems[suffix], parameter)
 
@@ -303,9 +298,7 @@ class Recurrent(nn.Module):
         widths = {"h": self.output_size, "c": self.hidden_size}
         wanted = {name: (*leading, widths[name]) for name in self.variant.states}
         if hx is None:
-            # states of one width are one tensor, as none is written to
-            zeros = {s: torch.zeros(s, dtype=dtype, device=x.device) for s in set(wanted.values())}
-            return tuple(zeros[s] for s in wanted.values())
+            return tuple(torch.zeros(s, dtype=dtype, device=x.device) for s in wanted.values())
         return tuple(inputs.converted(s, dtype) for s in inputs.check_states(hx, wanted, x, what))
 
     def _learned(self, suffix: str, batch: int, dtype: torch.dtype) -> States:
@@ -350,8 +343,7 @@ class Recurrent(nn.Module):
         self._advise()
         if reset is not None and reset_states is None and self.learn_initial_state:
             reset_states = self._learned(suffix, x.shape[1], x.dtype)
-        use = "sequence" if reset_states is None else "resets"
-        function, weights_dtype = self._function(use, x.dtype, x.device)
+        function, weights_dtype = self._function("sequence", x.dtype, x.device)
         options = dict(
             mask=mask,
             reset=reset,
@@ -378,20 +370,17 @@ class Recurrent(nn.Module):
         if advice.given(self):  # a module is slow to set an attribute
             self._advised = True
 
-    def _request(
-        self, dtype: torch.dtype, device: torch.device, resets: bool = False
-    ) -> select.Request:
+    def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
             self.variant,
             framework="torch",
             dtype=_name(dtype),
             device=device.type,
             named=self.engine != "auto",
-            reset_states=resets,
         )
 
     def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
-        """What computes a `"sequence"`, one with resets to states, `"resets"`, or a `"step"`.
+        """What computes a `"sequence"` or a `"step"`.
 
         In an export it is always the portable engine.
         """
@@ -414,7 +403,7 @@ class Recurrent(nn.Module):
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
-        request = self._request(dtype, device, use == "resets")
+        request = self._request(dtype, device)
         if use == "step":
             return select.step(request, self.engine), dtype
         engine = select.choose("portable" if use == "export" else self.engine, request)
@@ -426,10 +415,8 @@ class Recurrent(nn.Module):
         # a module on meta may get its weights, on the CPU as a rule, by assignment alone
         devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
         for dtype, device in product(_DTYPES, devices):
-            for use in ("sequence", "resets", "export", "step"):
-                named = select.report(self._request(dtype, device, use == "resets")).get(
-                    self.engine
-                )
+            named = select.report(self._request(dtype, device)).get(self.engine)
+            for use in ("sequence", "export", "step"):
                 if use in ("export", "step") or not isinstance(named, select.No):
                     self._function(use, dtype, device)
 

@@ -11,7 +11,8 @@ from lnrnn.convert.errors import FileError
 from lnrnn.convert.tensors import Container
 
 KINDS = (
-    "safetensors, .npz, PyTorch, .keras, .h5, TensorFlow checkpoints and SavedModels, and .tflite"
+    "safetensors, .npz, PyTorch, .keras, .h5, TensorFlow checkpoints and SavedModels, .tflite, and "
+    "the .zip of Stable Baselines 2"
 )
 
 
@@ -52,10 +53,12 @@ def _reader(start: bytes) -> Callable[[Path], Container]:
 
 
 def _archive(path: Path) -> Container:
-    """A zip file: of NumPy, Keras or PyTorch."""
+    """A zip file: of NumPy, Keras, PyTorch or Stable Baselines."""
     names = npz.members(path)
     if "model.weights.h5" in names:
         return hdf5.read_keras(path)
     if any(name.rpartition("/")[2] == "data.pkl" for name in names):
         return pytorch.read(path)
+    if {"parameters", "parameter_list"} <= set(names):
+        return npz.read_stable_baselines(path)
     return npz.read(path)

@@ -1,7 +1,8 @@
-"""NumPy's .npz, and what all zip archives have to satisfy."""
+"""NumPy's .npz, also within a file of Stable Baselines, and what zip archives have to satisfy."""
 
 from __future__ import annotations
 
+import io
 import math
 import tokenize
 import zipfile
@@ -17,6 +18,8 @@ from lnrnn.convert.errors import FileError
 from lnrnn.convert.tensors import Container, Entry, check_expansion, whole
 
 Array = np.ndarray
+# the path of an archive, or one in memory
+Source = Path | bytes
 
 _HEADER = 1 << 16
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -27,7 +30,7 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def members(path: Path) -> dict[str, zipfile.ZipInfo]:
+def members(source: Source) -> dict[str, zipfile.ZipInfo]:
     """The files in an archive.
 
     Raises:
@@ -35,7 +38,7 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
             or files that would unpack to far more than the archive's size.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(source) as archive:
             found = archive.infolist()
     except DAMAGED as error:
         raise damaged(error) from error
@@ -48,7 +51,8 @@ def members(path: Path) -> dict[str, zipfile.ZipInfo]:
             raise FileError(
                 f"The files of an archive lie inside it; {info.filename[:80]!r} leads out of it."
             )
-    check_expansion(sum(info.file_size for info in found), path.stat().st_size)
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    check_expansion(sum(info.file_size for info in found), size)
     return {info.filename: info for info in found}
 
 
@@ -67,14 +71,18 @@ def damaged(error: BaseException) -> FileError:
     return FileError(f"The archive is damaged: {text or type(error).__name__}.")
 
 
-def read(path: Path) -> Container:
+def read(source: Source) -> Container:
     """The arrays of an .npz file; arrays of Python objects are refused."""
-    held = [name for name in members(path) if name.endswith(".npy")]
+    held = [name for name in members(source) if name.endswith(".npy")]
     entries = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _opened(source) as archive:
             for member in held:
-                entries[member.removesuffix(".npy")] = _entry(archive, path, member)
+                # variables of TensorFlow 1 came with the number of an output in their names
+                name = member.removesuffix(".npy").removesuffix(":0")
+                if name in entries:
+                    raise FileError(f"A name stands once in a file; {name[:80]!r} is there twice.")
+                entries[name] = _entry(archive, source, member)
     except DAMAGED as error:
         raise error if isinstance(error, FileError) else damaged(error) from error
     if not entries:
@@ -82,7 +90,19 @@ def read(path: Path) -> Container:
     return Container("npz", entries, ordered=True)
 
 
-def _entry(archive: zipfile.ZipFile, path: Path, member: str) -> Entry:
+def read_stable_baselines(path: Path) -> Container:
+    """The parameters of a model of Stable Baselines 2: an .npz within the archive.
+
+    `data` beside it, which holds pickles, is not read.
+    """
+    return read(member(path, "parameters"))
+
+
+def _opened(source: Source) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _entry(archive: zipfile.ZipFile, source: Source, member: str) -> Entry:
     """One array, as its header describes it."""
     with archive.open(member) as stream:
         shape, _, dtype = _header(member, cast("BinaryIO", stream))
@@ -93,13 +113,13 @@ def _entry(archive: zipfile.ZipFile, path: Path, member: str) -> Entry:
             f"An array takes the space of its shape; {member!r} of shape {str(shape)[:60]} takes "
             f"{due} bytes and has {there}."
         )
-    return Entry(shape, dtype, _loader(path, member))
+    return Entry(shape, dtype, _loader(source, member))
 
 
-def _loader(path: Path, member: str) -> Any:
+def _loader(source: Source, member: str) -> Any:
     def load() -> Array:
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(member) as opened:
+            with _opened(source) as archive, archive.open(member) as opened:
                 stream = cast("BinaryIO", opened)
                 shape, fortran, dtype = _header(member, stream)
                 raw = whole(stream, math.prod(shape) * dtype.itemsize)

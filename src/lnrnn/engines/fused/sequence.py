@@ -117,8 +117,7 @@ def sequence(
         variant.hidden_clip or 0.0,
         variant.projection_clip or 0.0,
     )
-    inputs = Inputs(
-        *weights,
+    arrays: Any = (
         x,
         states[0],
         states[1] if variant.cell == "lstm" else None,
@@ -130,7 +129,7 @@ def sequence(
         recurrent_mask,
         candidate_mask,
     )
-    h, *final = recurrence(variant, numbers, inputs, gates)
+    h, *final = recurrence(variant, numbers, Inputs(*weights, *arrays), gates)
     output = h if return_sequences else final[0]
     return shown(ops, output, mask, masked_output), tuple(final)
 

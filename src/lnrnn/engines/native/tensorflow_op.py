@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 # A tape that records what has a gradient of its own, a trace for XLA, and the questions whether a
-# tape records at all, whether a graph is for XLA and whether for a file, have no public names.
+# tape records at all, whether a graph is for XLA and whether for a file, and whether a function is
+# known, have no public names.
 from tensorflow.python.eager import record
+from tensorflow.python.eager.context import context
 from tensorflow.python.ops.control_flow_ops import XLAControlFlowContext
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
@@ -197,12 +199,12 @@ def _define_back(how: How, arrays: Arrays) -> list[Any]:
     total = _weighed(forward, arrays[: len(forward.given)], coming)
     asked = [by_name[n[1:]] for n in how.found]
     # XLA may compile a function that was traced without it, and needs its loop so
-    context = XLAControlFlowContext()
-    context.Enter()
+    for_xla = XLAControlFlowContext()
+    for_xla.Enter()
     try:
         return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
     finally:
-        context.Exit()
+        for_xla.Exit()
 
 
 def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
@@ -233,7 +235,7 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     with record.stop_recording():
         if tf.executing_eagerly():
             return _operator(how, arrays)
-        meaning, _ = _functions(how, tuple((tuple(a.shape), a.dtype) for a in arrays), _threads())
+        meaning = _meaning(how, tuple((tuple(a.shape), a.dtype) for a in arrays))
         graph: Any = tf.compat.v1.get_default_graph()
         made = {"PartitionedCall": lambda op, *incoming: gradient(op.outputs, *incoming)}
         with graph._override_gradient_function(made):
@@ -243,9 +245,19 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     return found
 
 
+def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
+    """The definition of a pass as a function for graphs."""
+    meaning, _, parts = _functions(how, specs, _threads())
+    # TensorFlow forgets functions within one whose variables it could not make constants
+    if not all(map(context().has_function, parts)):
+        _functions.cache_clear()
+        meaning, _, parts = _functions(how, specs, _threads())
+    return meaning
+
+
 @cache
-def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any]:
-    """The definition of a pass and the pass itself, as functions for graphs.
+def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any, list[str]]:
+    """The definition of a pass, the pass itself, as functions for graphs, and what is within.
 
     TensorFlow runs the second in place of the first where it runs on a CPU.
     """
@@ -261,7 +273,10 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
         return made.get_concrete_function(*signature)
 
     with tf.init_scope():
-        return function(meaning, "any"), function(lambda *a: _operator(how, a), "CPU")
+        defined = function(meaning, "any")
+        computed = function(lambda *a: _operator(how, a), "CPU")
+    parts = [f.signature.name for f in defined.graph.as_graph_def().library.function]
+    return defined, computed, parts
 
 
 def _operator(how: How, arrays: Arrays) -> list[Any]:
