@@ -305,8 +305,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         states = [(input_shape[0], size) for size in tree.flatten(self.state_size)]
         return states[0], states
 
-    def request(self, unroll: bool = False, resets: bool = False) -> select.Request:
-        """What is asked of an engine; `resets` go to other states than zeros."""
+    def request(self, unroll: bool = False) -> select.Request:
+        """What is asked of an engine."""
         return select.Request(
             self.variant,
             framework=keras.backend.backend(),
@@ -315,7 +315,6 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             functions=tuple(self.functions),
             device=device(),
             named=self.engine != "auto",
-            reset_states=resets,
         )
 
     @property

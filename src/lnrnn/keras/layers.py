@@ -182,7 +182,7 @@ class LayerNormRNN(keras.layers.RNN):
             dropped = cell.get_dropout_mask(x[0])
             x = x if dropped is None else x * dropped
             noise.setdefault("recurrent_mask", cell.sequence_mask(states[0]))
-        request = cell.request(unroll=self.unroll, resets=steps.reset_states is not None)
+        request = cell.request(unroll=self.unroll)
         engine = select.choose(cell.engine, request)
         burn_in = beginnings.burn_in(self.burn_in, sequences.shape[1])
         # of two parts the second does not know what the first one repeats

@@ -95,7 +95,7 @@ def sequence(
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.
         any_order: whether `recurrence` reads the gates in any order, not in the canonical one only.
-        plan: that of the variant which calls mostly have; it spares them a look at each weight.
+        plan: spares calls with its variant a look at each weight; of no effect with another.
 
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.

@@ -59,7 +59,7 @@ class _Core:
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
     ) -> tuple[Tensor, ...]:
         found = _results(call.cell_of(cell), inputs, keep)
-        return tuple(inputs.kernel.new_empty((0,)) if t is None else t for t in found)
+        return tuple(inputs.x.new_empty((0,)) if t is None else t for t in found)
 
     def forward(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
