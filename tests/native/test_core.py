@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lnrnn import reference
-from lnrnn.engines import select
+from lnrnn import dialects, reference
+from lnrnn.engines import native, select
 from lnrnn.engines.fused.call import Numbers
+from lnrnn.engines.fused.sequence import plan
 from lnrnn.engines.native import call, core
 from lnrnn.params import columns, gates_of, sizes_of
 from lnrnn.testing.cases import VARIANTS, random_params, sizes_for
@@ -193,6 +194,26 @@ def test_threads_do_not_change_a_bit(batch, threads):
     for name, value in first.items():
         assert np.array_equal(value, again[name]), name
     check(variant, drawn, "float32")
+
+
+def test_a_plan_names_the_weights_that_are_arrays_as_they_are():
+    """So what is computed with it is that without it, to the bit."""
+    without = native.on("torch").sequence
+    names = ("haste_lnlstm", "haste_lngru", "book_lnsimplernn")
+    defaults = {name: dialects.get(name).variant for name in names}
+    assert all(plan(variant) for variant in defaults.values())
+    for name, variant in (VARIANTS | defaults).items():
+        sizes = sizes_for(variant)
+        drawn = random_params(variant, sizes, np.random.default_rng(3))
+        params = {n: torch.tensor(w) for n, w in drawn.items()}
+        x = torch.randn(4, 2, sizes.inputs, dtype=torch.float64)
+        widths = (sizes.hidden, sizes.units)[: len(variant.states)]
+        states = tuple(torch.randn(2, width, dtype=torch.float64) for width in widths)
+        request = select.Request(variant, "torch", "float64")
+        planned = select.choose("native", request).load(request)
+        (y, final), (expected, last) = (f(variant, params, x, states) for f in (planned, without))
+        for one, its in zip((y, *final), (expected, *last), strict=True):
+            assert torch.equal(one, its), name
 
 
 def test_several_callers_at_once():

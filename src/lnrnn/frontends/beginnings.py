@@ -13,8 +13,10 @@ States = tuple[Array, ...]
 _FLAGS = ("mask", "reset")
 
 
-def without_states(params: Mapping[str, Array]) -> dict[str, Array]:
+def without_states(params: Mapping[str, Array]) -> Mapping[str, Array]:
     """The weights of the steps."""
+    if STATES["h"] not in params:
+        return params
     return {name: value for name, value in params.items() if name not in STATES.values()}
 
 

@@ -333,7 +333,8 @@ class LayerNormRNN(keras.layers.RNN):
             return tuple(ops.convert_to_tensor(s, dtype) for s in _flat(reset_state))
         if not self.cell.learn_initial_state:
             return None
-        return tuple(self.get_initial_state(batch_size=ops.shape(sequences)[0]))
+        shape: Any = ops.shape(sequences)
+        return tuple(self.get_initial_state(batch_size=shape[0]))
 
     def _check_states(self, what: str, sequences: Any, states: Any) -> None:
         batch = sequences.shape[0]
@@ -409,7 +410,8 @@ def _reversed_reset(reset: Any, mask: Any) -> Any:
         ops.reshape(places, (-1,)),
         num_segments=(steps + 2) * batch,
     )
-    return ops.take(begins, places + batch) > 0
+    found: Any = ops.take(begins, places + batch)
+    return found > 0
 
 
 _FLAGS = (

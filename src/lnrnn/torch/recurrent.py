@@ -183,6 +183,8 @@ class Recurrent(nn.Module):
         Returns:
             Keywords of [lnrnn.engines.portable.sequence.sequence][].
         """
+        if not (self.zoneout or self.zoneout_cell or self.recurrent_dropout):
+            return {}
         planned = noise.plan(
             leading,
             self.output_size,

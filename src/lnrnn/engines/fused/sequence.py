@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.portable import ops_numpy
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.recurrence import inner_bias, units_of
 from lnrnn.engines.portable.sequence import MaskedOutput, shown
 from lnrnn.engines.sites import Affine, site_vectors
-from lnrnn.params import gates_of
+from lnrnn.params import Sizes, gates_of, shapes
 from lnrnn.variant import Site, Variant
 
 Recurrence = Callable[[Variant, Numbers, Inputs, str], tuple[Array, ...]]
+
+
+class Plan(NamedTuple):
+    """The weights of a variant that are the arrays of a call as they are.
+
+    Args:
+        variant: the cell.
+        names: the weight that each of `WEIGHTS` is, None for what is absent.
+    """
+
+    variant: Variant
+    names: tuple[str | None, ...]
+
+
+@cache
+def plan(variant: Variant) -> Plan | None:
+    """The plan of a variant; None where an array has to be computed of its weights."""
+    size = Sizes(2, 3, 4 if variant.projection else 3)
+    params = {name: np.zeros(shape) for name, shape in shapes(variant, size).items()}
+    found = _weights(ops_numpy, variant, params, params["kernel"], sum(size[::2]), "")
+    names = {id(array): name for name, array in params.items()}
+    if any(array is not None and id(array) not in names for array in found):
+        return None
+    return Plan(variant, tuple(None if a is None else names[id(a)] for a in found))
 
 
 def sequence(
@@ -37,6 +66,7 @@ def sequence(
     unroll: bool = False,
     return_sequences: bool = True,
     any_order: bool = False,
+    plan: Plan | None = None,
 ) -> tuple[Array, States]:
     """Run a cell over a sequence, all of it in the engine.
 
@@ -65,15 +95,19 @@ def sequence(
         unroll: has nothing to unroll.
         return_sequences: whether all outputs are returned or the last only.
         any_order: whether `recurrence` reads the gates in any order, not in the canonical one only.
+        plan: spares calls with its variant a look at each weight; of no effect with another.
 
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
-    units = units_of(variant, params)
     gates = "" if gates == variant.gates else gates
     if gates and not any_order:
         params, gates = _reordered(ops, variant, params, gates), ""
-    sites = site_vectors(ops, variant, params, units, gates)
+    if plan is not None and plan.variant is variant:
+        weights: Any = [None if name is None else params[name] for name in plan.names]
+    else:
+        width = x.shape[-1] + states[0].shape[-1]
+        weights = _weights(ops, variant, params, x, width, gates)
     numbers = Numbers(
         _number(take_h),
         _number(take_c),
@@ -83,14 +117,41 @@ def sequence(
         variant.hidden_clip or 0.0,
         variant.projection_clip or 0.0,
     )
-    cell_norm = variant.cell_norm != "none"
+    arrays: Any = (
+        x,
+        states[0],
+        states[1] if variant.cell == "lstm" else None,
+        *_resets(reset, reset_states),
+        mask,
+        reset,
+        _array(take_h),
+        _array(take_c),
+        recurrent_mask,
+        candidate_mask,
+    )
+    h, *final = recurrence(variant, numbers, Inputs(*weights, *arrays), gates)
+    output = h if return_sequences else final[0]
+    return shown(ops, output, mask, masked_output), tuple(final)
+
+
+def _weights(
+    ops: Any,
+    variant: Variant,
+    params: Mapping[str, Array],
+    like: Array,
+    width: int,
+    gates: str,
+) -> tuple[Array | None, ...]:
+    """The arrays of weights, `WEIGHTS`; new ones are like an array, `width` is I + R."""
+    units = units_of(variant, params)
+    sites = site_vectors(ops, variant, params, units, gates)
     gain_c = params.get("cell_norm_gain")
-    if cell_norm and gain_c is None:
-        gain_c = ops.constants(x, [1.0] * units)
+    if variant.cell_norm != "none" and gain_c is None:
+        gain_c = ops.constants(like, [1.0] * units)
     gain_pre = params.get("pre_norm_gain")
     if variant.norms_at("pre") and gain_pre is None:
-        gain_pre = ops.constants(x, [1.0] * (x.shape[-1] + states[0].shape[-1]))
-    inputs = Inputs(
+        gain_pre = ops.constants(like, [1.0] * width)
+    return (
         params["kernel"],
         params["recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel"],
         inner_bias(variant, params),
@@ -107,20 +168,7 @@ def sequence(
         params.get("hidden_norm_bias"),
         params.get("projection_kernel"),
         params.get("projection_bias"),
-        x,
-        states[0],
-        states[1] if variant.cell == "lstm" else None,
-        *_resets(reset, reset_states),
-        mask,
-        reset,
-        _array(take_h),
-        _array(take_c),
-        recurrent_mask,
-        candidate_mask,
     )
-    h, *final = recurrence(variant, numbers, inputs, gates)
-    output = h if return_sequences else final[0]
-    return shown(ops, output, mask, masked_output), tuple(final)
 
 
 def _reordered(

@@ -22,8 +22,8 @@ class Passes(Protocol):
     """The passes of an engine, and how it says what a cell is.
 
     A cell is a value of the type `cell_type` of an operator's arguments.  A forward pass gives h
-    (T, B, H), the tensors named by `kept`, the last h and the last c (empty where there is none);
-    how much it keeps is a number, 0 is nothing.
+    (T, B, H), the tensors named by `kept`, the last h and the last c; one that is not there is None
+    or empty.  How much it keeps is a number, 0 is nothing.
     """
 
     device: str
@@ -58,7 +58,7 @@ class Passes(Protocol):
         """Tensors like those of a forward pass, not computed."""
         ...
 
-    def forward(self, cell: Any, numbers: Any, inputs: Any, keep: int) -> tuple[Tensor, ...]:
+    def forward(self, cell: Any, numbers: Any, inputs: Any, keep: int) -> tuple[Any, ...]:
         """A forward pass."""
         ...
 
@@ -67,7 +67,7 @@ class Passes(Protocol):
         cell: Any,
         numbers: Any,
         inputs: Any,
-        kept: tuple[Tensor, ...],
+        kept: tuple[Any, ...],
         incoming: tuple[Tensor | None, ...],
         of_x: bool,
     ) -> list[Tensor]:
@@ -91,6 +91,7 @@ class Operator:
         self.passes, self.taken = passes, taken
         self._inputs = len(taken.inputs._fields)
         self._x = taken.inputs._fields.index("x")
+        self._here = f"is_{passes.device}"  # a tensor is slow to tell its device
         self._saved = int(passes.h_is_kept) + len(passes.kept)
         self._first = 0 if passes.h_is_kept else 1
         outputs = 3 + len(passes.kept)
@@ -143,19 +144,23 @@ class Operator:
 
     def _recur(self, cell: Any, numbers: Any, inputs: Any, named: bool) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
-        if not by_definition(given):
+        if by_definition(given):
+            return self.passes.define(cell, numbers, inputs)
+        eager = self.eager(given)
+        if not eager:
             self.passes.check(inputs)
-            ready = torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)
-        else:
-            ready = False
-        if not ready:
+        if not (torch.compiler.is_compiling() or self.passes.ready(cell, numbers, inputs, named)):
             return self.passes.define(cell, numbers, inputs)
         keep = 0
         if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             keep = self.passes.keep(inputs)
-        if self.eager(given):
-            run = self._function.apply if keep else self._compute
-            h, *_, h_last, c_last = run(*inputs, cell, numbers, keep)  # pyright: ignore
+        if eager:
+            if keep:
+                places = [i for i, t in enumerate(inputs) if t is not None]
+                found: Any = self._function.apply((places, cell, numbers, keep), *given)
+            else:
+                found = self.passes.forward(cell, numbers, inputs, 0)
+            h, *_, h_last, c_last = found
         else:
             how = [*cell] if isinstance(cell, tuple) else cell
             h, *_, h_last, c_last = self.operator(*inputs, how, [*numbers], keep)
@@ -168,18 +173,18 @@ class Operator:
 
     def eager(self, tensors: Sequence[Tensor]) -> bool:
         """Whether this call needs no operator."""
-        device = self.passes.device
-        return (
-            not torch.compiler.is_compiling()
-            and not torch.is_autocast_enabled(device)
-            and all(
-                type(t) in _PLAIN and t.device.type == device and not t.is_neg() for t in tensors
-            )
-        )
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled(self.passes.device):
+            return False
+        for t in tensors:
+            if type(t) not in _PLAIN or not getattr(t, self._here) or t.is_neg():
+                return False
+        return True
 
     def _compute(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
-        return self.passes.forward(_hashable(cell), *self.taken.of(numbers, arrays), keep)
+        numbers, inputs = self.taken.of(numbers, arrays)
+        found = self.passes.forward(_hashable(cell), numbers, inputs, keep)
+        return tuple(inputs.x.new_empty((0,)) if t is None else t for t in found)
 
     def _empty(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
@@ -199,35 +204,62 @@ class Operator:
         a, of_x = self._arrays(args), args[-1]
         return [t.new_empty(t.shape) for t in _differentiable(a, of_x)]
 
-    def _setup(
-        self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], eager: bool = False
-    ) -> None:
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *arrays, ctx.cell, ctx.numbers, _ = inputs
-        ctx.eager = eager
-        ctx.save_for_backward(*arrays, *output[self._first : self._first + self._saved])
+        ctx.save_for_backward(*arrays, *self._kept(output))
         ctx.set_materialize_grads(False)
+
+    def _kept(self, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return output[self._first : self._first + self._saved]
+
+    def _placed(self, ctx: Any, given: Sequence[Tensor]) -> Any:
+        """The inputs, of which those at some places are there."""
+        arrays: list[Tensor | None] = [None] * self._inputs
+        for i, t in zip(ctx.places, given, strict=False):
+            arrays[i] = t
+        return self.taken.inputs(*arrays)
 
     def _gradients(self, ctx: Any, *grads: Any) -> Any:
         of_x = ctx.needs_input_grad[self._x]
+        return *self._found(ctx, ctx.saved_tensors, grads, of_x, eager=False), None, None, None
+
+    def _found(
+        self, ctx: Any, saved: tuple[Any, ...], grads: tuple[Any, ...], of_x: bool, eager: bool
+    ) -> list[Any]:
+        """The gradients of all inputs, None where there is none.
+
+        Args:
+            ctx: has the cell and the numbers.
+            saved: the inputs and what the forward pass kept.
+            grads: of the results.
+            of_x: whether x has one.
+            eager: whether the call was one without the operator.
+        """
         dh, *_, dh_last, dc_last = grads
-        saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
+        incoming = (dh, dh_last, dc_last)
         arrays = (*saved, *incoming)
         if any(g is not None and _is_batched(g) for g in incoming):
             a = _leaves(self._arrays(saved))
             with torch.enable_grad():
                 found = self._define_gradients(ctx, a, of_x, incoming)
         # after a call without the operator only these can ask for it
-        elif not (ctx.eager and self.eager([t for t in incoming if t is not None])):
+        elif not (eager and self.eager([t for t in incoming if t is not None])):
+            x = saved[self._x]
+            kept = [x.new_empty((0,)) if t is None else t for t in saved[self._inputs :]]
+            dense = (*saved[: self._inputs], *kept, *incoming)
             cell = [*ctx.cell] if isinstance(ctx.cell, tuple) else ctx.cell
-            found = self.derivative(*arrays, cell, [*ctx.numbers], of_x)
+            found = self.derivative(*dense, cell, [*ctx.numbers], of_x)
         elif torch.is_grad_enabled():
             found = self._function_backward.apply(*arrays, ctx.cell, ctx.numbers, of_x)
         else:
-            found = self._compute_backward(*arrays, ctx.cell, ctx.numbers, of_x)
-        gradients: list[Any] = [None] * (self._inputs + 3)
+            kept = saved[self._inputs :]
+            found = self.passes.backward(
+                ctx.cell, ctx.numbers, self._arrays(saved), kept, incoming, of_x
+            )
+        gradients: list[Any] = [None] * self._inputs
         for i, gradient in zip(asked(self._arrays(saved), of_x), found, strict=True):
             gradients[i] = gradient
-        return tuple(gradients)
+        return gradients
 
     def _setup_second(self, ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
         *arrays, ctx.cell, ctx.numbers, ctx.of_x = inputs
@@ -294,16 +326,23 @@ def _functions(self: Operator) -> tuple[Any, Any]:
     """The operator and its derivative as autograd functions."""
 
     class Recurrence(torch.autograd.Function):
+        # of the inputs those that are there alone, as each argument takes its time
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:  # pyright: ignore
-            found = self._compute(*args)
-            self._setup(ctx, args, found, eager=True)
+        def forward(ctx: Any, how: Any, *given: Any) -> Any:  # pyright: ignore
+            ctx.places, ctx.cell, ctx.numbers, keep = how
+            found = self.passes.forward(ctx.cell, ctx.numbers, self._placed(ctx, given), keep)
+            ctx.save_for_backward(*given, *self._kept(found))
+            ctx.set_materialize_grads(False)
             # what is kept is not what callers may change in place
             return (found[0].clone(), *found[1:]) if self.passes.h_is_kept else found
 
         @staticmethod
         def backward(ctx: Any, *grad_outputs: Any) -> Any:
-            return self._gradients(ctx, *grad_outputs)
+            saved, places = ctx.saved_tensors, ctx.places
+            arrays = (*self._placed(ctx, saved), *saved[len(places) :])
+            of_x = ctx.needs_input_grad[1 + places.index(self._x)]
+            found = self._found(ctx, arrays, grad_outputs, of_x, eager=True)
+            return None, *[found[i] for i in places]
 
     class RecurrenceBackward(torch.autograd.Function):
         @staticmethod

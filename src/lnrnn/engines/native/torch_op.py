@@ -58,26 +58,16 @@ class _Core:
     def empty(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
     ) -> tuple[Tensor, ...]:
-        shapes = call.result_shapes(call.cell_of(cell), inputs, keep > 0)
-        if keep != _ALL:
-            shapes |= dict(xw=(0,), hu=(0,))
-        found = {
-            name: (inputs.x if name in call.LIKE_X else inputs.kernel).new_empty(
-                shapes.get(name, (0,))
-            )
-            for name in call.OUTPUTS
-        }
-        if _is_turned(inputs.x):  # h lies as x does
-            steps, batch, units = shapes["h"]
-            found["h"] = inputs.x.new_empty((batch, steps, units)).transpose(0, 1)
-        return tuple(found.values())
+        found = _results(call.cell_of(cell), inputs, keep)
+        return tuple(inputs.x.new_empty((0,)) if t is None else t for t in found)
 
     def forward(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
-    ) -> tuple[Tensor, ...]:
-        check(call.cell_of(cell), inputs, torch.bool, torch.float32)
-        found = self.empty(cell, numbers, inputs, keep)
-        _run(call.cell_of(cell), numbers, inputs, found, back=False)
+    ) -> tuple[Any, ...]:
+        its = call.cell_of(cell)
+        check(its, inputs, torch.bool, torch.float32)
+        found = _results(its, inputs, keep)
+        _run(its, numbers, inputs, found, back=False)
         return found
 
     def backward(
@@ -85,7 +75,7 @@ class _Core:
         cell: tuple[int, ...],
         numbers: Numbers,
         inputs: Inputs,
-        kept: tuple[Tensor, ...],
+        kept: tuple[Any, ...],
         incoming: tuple[Tensor | None, ...],
         of_x: bool,
     ) -> list[Tensor]:
@@ -103,6 +93,26 @@ class _Core:
 recurrence = Operator("lnrnn::recurrence", _Core())
 
 
+def _results(cell: Cell, a: Inputs, keep: int) -> tuple[Any, ...]:
+    """Memory for what a forward pass gives, in the order of `call.OUTPUTS`."""
+    steps, batch, _ = a.x.shape
+    wide, hidden = a.kernel.shape[1], a.h0.shape[1]
+    units = wide // cell.gates
+    like, single = a.x.new_empty, a.kernel.new_empty
+    if _is_turned(a.x):  # h lies as x does
+        h = like((batch, steps, hidden)).transpose(0, 1)
+    else:
+        h = like((steps, batch, hidden))
+    return (
+        h,
+        single((steps, batch, units)) if keep and cell.lstm else None,
+        like((steps, batch, wide)) if keep == _ALL else None,
+        like((steps, batch, wide)) if keep == _ALL else None,
+        single((batch, hidden)),
+        single((batch, units)) if cell.lstm else None,
+    )
+
+
 def is_plain(tensors: list[Tensor]) -> bool:
     """Whether these are tensors of a call that nothing traces or transforms, on the CPU."""
     return recurrence.eager(tensors) and not by_definition(tensors)
@@ -114,7 +124,7 @@ def is_dense(t: Any) -> bool:
 
 
 def _is_turned(t: Any) -> bool:
-    if t.dim() < 2 or t.is_contiguous():
+    if t.is_contiguous() or t.dim() < 2:
         return False
     rows, _, *rest = t.shape
     return t.stride() == ((rest[0], rows * rest[0], 1) if rest else (1, rows))
@@ -136,6 +146,8 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
 
 def check_devices(a: Any) -> None:
     """Raise ValueError unless these inputs, a tuple by name, are all on the CPU."""
+    if all(t is None or t.is_cpu for t in a):
+        return
     device = a.x.device
     if device.type not in ("cpu", "meta"):
         raise ValueError(
