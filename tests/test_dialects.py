@@ -26,6 +26,7 @@ from lnrnn.dialects import (
 )
 from lnrnn.dialects.layout import Layout, Parts
 from lnrnn.params import Sizes, shapes
+from lnrnn.relatives import RELATIVES
 from lnrnn.testing.golden import base_name
 from lnrnn.variant import Norm, Variant
 
@@ -296,6 +297,7 @@ def test_get_suggests_the_nearest_names() -> None:
 def test_names_are_sorted_and_apart_from_the_outside() -> None:
     assert list(dialects.names()) == sorted(DIALECTS)
     assert not set(OUTSIDE) & set(DIALECTS)
+    assert set(OUTSIDE) == set(RELATIVES)
 
 
 def test_every_golden_name_is_known() -> None:

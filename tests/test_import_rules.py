@@ -43,11 +43,13 @@ _PROGRAMS = (
     "ai_edge_litert",
     "haste_pytorch",
     "keras_layernorm_rnn",
+    "labml_nn",
     "speechbrain",
     "tensorflow",
     "tensorflow_addons",
     "torch",
     "torchaudio",
+    "torchrl",
 )
 # the rule with the longest room counts
 RULES = (
@@ -83,6 +85,7 @@ RULES = (
     rule(
         "lnrnn.engines.select",
         "lnrnn.variant",
+        _RELATIVES,
         "lnrnn.engines.listen",
         # engines are imported where a layer asks, as statements that torch.compile can trace
         inside=(
@@ -103,7 +106,13 @@ RULES = (
     ),
     rule("lnrnn.engines.sites", *_MATHEMATICS, "lnrnn.engines.portable.ops"),
     rule("lnrnn.engines.portable", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.sites"),
-    rule("lnrnn.engines.fused", *_MATHEMATICS, "lnrnn.engines.sites", "lnrnn.engines.portable"),
+    rule(
+        "lnrnn.engines.fused",
+        *_MATHEMATICS,
+        _RELATIVES,
+        "lnrnn.engines.sites",
+        "lnrnn.engines.portable",
+    ),
     rule(
         "lnrnn.engines.fused.torch_op",
         "torch",
@@ -111,7 +120,7 @@ RULES = (
         "lnrnn.engines.fused",
         "lnrnn.engines.portable",
     ),
-    rule("lnrnn.engines.native", *_MATHEMATICS, "lnrnn.engines.fused"),
+    rule("lnrnn.engines.native", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.fused"),
     # says what it computes where neither PyTorch nor Triton is there
     *(
         rule(
@@ -148,6 +157,7 @@ RULES = (
             "divide",
             "exchange",
             "loops",
+            "prepare",
             "memory",
             "parallel",
             "rows",
@@ -159,15 +169,16 @@ RULES = (
     ),
     *(
         rule(
-            f"lnrnn.engines.native.{f}_op",
-            f,
+            f"lnrnn.engines.native.{m}_op",
+            m.partition("_")[0],
             "numpy",
             "lnrnn.variant",
+            _RELATIVES,
             "lnrnn.engines.fused",
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )
-        for f in ("tensorflow", "jax", "torch")
+        for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
     ),
     rule("lnrnn.engines.native.tensorflow_library", "tensorflow", "lnrnn.engines.native._core"),
     *(
@@ -257,6 +268,7 @@ RULES = (
             "lnrnn.engines.select",
             "lnrnn.insight.command",
             "lnrnn.insight.drawing",
+            _RELATIVES,
             "lnrnn.train",
             "lnrnn.variant",
         ),
@@ -283,6 +295,14 @@ RULES = (
         inside=("matplotlib",),
     ),
     rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
+    rule(
+        "lnrnn.bench.on_cuda",
+        "numpy",
+        "torch",
+        "lnrnn.bench",
+        "lnrnn.engines.triton.refuse",
+        "lnrnn.variant",
+    ),
     *(
         rule(
             f"lnrnn.bench.on_{f}",
@@ -306,7 +326,14 @@ RULES = (
         inside=("flatbuffers", "google_crc32c", "h5py", "lnrnn.keras", "torch"),
     ),
     # compares with the reference, and is loaded when a comparison is asked for
-    rule("lnrnn.convert.check", *_MATHEMATICS, "lnrnn.convert", "lnrnn.reference", "lnrnn.testing"),
+    rule(
+        "lnrnn.convert.check",
+        *_MATHEMATICS,
+        _RELATIVES,
+        "lnrnn.convert",
+        "lnrnn.reference",
+        "lnrnn.testing",
+    ),
     # runs original programs, in a process of its own
     rule("lnrnn.convert.programs", "numpy", inside=_PROGRAMS),
     rule(

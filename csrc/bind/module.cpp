@@ -11,6 +11,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "block_run.h"
 #include "call.h"
 #include "model.h"
 #include "runs.h"
@@ -66,6 +67,18 @@ Spec spec_of(const std::vector<int64_t>& words) {
     return spec;
 }
 
+// Compute on the host's threads where it lends them, else on our own.
+template <class F>
+void with_pool(int threads, bool host, F compute) {
+    if (host && openmp.parallel && openmp_process == process()) {
+        OpenMpPool pool(openmp, threads);
+        compute(pool);
+    } else {
+        OwnPool pool(threads);
+        compute(pool);
+    }
+}
+
 void run(const std::vector<int64_t>& words, bool back, int64_t precision,
          const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
          const std::vector<uintptr_t>& addresses, int threads, bool host, int framework) {
@@ -81,16 +94,27 @@ void run(const std::vector<int64_t>& words, bool back, int64_t precision,
     void* at[arrays];
     for (int i = 0; i < arrays; ++i) at[i] = reinterpret_cast<void*>(addresses[i]);
     nb::gil_scoped_release unlocked;
-    auto compute = [&](Pool& pool) {
+    with_pool(threads, host, [&](Pool& pool) {
         call(set, Precision(precision), back, spec, n, at, pool);
-    };
-    if (host && openmp.parallel && openmp_process == process()) {
-        OpenMpPool pool(openmp, threads);
-        compute(pool);
-    } else {
-        OwnPool pool(threads);
-        compute(pool);
-    }
+    });
+    count_pass(Framework(framework), back);
+}
+
+void run_of_block(bool back, bool full, const std::vector<int64_t>& sizes,
+                  const std::vector<double>& numbers,
+                  const std::vector<uintptr_t>& addresses, int threads, bool host, int framework) {
+    if (sizes.size() != block::size_words || numbers.size() != block::scalar_words ||
+        addresses.size() != block::arrays)
+        throw std::invalid_argument("A call of a block GRU has " + std::to_string(block::size_words) +
+                                    " sizes, " + std::to_string(block::scalar_words) +
+                                    " numbers and " + std::to_string(int(block::arrays)) + " arrays.");
+    const Isa& set = isa();
+    void* at[block::arrays];
+    for (int i = 0; i < block::arrays; ++i) at[i] = reinterpret_cast<void*>(addresses[i]);
+    nb::gil_scoped_release unlocked;
+    with_pool(threads, host, [&](Pool& pool) {
+        run_block(set, full, back, sizes.data(), numbers.data(), at, pool);
+    });
     count_pass(Framework(framework), back);
 }
 
@@ -290,6 +314,9 @@ NB_MODULE(_core, m) {
     m.def("run", run, "spec"_a, "back"_a, "precision"_a, "sizes"_a, "numbers"_a, "addresses"_a,
           "threads"_a, "host"_a, "framework"_a,
           "One pass; arrays in the order of `Array` in csrc/core/call.h.");
+    m.def("block", run_of_block, "back"_a, "full"_a, "sizes"_a, "numbers"_a, "addresses"_a, "threads"_a,
+          "host"_a, "framework"_a,
+          "One pass of a block GRU; arrays in the order of `block::Array` in csrc/core/block_run.h.");
     m.def("fingerprint", fingerprint, "arrays"_a, "Of arrays given by address and bytes.");
     m.def("function", function, "name"_a, "full"_a, "n"_a, "x"_a, "y"_a,
           "exp or an activation of n numbers.");
@@ -327,6 +354,8 @@ NB_MODULE(_core, m) {
         nb::dict handlers;
         handlers["lnrnn_forward"] = nb::capsule(reinterpret_cast<void*>(xla_forward));
         handlers["lnrnn_backward"] = nb::capsule(reinterpret_cast<void*>(xla_backward));
+        handlers["lnrnn_block_forward"] = nb::capsule(reinterpret_cast<void*>(xla_block_forward));
+        handlers["lnrnn_block_backward"] = nb::capsule(reinterpret_cast<void*>(xla_block_backward));
         return handlers;
     }, "The handlers for XLA's foreign function interface.");
     m.def("xla_version", [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); },

@@ -153,4 +153,26 @@ inline Vec<T> slope(Activation kind, Vec<T> y) {
     return one;
 }
 
+// A smooth function is x s(w), s the sigmoid, with w = x (silu) or 2 sqrt(2 / pi) (x + a x^3) (gelu).
+constexpr double gelu_scale = 1.5957691216057308, gelu_cube = 0.044715;
+
+template <class T>
+inline Vec<T> smooth_gate(Smooth kind, Vec<T> x) {
+    if (kind == Smooth::silu) return sigmoid<T>(x);
+    return sigmoid<T>(T(gelu_scale) * (x + T(gelu_cube) * x * x * x));
+}
+
+template <class T>
+inline Vec<T> smooth(Smooth kind, Vec<T> x) {
+    return x * smooth_gate<T>(kind, x);
+}
+
+// Its derivative.
+template <class T>
+inline Vec<T> smooth_slope(Smooth kind, Vec<T> x) {
+    const Vec<T> s = smooth_gate<T>(kind, x), along = x * s * (T(1) - s);
+    if (kind == Smooth::silu) return s + along;
+    return s + along * T(gelu_scale) * (T(1) + T(3 * gelu_cube) * x * x);
+}
+
 }  // namespace lnrnn::LNRNN_ISA

@@ -22,6 +22,8 @@ namespace lnrnn {
     extern const Kernel<float, bfloat16> kernel_brain;  \
     extern const Kernel<float, float16> kernel_half;    \
     extern const Kernel<float, float> kernel_rounding;  \
+    extern const BlockKernel<float> block_single;       \
+    extern const BlockKernel<double> block_full;        \
     extern const Steps steps_float32;                   \
     extern const Steps steps_bfloat16;                  \
     extern const Steps steps_int8;                      \
@@ -111,13 +113,15 @@ const char* nothing() { return nullptr; }
 #define STREAM(set) \
     { &set::steps_float32, &set::steps_bfloat16, &set::steps_int8, INTEGERS_##set }
 
+#define BLOCK(set) &set::block_single, &set::block_full
+
 #define WHOLE(set)                                                                  \
     &set::kernel_single, &set::kernel_full, &set::kernel_brain, &set::kernel_half, \
-        &set::kernel_rounding, STREAM(set)
+        &set::kernel_rounding, BLOCK(set), STREAM(set)
 // what `set` adds to `base` are products of bfloat16
 #define PRODUCTS(set, base)                                                           \
     &base::kernel_single, &base::kernel_full, &set::kernel_brain, &base::kernel_half, \
-        &set::kernel_rounding, STREAM(base)
+        &set::kernel_rounding, BLOCK(base), STREAM(base)
 
 const Isa table[] = {
 #ifdef LNRNN_HAS_amx

@@ -1,7 +1,7 @@
 // The instruction sets that were compiled, and the choice among them.
 #pragma once
 
-#include "job.h"
+#include "block.h"
 
 namespace lnrnn {
 
@@ -29,6 +29,8 @@ struct Isa {
     const Kernel<float, bfloat16>* brain;
     const Kernel<float, float16>* half;
     const Kernel<float, float>* rounding;  // float32 with operands of products rounded to bfloat16
+    const BlockKernel<float>* block_single;
+    const BlockKernel<double>* block_full;
     StreamSteps stream;
     Choice choice;
 

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -21,6 +23,23 @@ inline void large_pages([[maybe_unused]] void* at, [[maybe_unused]] size_t bytes
     const uintptr_t end = (reinterpret_cast<uintptr_t>(at) + bytes) & ~(page - 1);
     madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
 #endif
+}
+
+constexpr std::align_val_t cache_line{64};
+
+struct Free {
+    void operator()(void* p) const { ::operator delete(p, cache_line); }
+};
+
+template <class T>
+using Buffer = std::unique_ptr<T, Free>;
+
+template <class T>
+Buffer<T> allocate(int64_t n) {
+    const size_t bytes = size_t(n < 1 ? 1 : n) * sizeof(T);
+    T* at = static_cast<T*>(::operator new(bytes, cache_line));
+    large_pages(at, bytes);
+    return Buffer<T>(at);
 }
 
 }  // namespace lnrnn

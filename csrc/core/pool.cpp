@@ -3,6 +3,9 @@
 #ifndef _WIN32
 #include <pthread.h>
 #endif
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <condition_variable>
 #include <mutex>
@@ -11,6 +14,26 @@
 namespace lnrnn {
 
 namespace {
+
+// Linux wakes a thread where its waker computes if few of the processors are idle, as where there
+// are two; the waker then waits for the whole task.  The thread goes elsewhere by itself.
+#ifdef __linux__
+int processor() { return sched_getcpu(); }
+
+void leave(int taken) {
+    if (sched_getcpu() != taken) return;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    cpu_set_t others = allowed;
+    CPU_CLR(taken, &others);
+    if (!CPU_COUNT(&others)) return;
+    sched_setaffinity(0, sizeof others, &others);
+    sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+int processor() { return 0; }
+void leave(int) {}
+#endif
 
 // Threads that wait for the next task.  They are never joined: at exit the process ends them, and
 // in a forked child they do not exist.
@@ -27,6 +50,7 @@ public:
             std::lock_guard<std::mutex> lock(state_);
             task_ = &task;
             size_ = n;
+            taken_ = processor();
             left_ = n - 1;
             ++call_;
         }
@@ -45,14 +69,15 @@ private:
     void serve(int rank, long seen) {
         for (;;) {
             const Pool::Task* task;
-            int size;
+            int size, taken;
             {
                 std::unique_lock<std::mutex> lock(state_);
                 wake_.wait(lock, [&] { return call_ != seen; });
                 seen = call_;
-                task = task_, size = size_;
+                task = task_, size = size_, taken = taken_;
             }
             if (rank >= size) continue;
+            leave(taken);
             (*task)(rank, size);
             std::lock_guard<std::mutex> lock(state_);
             if (--left_ == 0) done_.notify_one();
@@ -62,7 +87,7 @@ private:
     std::mutex busy_, state_;
     std::condition_variable wake_, done_;
     const Pool::Task* task_ = nullptr;
-    int size_ = 0, left_ = 0;
+    int size_ = 0, left_ = 0, taken_ = 0;
     long call_ = 0;
     long started_ = 0;
 };

@@ -1,14 +1,13 @@
 #include "run.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "division.h"
 #include "memory.h"
 
 namespace lnrnn {
@@ -17,29 +16,8 @@ void give_way() { std::this_thread::yield(); }
 
 namespace {
 
-// Products smaller than this (multiplications of a call) are not worth a second thread.
-constexpr double worth_a_thread = 2e5;
-// Bytes of a packed matrix that a core has near enough, whatever it is divided into.
-constexpr int64_t cached_matrix = 3 << 19;
 // Bytes of the sums of dW and dU that blocks of rows have beside the results.
 constexpr double most_sums = 1 << 28;
-
-constexpr std::align_val_t line{64};
-
-struct Free {
-    void operator()(void* p) const { ::operator delete(p, line); }
-};
-
-template <class T>
-using Buffer = std::unique_ptr<T, Free>;
-
-template <class T>
-Buffer<T> allocate(int64_t n) {
-    const size_t bytes = size_t(std::max<int64_t>(n, 1)) * sizeof(T);
-    T* at = static_cast<T*>(::operator new(bytes, line));
-    large_pages(at, bytes);
-    return Buffer<T>(at);
-}
 
 // How the work is divided: the rows into `blocks`, each for a team of workers, who share the columns of
 // products; or the units into `parts`, one for each worker of the one team.
@@ -73,12 +51,6 @@ private:
         if (const char* asked = named_division()) return std::strcmp(asked, "units") == 0;
         return job.n.B <= int64_t(threads) * kernel.few_rows &&
                kernel.packed_size(job.n.R, job.wide()) > cached_matrix;
-    }
-
-    // for tests: "units" or "rows" whatever the sizes
-    static const char* named_division() {
-        static const char* const name = std::getenv("LNRNN_SPLIT");
-        return name && *name ? name : nullptr;
     }
 };
 

@@ -5,22 +5,10 @@
 
 #include "cells.h"
 #include "job.h"
+#include "parts.h"
 #include "product.h"
 
 namespace lnrnn::LNRNN_ISA {
-
-// Memory cut into parts of whole cache lines; without a base it only counts.
-struct Memory {
-    char* base;
-    int64_t used = 0;
-
-    template <class T>
-    T* take(int64_t n) {
-        T* part = base ? reinterpret_cast<T*>(base + used) : nullptr;
-        used += up(n * sizeof(T), 64) * 64;
-        return part;
-    }
-};
 
 // What a call computes with (T), what its long arrays are in memory (S), and what the operands of
 // its products are rounded to (R).

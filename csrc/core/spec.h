@@ -23,6 +23,7 @@ struct float16 {
 
 enum class Cell : int64_t { simple, lstm, gru };
 enum class Activation : int64_t { tanh, sigmoid, relu, hard_sigmoid, keras2_hard_sigmoid, linear };
+enum class Smooth : int64_t { silu, gelu };  // gelu by its approximation with tanh
 enum class CellNorm : int64_t { none, output, carry, carry_only, after_tanh };
 enum class Reset : int64_t { after, inside, before, whole, none };
 enum class Peephole : int64_t { none, after, inside };

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <vector>
 
+#include "block_run.h"
 #include "call.h"
 #include "runs.h"
 #include "xla/ffi/api/ffi.h"
@@ -55,56 +57,78 @@ private:
     ffi::ThreadPool& host_;
 };
 
-ffi::Error run(bool back, ffi::ThreadPool threads, ffi::Span<const int64_t> words,
-               ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
-               ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
-               ffi::RemainingArgs args, ffi::RemainingRets rets) {
-    if (words.size() != spec_words || sizes.size() != size_words ||
-        numbers.size() != scalar_words || operands.size() != args.size() || results.size() != rets.size())
-        return ffi::Error::InvalidArgument("The attributes of an lnrnn call do not fit its arrays.");
+constexpr const char* unknown_isa =
+    "LNRNN_ISA is the name of an instruction set that was compiled and that this machine has; unset "
+    "it, or see `lnrnn info` for the names.";
+constexpr const char* unfit = "The attributes of an lnrnn call do not fit its arrays.";
+
+// Where the arrays of a call are, by their place in the list of names, and the dtype of x.
+struct Places {
+    std::vector<void*> at;
+    ffi::DataType dtype = ffi::DataType::F32;
+
+    explicit Places(int count) : at(count) {}
+
+    ffi::Error fill(int x, ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
+                    ffi::RemainingArgs& args, ffi::RemainingRets& rets) {
+        if (operands.size() != args.size() || results.size() != rets.size())
+            return ffi::Error::InvalidArgument(unfit);
+        for (size_t i = 0; i < args.size(); ++i) {
+            auto buffer = args.get<ffi::AnyBuffer>(i);
+            if (!buffer) return buffer.error();
+            at[operands[i]] = buffer->untyped_data();
+            if (operands[i] == x) dtype = buffer->element_type();
+        }
+        for (size_t i = 0; i < rets.size(); ++i) {
+            auto buffer = rets.get<ffi::AnyBuffer>(i);
+            if (!buffer) return buffer.error();
+            at[results[i]] = (*buffer)->untyped_data();
+        }
+        return ffi::Error::Success();
+    }
+};
+
+template <bool back>
+ffi::Error recurrence(ffi::ThreadPool threads, ffi::Span<const int64_t> words,
+                      ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
+                      ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
+                      ffi::RemainingArgs args, ffi::RemainingRets rets) {
+    if (words.size() != spec_words || sizes.size() != size_words || numbers.size() != scalar_words)
+        return ffi::Error::InvalidArgument(unfit);
     const Isa* isa = chosen();
-    if (!isa)
-        return ffi::Error::InvalidArgument(
-            "LNRNN_ISA is the name of an instruction set that was compiled and that this machine "
-            "has; unset it, or see `lnrnn info` for the names.");
+    if (!isa) return ffi::Error::InvalidArgument(unknown_isa);
+    Places places(arrays);
+    if (auto error = places.fill(x, operands, results, args, rets); error.failure()) return error;
     Spec spec;
     std::memcpy(&spec, words.begin(), sizeof spec);
     const Numbers n = numbers_of(sizes.begin(), numbers.begin());
-    void* at[arrays] = {};
-    ffi::DataType dtype = ffi::DataType::F32;
-    for (size_t i = 0; i < args.size(); ++i) {
-        auto buffer = args.get<ffi::AnyBuffer>(i);
-        if (!buffer) return buffer.error();
-        at[operands[i]] = buffer->untyped_data();
-        if (operands[i] == x) dtype = buffer->element_type();
-    }
-    for (size_t i = 0; i < rets.size(); ++i) {
-        auto buffer = rets.get<ffi::AnyBuffer>(i);
-        if (!buffer) return buffer.error();
-        at[results[i]] = (*buffer)->untyped_data();
-    }
     XlaPool pool(threads);
+    const ffi::DataType dtype = places.dtype;
     const Precision precision = dtype == ffi::DataType::F64    ? Precision::float64
                                 : dtype == ffi::DataType::BF16 ? Precision::bfloat16
                                 : dtype == ffi::DataType::F16  ? Precision::float16
                                                                : Precision::float32;
-    call(*isa, precision, back, spec, n, at, pool);
+    call(*isa, precision, back, spec, n, places.at.data(), pool);
     count_pass(Framework::jax, back);
     return ffi::Error::Success();
 }
 
-ffi::Error forward_handler(ffi::ThreadPool threads, ffi::Span<const int64_t> words,
-                           ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
-                           ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
-                           ffi::RemainingArgs args, ffi::RemainingRets rets) {
-    return run(false, threads, words, operands, results, sizes, numbers, args, rets);
-}
-
-ffi::Error backward_handler(ffi::ThreadPool threads, ffi::Span<const int64_t> words,
+template <bool back>
+ffi::Error block_recurrence(ffi::ThreadPool threads, ffi::Span<const int64_t>,
                             ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
                             ffi::Span<const int64_t> sizes, ffi::Span<const double> numbers,
                             ffi::RemainingArgs args, ffi::RemainingRets rets) {
-    return run(true, threads, words, operands, results, sizes, numbers, args, rets);
+    if (sizes.size() != block::size_words || numbers.size() != block::scalar_words)
+        return ffi::Error::InvalidArgument(unfit);
+    const Isa* isa = chosen();
+    if (!isa) return ffi::Error::InvalidArgument(unknown_isa);
+    Places places(block::arrays);
+    if (auto error = places.fill(block::x, operands, results, args, rets); error.failure()) return error;
+    XlaPool pool(threads);
+    run_block(*isa, places.dtype == ffi::DataType::F64, back, sizes.begin(), numbers.begin(),
+              places.at.data(), pool);
+    count_pass(Framework::jax, back);
+    return ffi::Error::Success();
 }
 
 auto binding() {
@@ -122,5 +146,7 @@ auto binding() {
 }  // namespace
 }  // namespace lnrnn
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_forward, lnrnn::forward_handler, lnrnn::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_backward, lnrnn::backward_handler, lnrnn::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_forward, lnrnn::recurrence<false>, lnrnn::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_backward, lnrnn::recurrence<true>, lnrnn::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_block_forward, lnrnn::block_recurrence<false>, lnrnn::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(xla_block_backward, lnrnn::block_recurrence<true>, lnrnn::binding());

@@ -1,7 +1,8 @@
-"""Tables of dialects and the options of commands, put into the pages when they are built.
+"""Tables of dialects, options of commands and figures, put into the pages when they are built.
 
 A page says where: `<!-- table: lstm -->` for the dialects of a cell, `<!-- table: outside -->`
-for the relatives that a variant does not span, `<!-- help: train -->` for a command.
+for the relatives that a variant does not span, `<!-- help: train -->` for a command, and
+`<!-- measured: zen5/torch-lstm -->` for the report of `lnrnn bench` in `docs/measured`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from lnrnn import cli
 from lnrnn.dialects import DIALECTS, OUTSIDE, Dialect, Source
+from lnrnn.relatives import RELATIVES
 from lnrnn.variant import Variant
 
-_MARKER = re.compile(r"^<!-- (table|help): (\w+) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- (table|help|measured): ([\w/-]+) -->$", re.MULTILINE)
+_MEASURED = Path(__file__).parents[1] / "measured"
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # in the heading of a group, or in a column
 _SHOWN = {
@@ -37,7 +41,7 @@ _CELL_NORMS = {
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """The hook of mkdocs: a page with its tables in place."""
-    makers = {"table": table, "help": options}
+    makers = {"table": table, "help": options, "measured": measured}
     return _MARKER.sub(lambda found: makers[found[1]](found[2]), markdown)
 
 
@@ -65,6 +69,12 @@ def options(command: str) -> str:
     return f"```text\n{printed.getvalue().strip()}\n```"
 
 
+def measured(which: str) -> str:
+    """The tables of a report of `lnrnn bench`; on what they were taken is for the page to say."""
+    report = (_MEASURED / f"{which}.md").read_text(encoding="utf-8")
+    return "".join(line for line in report.splitlines(keepends=True) if line[0] in "|\n")
+
+
 def table(which: str) -> str:
     """The dialects of a cell, those of one function under one heading, or the relatives.
 
@@ -72,14 +82,18 @@ def table(which: str) -> str:
         ValueError: there is no such cell.
     """
     if which == "outside":
-        return _table(("name", "why"), ((f"`{n}`", why) for n, why in OUTSIDE.items()))
+        rows = (
+            (f"`{n}`", form.title, f"`{form.relative.cell}`", OUTSIDE[n], _source(form.source))
+            for n, form in RELATIVES.items()
+        )
+        return _table(("name", "what it is", "cell", "why it is no variant", "source"), rows)
     groups: dict[str, list[Dialect]] = {}
     for dialect in DIALECTS.values():
         if dialect.variant.cell == which:
             groups.setdefault(function(dialect.variant), []).append(dialect)
     if not groups:
         raise ValueError(f"No dialect has the cell {which!r}; use one that Variant names.")
-    heading = ("name", "what it is", "epsilon", "else", "source", "licence")
+    heading = ("name", "what it is", "epsilon", "else", "source")
     return "\n\n".join(
         f"### {title}\n\n{_table(heading, map(_row, found))}\n\n{drawings(found)}"
         for title, found in groups.items()
@@ -122,7 +136,7 @@ def _row(dialect: Dialect) -> tuple[str, ...]:
     name = f"[`{dialect.name}`](drawings/{dialect.name}.svg)"
     source = _source(dialect.source)
     epsilon = f"{variant.epsilon:g}"
-    return (name, dialect.title, epsilon, _else(variant), source, dialect.source.licence)
+    return (name, dialect.title, epsilon, _else(variant), source)
 
 
 def _else(variant: Variant) -> str:
@@ -154,8 +168,8 @@ def _source(source: Source) -> str:
     commit = source.commit.split()[0]
     if _COMMIT.fullmatch(commit):
         repository = f"https://github.com/{source.repository}"
-        return f"[{source.repository}]({repository}) @{commit[:8]}, `{where}`"
-    return f"{source.repository} {source.commit}, `{where}`"
+        return f"[{source.repository}]({repository}) @{commit[:8]}, `{where}`, {source.licence}"
+    return f"{source.repository} {source.commit}, `{where}`, {source.licence}"
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +16,7 @@ from lnrnn.train.settings import BACKENDS, CELLS, POLICIES, Settings, UserError
 
 if TYPE_CHECKING:
     from lnrnn.dialects import Dialect, Source
+    from lnrnn.relatives import Published
     from lnrnn.variant import Variant
 
 _SOURCE = (
@@ -139,22 +140,31 @@ def _described(text: str) -> Variant:
 
 
 def _info(words: Sequence[str]) -> int:
-    from lnrnn import dialects
     from lnrnn.console import columns
+    from lnrnn.dialects import DIALECTS
+    from lnrnn.relatives import RELATIVES
 
-    table = [
-        _line(d)
-        for d in dialects.DIALECTS.values()
-        if all(w.lower() in " ".join((*_line(d), d.title)).lower() for w in words)
-    ]
-    if not table:
+    def having(lines: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, ...]]:
+        """The rows in which, or in the title, all words stand."""
+        texts = ((" ".join((*row, title)).lower(), row) for title, row in lines)
+        return [row for text, row in texts if all(word.lower() in text for word in words)]
+
+    tables = {
+        ("dialect", "cell", "norms", "cell norm or reset", "epsilon", "source"): having(
+            (dialect.title, _line(dialect)) for dialect in DIALECTS.values()
+        ),
+        ("relative", "cell", "states", "epsilon", "source"): having(
+            (form.title, _relative_line(form)) for form in RELATIVES.values()
+        ),
+    }
+    if not any(tables.values()):
         raise UserError(
-            f"No dialect has {' and '.join(map(repr, words))} in its row or title; see lnrnn info."
+            f"No dialect or relative has {' and '.join(map(repr, words))} in its row or title; see "
+            "lnrnn info."
         )
     if not words:
         _machine()
-    heading = ("dialect", "cell", "norms", "cell norm or reset", "epsilon", "source")
-    print(columns(heading, table))
+    print("\n\n".join(columns(heading, rows) for heading, rows in tables.items() if rows))
     return 0
 
 
@@ -200,6 +210,13 @@ def _line(dialect: Dialect) -> tuple[str, ...]:
     return (*start, f"{variant.epsilon:g}", _short(dialect.source))
 
 
+def _relative_line(form: Published) -> tuple[str, ...]:
+    """A relative's row of the table."""
+    relative = form.relative
+    start = (form.name, relative.cell, ", ".join(relative.states))
+    return (*start, f"{relative.epsilon:g}", _short(form.source))
+
+
 def _norms(variant: Variant) -> str:
     """Where the norms sit: `x, h`; with the gates where they do not share one norm."""
     kind = "" if variant.norm == "layer" else f" ({variant.norm})"
@@ -225,7 +242,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lnrnn.bench.settings import DTYPES, TASKS
+    from lnrnn.bench.settings import DEVICES, DTYPES, TASKS
 
     parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
     parser.add_argument("--version", action="version", version=__version__)
@@ -382,16 +399,23 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32 "
-        "(default: float32)",
+        help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32; "
+        "float16: on a CUDA device (default: float32)",
     )
     bench.add_argument(
         "--grid",
         nargs="+",
         type=_points,
         metavar="POINT",
-        help="small, full, or T,B,H of which H is the number of inputs as well (default: small, "
-        "and points of its own for each other task)",
+        help="small, full, cuda, or T,B,H of which H is the number of inputs as well (default: "
+        "small, and points of its own for each other task and for --device cuda)",
+    )
+    bench.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda: the Triton engine beside cuDNN and others, from PyTorch, all of --dtype "
+        "(default: cpu)",
     )
     bench.add_argument(
         "--repeats",
@@ -450,8 +474,8 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser(
         "info",
         help="versions, engines, dialects",
-        description="Versions, engines and the table of dialects; with words, the dialects alone "
-        "in whose row or title all of them stand.",
+        description="Versions, engines and the tables of dialects and relatives; with words, only "
+        "those in whose row or title all of them stand.",
         epilog=_EXIT,
     )
     info.add_argument("words", nargs="*", metavar="WORD", help="such as: gru sum whole")

@@ -146,7 +146,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "flag": (["FILE", "--set", "bias=1"], "bias is one of true, false; got '1'"),
     "negative": (["FILE", "--set", "eps=-1"], "epsilon is 0 or more"),
     "dialect": (["FILE", "--from", "tfa_lstm"], "no dialect named 'tfa_lstm'"),
-    "outside": (["FILE", "--from", "lingvo_sru_ln"], "'lingvo_sru_ln' is no Variant"),
+    "relative": (["FILE", "--from", "lingvo_sru_ln"], "behind a prefix; the file has 0"),
     "ending": (["FILE", "--to", "out.pt"], "name another program's form with --as"),
     "select": (["FILE", "--select", "nothing"], "No tensors under 'nothing'"),
     "check": (["OURS", "--check"], "these weights name none"),

@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from convert_samples import equal_bits, numbers, one_sentence, weights_of
 
 import lnrnn
+import lnrnn.torch
 from lnrnn.convert import (
     Checkpoint,
     FileError,
@@ -25,8 +27,10 @@ from lnrnn.convert import (
     rewrite,
 )
 from lnrnn.keras import LayerNormGRU, LayerNormLSTM, LayerNormSimpleRNN
-from lnrnn.testing import VARIANTS, random_params, sizes_for
+from lnrnn.testing import VARIANTS, assert_close, random_params, sizes_for
 from lnrnn.variant import Norm, Variant
+
+FILES_0_1_0 = Path(__file__).parent.parent / "files_0_1_0"
 
 
 @pytest.fixture
@@ -41,6 +45,28 @@ def test_every_variant_comes_back_bit_for_bit(name, file):
     after = lnrnn.load(file).single
     assert after.variant == before.variant
     assert equal_bits(dict(after.params), dict(before.params))
+
+
+def test_files_of_0_1_0_mean_what_they_meant(file):
+    modules: dict[str, Any] = {
+        "encoder": lnrnn.torch.LayerNormLSTM(3, 4, num_layers=2, bidirectional=True, zoneout=0.1),
+        "gru": lnrnn.torch.LayerNormGRU(3, 4, variant="dreamerv2_gru"),
+        "projected": lnrnn.torch.LayerNormLSTM(3, 4, proj_size=2, variant="tf1_lnlstm"),
+    }
+    named = lnrnn.load(FILES_0_1_0 / "layers.safetensors")
+    assert named.notes == {"epoch": 3}
+    found = {n: Checkpoint({"layers.0.forward": layer}) for n, layer in named.items()}
+    found["encoder"] = lnrnn.load(FILES_0_1_0 / "encoder.safetensors")
+    with np.load(FILES_0_1_0 / "layers.npz") as kept:
+        for name, module in modules.items():
+            restore(module, found[name])
+            y = module.eval()(torch.tensor(kept["x"]))[0]
+            assert_close(name, y.detach().numpy(), kept[name], "float32")
+            lnrnn.save(file, module)
+            again = lnrnn.load(file)
+            assert list(again) == list(found[name])
+            for at, layer in again.items():
+                assert equal_bits(dict(layer.params), dict(found[name][at].params))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -30,7 +30,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lnrnn.engines.triton import choose, divide, parallel, rows, split, tile
+from lnrnn.engines.triton import choose, divide, parallel, prepare, rows, split, tile
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe, divided
 from lnrnn.variant import Norm, Variant
@@ -64,6 +64,7 @@ KERNELS = {
     "split": (split, ("forward", "backward"), (256, 512, 768, 1024)),
     "rows": (rows, ("forward", "backward"), (1024, 2048)),
     "parallel": (parallel, ("inputs", "gradients"), (128, 1024)),
+    "prepare": (prepare, ("weights",), (128, 1024)),
 }
 FEW = [
     ("tile", "forward", "lstm", 128, "bfloat16", 90),
@@ -72,9 +73,23 @@ FEW = [
     ("split", "backward", "lstm", 256, "tf32", 80),
     ("rows", "forward", "lstm", 1024, "bfloat16", 120),
     ("parallel", "gradients", "lstm", 128, "bfloat16", 90),
+    ("prepare", "weights", "lstm", 1024, "bfloat16", 90),
 ]
 
-OPTIONAL = {"MASK", "RESET", "TAKE_H", "TAKE_C", "FACTOR_H", "FACTOR_N"}
+OPTIONAL = {
+    "MASK",
+    "RESET",
+    "RESET_H",
+    "RESET_C",
+    "DRESET_H",
+    "DRESET_C",
+    "TAKE_H",
+    "TAKE_C",
+    "FACTOR_H",
+    "FACTOR_N",
+    "PLAIN",
+    "GATED",
+}
 LIKE_X = {
     "P",
     "GATES",
@@ -89,8 +104,24 @@ LIKE_X = {
     "DS_N",
     "INTO",
     "GATED_INTO",
+    "OUT",
+    "U",
+    "W",
+    "BIAS",
 }
-NUMBERS = {"T", "B", "t", "R", "first"}
+NUMBERS = {
+    "T",
+    "B",
+    "t",
+    "R",
+    "first",
+    "rows_of_w",
+    "of_u",
+    "u_row",
+    "u_column",
+    "w_row",
+    "w_column",
+}
 WORDS = {"HS", "DQ", "WORDS"}
 FLAGS = {"LOST"}
 
@@ -135,7 +166,7 @@ def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
         whole = divided(cell, options.own, divide.POLLS)
         known |= divide.constants_of(whole, options, dtype)
         return known, options.warps, True
-    tiles = choose.rows(cell) if room == "rows" else choose.parallel(cell)
+    tiles = getattr(choose, "weights" if room == "prepare" else room)(cell)
     return known | dict(M=tiles.rows, PART="all", LOOP=1), tiles.warps, False
 
 

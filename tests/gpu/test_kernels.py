@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import device
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 from lnrnn import engines, reference
+from lnrnn.bench import on_cuda, problem
+from lnrnn.bench.settings import Point, Settings
 from lnrnn.engines import select
+from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.triton import check, choose, describe, torch_op
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.cases import VARIANTS, Extra, random_inputs, random_params, sizes_for
@@ -20,7 +26,9 @@ from lnrnn.torch import LayerNormGRU, LayerNormLSTM
 from lnrnn.variant import Variant
 
 SUPPORTED = {n: v for n, v in VARIANTS.items() if describe.refusal(v) is None}
-EXTRAS: tuple[Extra, ...] = ("mask", "reset", "zoneout", "recurrent_mask", "candidate_mask")
+EXTRAS: tuple[Extra, ...] = (
+    "mask", "reset", "zoneout", "recurrent_mask", "candidate_mask", "reset_states",
+)  # fmt: skip
 GOLDEN = Path(__file__).parents[1] / "golden"
 _GUARD = 64
 
@@ -69,7 +77,10 @@ def compute(
         return torch.tensor(array) if array.dtype == bool else torch.tensor(array, dtype=of)
 
     states = {"h0": given.h0} | ({} if given.c0 is None else {"c0": given.c0})
-    leaves = {n: tensor(a, low) for n, a in ({"x": given.x} | states).items()}
+    extras = dict(given.extras)
+    of_resets = {n: extras.pop(n) for n in ("reset_h", "reset_c") if n in extras}
+    begun = {"x": given.x} | states | of_resets
+    leaves = {n: tensor(a, low) for n, a in begun.items()}
     leaves |= {n: tensor(p) for n, p in params.items()}
     leaves = {n: t.requires_grad_() for n, t in leaves.items()}
     y, final = run(
@@ -79,7 +90,8 @@ def compute(
         tuple(leaves[n] for n in states),
         masked_output="hold",
         recurrent_gradient_clip=clip,
-        **{n: tensor(a) for n, a in given.extras.items()},
+        reset_states=tuple(leaves[n] for n in of_resets) or None,
+        **{n: tensor(a) for n, a in extras.items()},
     )
     weights = [given.dy, given.dh, *([] if given.c0 is None else [given.dc])]
     total: Any = sum((tensor(w) * v).sum() for w, v in zip(weights, (y, *final), strict=True))
@@ -101,6 +113,10 @@ def by_reference(
     found = {"y": run.y, "final 0": run.h, "gradient of x": back.x, "gradient of h0": back.h0}
     if given.c0 is not None:
         found |= {"final 1": run.c, "gradient of c0": back.c0}
+    if "reset_h" in given.extras:
+        found["gradient of reset_h"] = back.reset_h
+    if "reset_c" in given.extras:
+        found["gradient of reset_c"] = back.reset_c
     return found | {f"gradient of {n}": g for n, g in back.params.items()}
 
 
@@ -215,6 +231,70 @@ def test_its_runs_are_counted():
     assert dict(engines.runs(backward=True) - before[1]) == two
 
 
+class Launches(TorchDispatchMode):
+    """Counts what would start a kernel of a device: operations that compute, and our kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self._inside = 0, False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not (self._inside or func.is_view or "empty" in name or name in ("detach", "alias")):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+    def kernel(self, run: Any) -> Any:
+        """A kernel that the interpreter runs, as one launch."""
+
+        def launch(*args: Any, **kwargs: Any) -> Any:
+            self.count, self._inside = self.count + 1, True
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        return launch
+
+
+# forward: weights, x W, norms of x, the loop; backward: the loop, the rest, two sums, dx, dW, dU
+@pytest.mark.parametrize(("name", "most"), [("lstm_x_h_cell_output", 11), ("gru", 9)])
+def test_a_training_step_launches_few_kernels(name, most, monkeypatch):
+    variant = SUPPORTED[name]
+    params, given = draw(variant, (3, 4, 16))
+    request = select.Request(variant, "torch", named=True)
+    launches = Launches()
+    run = GridExecutor.__call__
+    monkeypatch.setattr(GridExecutor, "__call__", lambda *a, **k: launches.kernel(run)(*a, **k))
+    numbers = Numbers(epsilon=variant.epsilon)
+    leaves = {n: torch.tensor(p, dtype=torch.float32) for n, p in params.items()}
+    caught: list[Any] = []
+    kernels = torch_op.recurrence.passes
+    monkeypatch.setattr(kernels, "ready", lambda *a: caught.append(a) or True)
+    x = torch.tensor(given.x, dtype=torch.float32)
+    states = [torch.tensor(s, dtype=torch.float32) for s in (given.h0, given.c0) if s is not None]
+    select.choose("triton", request).load(request)(variant, leaves, x, tuple(states))
+    cell, _, inputs, _ = caught[0]
+    launches.count = 0
+    with launches:
+        h, *kept, h_last, c_last = kernels.forward(cell, numbers, inputs, 1)
+        incoming = (torch.empty_like(h), h_last, c_last if c_last.numel() else None)
+        kernels.backward(cell, numbers, inputs, tuple(kept), incoming, True)
+    assert 0 < launches.count <= most
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_a_benchmark_measures_computes_the_same(dtype):
+    settings = Settings(framework="torch", threads=1, dtype=dtype, device="cuda")
+    given = problem.Problem("lstm", Point(4, 3, 8))
+    ready = {c: c.build(given) for c in on_cuda.on_device(settings, "triton")}
+    problem.check(ready)
+    first = next(iter(ready))
+    before = engines.runs()
+    ready[first].calls["training"]()
+    assert dict(engines.runs() - before) == {("triton", "torch"): 1}
+
+
 def test_second_derivatives_are_the_definitions():
     torch.manual_seed(0)
     module = LayerNormLSTM(3, 5, engine="triton")
@@ -242,7 +322,6 @@ def test_vmap_takes_the_definition():
 def test_the_operator_keeps_its_contract():
     params, given = draw(SUPPORTED["lstm_x_h_cell_output"], (3, 2, 5))
     variant = SUPPORTED["lstm_x_h_cell_output"]
-    from lnrnn.engines.fused.call import Inputs, Numbers
 
     def leaf(array: Any) -> torch.Tensor:
         return torch.tensor(array, dtype=torch.float32, requires_grad=True)
@@ -273,9 +352,9 @@ def test_what_it_refuses():
     assert answer(lstm) == ""
     assert "float64" in answer(lstm, dtype="float64")
     assert "cuda" in answer(lstm, device="cuda")
-    assert "peephole" in answer(VARIANTS["lstm_coupled_peephole"])
+    assert "peephole" in answer(VARIANTS["lstm_coupled_peephole_inside"])
+    assert "projection" in answer(VARIANTS["lstm_projection_hidden"])
     assert "pre" in answer(VARIANTS["gru_whole_pre"])
-    assert "indrnn" in answer(VARIANTS["indrnn"])
     assert "torch" in select.report(select.Request(lstm, "jax"))["triton"].reason
     with pytest.raises(ValueError, match="float64"):
         LayerNormLSTM(3, 5, engine="triton").double()(torch.randn(2, 1, 3).double())
@@ -340,6 +419,17 @@ def test_a_wrong_kernel_is_refused(checked, wrong):
         y, _ = run(free.variant, params, x, states)
     portable = select.Portable().load(request)
     assert torch.allclose(y, portable(free.variant, params, x, states)[0])
+
+
+def test_the_script_for_a_device_says_what_is_refused(checked, wrong):
+    assert len(device.entries(few=False)) > 250
+    said = device.refused(("gru_x_h", "float32", 20), "cpu")
+    assert said and said.startswith("gru_x_h, float32, 20 units: The Triton engine is refused")
+
+
+def test_the_script_for_a_device_passes(checked):
+    assert device.refused(("lstm_peephole_cell_output", "bfloat16", 20), "cpu") is None
+    assert list(torch_op.recurrence.passes._refusals.values()) == [None]
 
 
 def test_answers_are_kept_in_a_file(checked):

@@ -28,9 +28,17 @@ from lnrnn.variant import Norm, Variant
 
 SMALLEST_SCALE = 0.1
 LSTM = Variant(cell="lstm", norms=(Norm("x", "ifgo"), Norm("h", "ifgo")), cell_norm="output")
-BY_GATE = Variant(cell="lstm", norms=tuple(Norm("h", g) for g in "ifgo"), cell_norm="carry")
+BY_GATE = Variant(
+    cell="lstm",
+    norms=tuple(Norm("h", g) for g in "ifgo"),
+    cell_norm="carry",
+    hidden_norm=True,
+    peephole="after",
+)
 GRU = Variant(cell="gru", norms=(Norm("x", "rzn"), Norm("h", "rzn")))
-INSIDE = Variant(cell="gru", norms=(Norm("sum", "rz"), Norm("sum", "n")), reset="inside")
+INSIDE = Variant(
+    cell="gru", norms=(Norm("sum", "rz"), Norm("sum", "n")), reset="inside", hidden_norm=True
+)
 SUM = Variant(cell="lstm", norms=(Norm("sum", "ifgo"),), norm="rms", cell_norm="after_tanh")
 SIMPLE = Variant(cell="simple", norms=(Norm("sum", "n"),))
 
@@ -40,7 +48,7 @@ CASES = {
     "a part of a program, two tiles of rows": (LSTM, 2, 18, 29, "float32", 16, ("bias_h",), 0.0),
     "four programs": (LSTM, 3, 3, 60, "float32", 32, ("take", "dropout"), 0.0),
     "no norms": (Variant(cell="lstm"), 8, 3, 48, "float32", 64, (), 0.0),
-    "groups": (BY_GATE, 3, 3, 32, "float32", 32, (), 0.05),
+    "groups": (BY_GATE, 3, 3, 32, "float32", 32, ("reset", "reset_states"), 0.05),
     "gru": (GRU, 3, 3, 29, "float32", 32, ("mask", "reset", "take"), 0.0),
     "gru inside": (INSIDE, 3, 3, 29, "float32", 32, (), 0.05),
     "sum": (SUM, 3, 3, 29, "float32", 32, (), 0.0),
@@ -77,9 +85,14 @@ def problem(variant: Variant, steps: int, batch: int, units: int, extras: tuple[
         shift_sum=normal(wide) / 3 if site_sum else None,
         gain_c=1 + normal(units) / 3 if cell else None,
         shift_c=normal(units) / 3 if cell else None,
+        peephole=normal(3 * units) / 3 if variant.peephole != "none" else None,
+        gain_hidden=1 + normal(units) / 3 if variant.hidden_norm else None,
+        shift_hidden=normal(units) / 3 if variant.hidden_norm else None,
         x=normal(steps, batch, inputs),
         h0=normal(batch, units),
         c0=normal(batch, units) if lstm else None,
+        reset_h=normal(batch, units) if "reset_states" in extras else None,
+        reset_c=normal(batch, units) if "reset_states" in extras and lstm else None,
         mask=chance(steps, batch) if "mask" in extras else None,
         reset=~chance(steps, batch) if "reset" in extras else None,
         take_h=chance(*sequence).double() if "take" in extras else None,

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import lnrnn.jax
+from lnrnn.engines import runs
 from lnrnn.nnx import DreamerBlockGRU
 from lnrnn.reference import relatives as reference
 from lnrnn.relatives.relative import DREAMER
@@ -26,7 +27,8 @@ def drawn(**options) -> dict[str, jax.Array]:
     return {n: jnp.asarray(random.normal(0.3, 0.6, p.shape)) for n, p in params.items()}
 
 
-def test_values_and_gradients_are_those_of_the_reference():
+@pytest.mark.parametrize("engine", ["native", "portable"])
+def test_values_and_gradients_are_those_of_the_reference(engine):
     params, random = drawn(), np.random.default_rng(2)
     x, h0 = random.normal(size=(T, B, INPUTS)), random.normal(size=(B, H))
     dy, dh = random.normal(size=(T, B, H)), random.normal(size=(B, H))
@@ -34,11 +36,18 @@ def test_values_and_gradients_are_those_of_the_reference():
 
     @jax.jit
     def loss(params, x, h0):
-        y, h = lnrnn.jax.dreamer_block_gru(params, x, h0, mask=mask, reset=reset, time_major=True)
+        y, h = lnrnn.jax.dreamer_block_gru(
+            params, x, h0, mask=mask, reset=reset, time_major=True, engine=engine
+        )
         return (y * dy).sum() + (h * dh).sum(), (y, h)
 
     grad = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
-    (of_params, *gradients), (y, h) = grad(params, jnp.asarray(x), jnp.asarray(h0))
+    before = runs(), runs(backward=True)
+    (of_params, *gradients), (y, h) = jax.block_until_ready(
+        grad(params, jnp.asarray(x), jnp.asarray(h0))
+    )
+    assert runs() - before[0] == {(engine, "jax"): 1}
+    assert runs(backward=True) - before[1] == ({(engine, "jax"): 1} if engine == "native" else {})
     run = reference.forward(DREAMER, params, x, [h0], mask=mask, reset=reset)
     found = reference.backward(run, dy, [dh])
     assert_close("y", np.asarray(y), run.y, "float64")
@@ -82,3 +91,37 @@ def test_what_does_not_fit_is_refused():
         lnrnn.jax.dreamer_block_gru_init(jax.random.key(0), 3, 9)
     with pytest.raises(ValueError, match="I=5"):
         lnrnn.jax.dreamer_block_gru(drawn(), jnp.ones((B, T, 4)))
+
+
+def test_what_the_core_has_no_rule_for_is_the_definition():
+    params, random = drawn(), np.random.default_rng(4)
+    x = jnp.asarray(random.normal(size=(4, B, T, INPUTS)))
+    begun = jnp.asarray(random.normal(size=(4, B, H)))
+
+    def outputs(engine, params, x, h0):
+        return lnrnn.jax.dreamer_block_gru(params, x, h0, engine=engine)[0]
+
+    def curved(engine):
+        def loss(params, x):
+            return (outputs(engine, params, x, begun[0]) ** 2).sum()
+
+        def slope(params, x):
+            return sum((g**2).sum() for g in jax.grad(loss)(params, x).values())
+
+        return jax.grad(slope)(params, x[0])
+
+    def mapped(engine):
+        one = jax.vmap(outputs, (None, None, 0, 0))(engine, params, x, begun)
+        return {
+            "one": one,
+            "two": jax.jit(jax.vmap(outputs, (None, 0, None, None)), static_argnums=0)(
+                engine, jax.tree.map(lambda p: jnp.stack([p, p / 2]), params), x[0], begun[0]
+            ),
+        }
+
+    for function in (curved, mapped):
+        found, wanted = function("native"), function("portable")
+        for name in wanted:
+            assert_close(
+                name, np.asarray(found[name]), np.asarray(wanted[name]), "float64", gradient=True
+            )

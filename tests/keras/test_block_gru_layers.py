@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras_cases import to_numpy
 
+from lnrnn.engines import runs
 from lnrnn.keras import DreamerBlockGRU
 from lnrnn.reference import relatives as reference
 from lnrnn.testing.tolerances import assert_close
@@ -63,3 +64,17 @@ def test_the_cell_in_kerass_own_layer_gives_the_same():
     x = np.random.default_rng(4).normal(size=(B, T, INPUTS)).astype("float32")
     whole = keras.layers.RNN(gru.cell, return_sequences=True)(x)
     assert_close("y", to_numpy(gru(x)), to_numpy(whole), "float32")
+
+
+def test_the_engine_is_of_the_layer():
+    backend = keras.backend.backend()
+    native = backend != "tensorflow"
+    gru = layer(engine="native" if native else "auto")
+    assert DreamerBlockGRU.from_config(gru.get_config()).engine == gru.engine
+    before = runs()
+    gru(np.ones((B, T, INPUTS), "float32"))
+    assert runs() - before == {("native" if native else "portable", backend): 1}
+    report = gru.engine_report()
+    assert native or "torch, jax, not tensorflow" in report["native"].reason
+    with pytest.raises(ValueError, match="engine is one of"):
+        layer(engine="fast")

@@ -22,6 +22,7 @@ from keras_cases import (
 )
 
 from lnrnn import Variant
+from lnrnn.keras import Bidirectional
 
 # class, arguments, what the message has to say
 BAD = {
@@ -121,9 +122,20 @@ def test_initial_state_of_another_form(kind, change):
 
 
 @pytest.mark.parametrize("shape", [(BATCH, STEPS - 1), (1, STEPS), (BATCH, STEPS, 1)], ids=str)
-def test_mask_of_another_shape(shape):
-    with pytest.raises(ValueError, match="one value for each step"):
-        LSTM.layer(UNITS)(sequences(), mask=np.ones(shape, bool))
+@pytest.mark.parametrize("name", ["mask", "reset"])
+def test_flags_of_another_shape(shape, name):
+    with pytest.raises(ValueError, match=f"{name} has one value for each step"):
+        LSTM.layer(UNITS)(sequences(), **{name: np.ones(shape, bool)})
+
+
+def test_reset_state_that_does_not_fit():
+    x, reset = sequences(), np.ones((BATCH, STEPS), bool)
+    with pytest.raises(ValueError, match="got it without reset"):
+        LSTM.layer(UNITS)(x, reset_state=initial_states(LSTM))
+    with pytest.raises(ValueError, match=r"reset_state is \[h, c\] of the shapes"):
+        LSTM.layer(UNITS)(x, reset=reset, reset_state=initial_states(LSTM)[:1])
+    with pytest.raises(ValueError, match="got it for GRU"):
+        Bidirectional(keras.layers.GRU(UNITS))(x, reset=reset)
 
 
 def test_numbers_that_keras_takes():

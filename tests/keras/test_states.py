@@ -28,6 +28,7 @@ from keras_cases import (
 )
 
 import lnrnn
+from lnrnn.keras import Bidirectional
 from lnrnn.testing import assert_close
 
 
@@ -143,6 +144,124 @@ def test_burn_in_of_both_directions():
     slope = gradients(layer, x, lambda y: ops.mean(ops.square(y[:, 2:])))["x"]
     assert slope[:, 2:].all() and not slope[:, :2].any()
     assert not gradients(layer, x, lambda y: ops.mean(ops.square(y[:, :2])))["x"].any()
+
+
+# at its fourth step each row begins an episode, the first row also at a masked step
+RESET = np.arange(STEPS) == np.array([[3], [3], [3]])
+RESET[0, 1] = True
+EPISODE_MASK = np.arange(STEPS) != np.array([[1], [2], [4]])
+
+
+@each_kind
+def test_no_state_crosses_where_an_episode_begins(kind):
+    """Backwards with masked steps: each episode is a sequence of its own."""
+    layer = mixed(kind.layer(UNITS, return_sequences=True, go_backwards=True))
+    whole = mixed(
+        kind.layer(UNITS, return_sequences=True, go_backwards=True, zero_output_for_mask=True)
+    )
+    x = sequences()
+    given = {"mask": EPISODE_MASK, "reset": RESET}
+    y, repeated = to_numpy(whole(x, **given)), to_numpy(layer(x, **given))
+    found = gradients(whole, x, lambda y: ops.sum(ops.square(y)), **given)
+    expected = {name: np.zeros_like(slope) for name, slope in found.items()}
+    shown = np.zeros_like(y)
+    for part in (np.arange(STEPS) < 3, np.arange(STEPS) >= 3):
+        own = {"mask": EPISODE_MASK & part}
+        slopes = gradients(whole, x, lambda y: ops.sum(ops.square(y)), **own)
+        expected = {name: slope + slopes[name] for name, slope in expected.items()}
+        shown += to_numpy(whole(x, **own))
+    assert_close("y", y, shown, "float32")
+    for name, slope in expected.items():
+        assert_close(name, found[name], slope, "float32", gradient=True)
+    valid = EPISODE_MASK[:, ::-1]
+    last = np.zeros_like(y[:, 0])
+    for t in range(STEPS):
+        last = np.where(valid[:, t, None], y[:, t], last)
+        assert_close("repeated", repeated[:, t], last, "float32")
+
+
+@each_kind
+def test_a_reset_goes_to_the_state_that_is_given(kind):
+    """Or to the learned one, and gradients go back into both."""
+    plain, learns = (
+        mixed(kind.layer(UNITS, return_state=True, learn_initial_state=on)) for on in (False, True)
+    )
+    weights = learns.params()
+    names = [n for n in weights if n.startswith("initial")]
+    plain.load_params({n: w for n, w in weights.items() if n not in names})
+    x, start, again = sequences(), initial_states(kind), [-s for s in initial_states(kind)]
+    reset = np.broadcast_to(np.arange(STEPS) == 3, (BATCH, STEPS))
+    given = {"initial_state": start, "reset": reset}
+    y, *states = to_numpy(plain(x, **given, reset_state=again))
+    expected = by_reference(plain, x[:, 3:], again)
+    assert_close("y", y, expected.y[:, -1], "float32")
+    assert_close("states", states, expected.states, "float32")
+    learned = [np.tile(weights[n], (BATCH, 1)) for n in names]
+    found = to_numpy(learns(x, **given))
+    assert_close("y", found[0], by_reference(plain, x[:, 3:], learned).y[:, -1], "float32")
+    slopes = gradients(learns, x, lambda y: ops.mean(ops.square(y[0])), **given)
+    alone = gradients(learns, x[:, 3:], lambda y: ops.mean(ops.square(y[0])))
+    for name in names:
+        assert slopes[name].any()
+        assert_close(name, slopes[name], alone[name], "float32", gradient=True)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one_direction", "both"])
+def test_resets_in_a_model(tmp_path, both, kind=LSTM):
+    """Symbolic, beside a mask that Keras finds, saved and loaded, and in training."""
+    layer = kind.layer(UNITS, return_sequences=True)
+    wrapper = Bidirectional(layer) if both else layer
+    inputs = keras.Input((STEPS, INPUTS))
+    flags, *given = keras.Input((STEPS,), dtype="bool"), *(keras.Input((UNITS,)) for _ in "hchc")
+    given = given if both else given[:2]
+    masked = keras.layers.Masking(-7.0)(inputs)
+    model = keras.Model([inputs, flags, *given], wrapper(masked, reset=flags, reset_state=given))
+    ahead = mixed(wrapper.forward_layer if both else wrapper)
+    x = np.where(EPISODE_MASK[..., None], sequences(), np.float32(-7))
+    again = [s + i for i, s in enumerate(2 * initial_states(kind))][: len(given)]
+    options = {"mask": EPISODE_MASK, "reset": RESET}
+    expected = to_numpy(ahead(x, **options, reset_state=again[:2]))
+    if both:
+        back = mixed(wrapper.backward_layer, seed=5)
+        other = to_numpy(back(x, **options, reset_state=again[2:]))
+        expected = np.concatenate([expected, other[:, ::-1]], -1)
+    everything = [x, RESET, *again]
+    assert_close("y", to_numpy(model(everything)), expected, "float32")
+    model.save(tmp_path / "model.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
+    assert_close("loaded", loaded.predict(everything, verbose=0), expected, "float32")
+    loaded.compile("sgd", "mse")
+    loaded.fit(everything, np.zeros_like(expected), verbose=0)
+    moved = loaded.predict(everything, verbose=0)
+    assert np.isfinite(moved).all() and np.abs(moved - expected).max() > 1e-4
+
+
+def test_bidirectional_merges_as_keras_does(kind=LSTM):
+    """Where no reset is true."""
+    x, none = sequences(), np.zeros((BATCH, STEPS), bool)
+    given = [s + i for i, s in enumerate(2 * initial_states(kind))]
+    for mode in MERGES:
+        for sequence in (False, True):
+            one = kind.layer(UNITS, return_sequences=sequence, return_state=sequence)
+            layer = Bidirectional(one, merge_mode=mode)
+            layer.build((None, None, INPUTS))
+            expected = to_numpy(layer(x, initial_state=given))
+            found = to_numpy(layer(x, initial_state=given, reset=none))
+            assert len(found) == len(expected)
+            for a, e in zip(found, expected, strict=True):
+                assert_close(f"{mode}", a, e, "float32")
+
+
+@each_kind
+def test_stateful_batches_cross_no_reset(kind):
+    layer = kind.layer(UNITS, return_sequences=True, stateful=True)
+    layer.build((BATCH, None, INPUTS))
+    mixed(layer)
+    x, reset = sequences(), np.zeros((BATCH, STEPS), bool)
+    reset[0, 2] = reset[1, 3] = True
+    found = [to_numpy(layer(x[:, part], reset=reset[:, part])) for part in (slice(2), slice(2, 5))]
+    expected = by_reference(layer, x, reset=reset.T).y
+    assert_close("y", np.concatenate(found, 1), expected, "float32")
 
 
 @each_kind

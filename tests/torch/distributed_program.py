@@ -11,11 +11,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from lnrnn import engines
 from lnrnn.torch import LayerNormGRU, LayerNormLSTM
 
 STEPS, BATCH, INPUTS, UNITS = 5, 6, 3, 6
@@ -33,18 +40,38 @@ class Model(nn.Module):
         return self.second(self.first(x)[0])[0]
 
 
-def train(model: Any, x: Tensor, target: Tensor) -> None:
-    """Three steps on the mean square error."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(3):
+def optimizer_of(model: Any) -> torch.optim.Optimizer:
+    """One with a state."""
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def train(
+    model: Any, x: Tensor, target: Tensor, optimizer: torch.optim.Optimizer, steps: int
+) -> None:
+    """Steps on the mean square error."""
+    for _ in range(steps):
         optimizer.zero_grad()
         (model(x) - target).square().mean().backward()
         optimizer.step()
 
 
-def data() -> tuple[Model, Tensor, Tensor]:
+def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Each process writes its part of the weights and moments."""
+    weights, moments = get_state_dict(model, optimizer)
+    checkpoint.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
+
+
+def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Read what any number of processes wrote."""
+    weights, moments = get_state_dict(model, optimizer)
+    state = {"model": weights, "optimizer": moments}
+    checkpoint.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
+
+
+def data(seed: int = 1) -> tuple[Model, Tensor, Tensor]:
     """The same in every process."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     return (
         Model().double(),
         torch.randn(STEPS, BATCH, INPUTS, dtype=torch.float64),
@@ -92,7 +119,16 @@ def main(rank: int, folder: Path, way: str) -> None:
     else:
         trained = model = from_meta(mesh, model, rank)
     half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-    train(trained, x[:, half], target[:, half])
+    optimizer, share = optimizer_of(trained), (x[:, half], target[:, half])
+    train(trained, *share, optimizer, 2)
+    if way == "fsdp2":  # goes on in another model, of other weights
+        save(folder / "saved", model, optimizer)
+        trained = model = from_meta(mesh, Model().double(), rank)
+        optimizer = optimizer_of(model)
+        load(folder / "saved", model, optimizer)
+    train(trained, *share, optimizer, 1)
+    # two directions and one, three times
+    assert engines.runs(backward=True) == {("native", "torch"): 9}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
     if rank == 0:

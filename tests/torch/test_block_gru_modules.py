@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lnrnn.engines import runs, select
 from lnrnn.reference import relatives as reference
 from lnrnn.testing.tolerances import assert_close
 from lnrnn.torch import DreamerBlockGRU
@@ -17,23 +18,42 @@ from lnrnn.torch import DreamerBlockGRU
 T, B, INPUTS, H = 6, 3, 5, 8
 
 
-def module(**options: Any) -> Any:
+def module(units: int = H, **options: Any) -> Any:
     options = {"projection_size": 3, "num_blocks": 2, "num_layers": 2, "action_size": 2} | options
-    made = DreamerBlockGRU(INPUTS, H, dtype=torch.float64, **options)
+    made = DreamerBlockGRU(INPUTS, units, dtype=torch.float64, **options)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(0.3, 0.6)
     return made
 
 
-def test_values_and_gradients_are_those_of_the_reference():
-    gru = module()
-    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
-    h0: Any = torch.randn(1, B, H, dtype=torch.float64, requires_grad=True)
-    mask, reset = torch.rand(T, B) > 0.3, torch.rand(T, B) > 0.6
+# the engine, T, B, H, and the options: odd sizes, one block and many, rows of several chunks
+CASES = [
+    ("portable", T, B, H, {}),
+    ("native", T, B, H, {}),
+    ("native", 1, 1, 9, {"num_blocks": 1, "num_layers": 1, "activation": "gelu"}),
+    ("native", 5, 4, 40, {"num_blocks": 8, "projection_size": 37, "num_layers": 3}),
+    ("native", 70, 9, 34, {"num_blocks": 2, "projection_size": 65, "action_size": 0}),
+    # one row: two workers have a block each
+    ("native", 60, 1, 64, {"num_blocks": 2, "projection_size": 41}),
+]
+
+
+@pytest.mark.parametrize(("engine", "steps", "batch", "units", "options"), CASES)
+def test_values_and_gradients_are_those_of_the_reference(engine, steps, batch, units, options):
+    gru = module(units, engine=engine, **options)
+    with torch.no_grad():  # no chaos where there are many units
+        for parameter in gru.parameters():
+            parameter.mul_(min(1.0, 20 / units))
+    x = torch.randn(steps, batch, INPUTS, dtype=torch.float64, requires_grad=True)
+    h0: Any = torch.randn(1, batch, units, dtype=torch.float64, requires_grad=True)
+    mask, reset = torch.rand(steps, batch) > 0.3, torch.rand(steps, batch) > 0.6
+    before = runs(), runs(backward=True)
     y, h = gru(x, h0, mask=mask, reset=reset)
     dy, dh = torch.randn_like(y), torch.randn_like(h)
     ((y * dy).sum() + (h * dh).sum()).backward()
+    assert runs() - before[0] == {(engine, "torch"): 1}
+    assert runs(backward=True) - before[1] == ({(engine, "torch"): 1} if engine == "native" else {})
     run = reference.forward(
         gru.relative, gru.params(), x.detach(), [h0.detach()[0]], mask=mask, reset=reset
     )
@@ -102,3 +122,59 @@ def test_sizes_that_do_not_fit_are_refused():
         module()(
             torch.randn(T, B, INPUTS, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
         )
+
+
+def test_what_the_core_has_no_rule_for_is_the_definition():
+    gru, portable = module(engine="native"), module(engine="portable")
+    portable.load_params(gru.params())
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64, requires_grad=True)
+    dx = torch.randn_like(x)
+
+    def second(made: Any) -> Any:
+        weights = list(made.parameters())
+        y, _ = made(x)
+        first = torch.autograd.grad((y**2).sum(), [x, *weights], create_graph=True)
+        return torch.autograd.grad(sum((g**2).sum() for g in first), [x, *weights])
+
+    def forward_mode(made: Any) -> Any:
+        return torch.func.jvp(lambda x: made(x)[0], (x,), (dx,))
+
+    def mapped(made: Any) -> Any:
+        return (torch.func.vmap(lambda x: made(x)[0], 1)(x),)
+
+    for function in (second, forward_mode, mapped):
+        for ours, theirs in zip(function(gru), function(portable), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    program = torch.export.export(gru.eval(), (x.detach(),))
+    assert not any("lnrnn" in str(node.target) for node in program.graph.nodes)
+
+
+def test_engines_and_why_not():
+    gru = module().float()
+    assert gru.engine_report()["native"] == select.Yes()
+    half = module().bfloat16()
+    assert "float32 and float64, not bfloat16" in half.engine_report()["native"].reason
+    before = runs()
+    half(torch.randn(T, B, INPUTS, dtype=torch.bfloat16))
+    assert runs() - before == {("portable", "torch"): 1}
+    half.engine = "native"
+    with pytest.raises(ValueError, match="computes a block_gru in float32"):
+        half(torch.randn(T, B, INPUTS, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="engine is one of"):
+        module(engine="fast")
+
+
+def test_a_compiled_module_runs_the_core():
+    gru = module()
+    x = torch.randn(T, B, INPUTS, dtype=torch.float64)
+    compiled = torch.compile(gru, backend="aot_eager", fullgraph=True)
+    y, _ = gru(x)
+    y.sum().backward()
+    wanted = [p.grad.clone() for p in gru.parameters()]
+    gru.zero_grad()
+    before = runs(), runs(backward=True)
+    compiled(x)[0].sum().backward()
+    assert (runs() - before[0])["native", "torch"] == 1
+    assert (runs(backward=True) - before[1])["native", "torch"] == 1
+    for parameter, gradient in zip(gru.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

@@ -19,7 +19,13 @@ def test_two_processes(way: str, tmp_path: Path) -> None:
     assert [process.wait(timeout=120) for process in both] == [0, 0]
     model, x, target = distributed_program.data()
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
-    distributed_program.train(model, x, target)
+    optimizer = distributed_program.optimizer_of(model)
+    distributed_program.train(model, x, target, optimizer, 2)
+    if way == "fsdp2":  # one process goes on from what two have written
+        model, *_ = distributed_program.data(seed=2)
+        optimizer = distributed_program.optimizer_of(model)
+        distributed_program.load(tmp_path / "saved", model, optimizer)
+    distributed_program.train(model, x, target, optimizer, 1)
     found, expected = torch.load(tmp_path / f"{way}.pt"), model.state_dict()
     assert found.keys() == expected.keys()
     assert_same([found[n] for n in expected], list(expected.values()))

@@ -12,7 +12,7 @@ from lnrnn.bench.on_keras import Built
 from lnrnn.bench.problem import Competitor, Problem, Runs
 from lnrnn.bench.settings import Settings
 
-BATCHES = 4  # in a call of fit or predict
+BATCHES = 16  # in a call of fit or predict
 _LEARNING_RATE = 1e-3
 
 

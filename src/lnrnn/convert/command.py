@@ -11,10 +11,12 @@ from typing import Any, get_args, get_type_hints
 from lnrnn.convert import export, file, relatives
 from lnrnn.convert.containers import open_file
 from lnrnn.convert.errors import FileError, TargetError
-from lnrnn.convert.find import Fit, find, read_layers, with_settings
-from lnrnn.convert.tensors import Container
+from lnrnn.convert.find import Fit, Found, find, read_layers, with_settings
+from lnrnn.convert.tensors import Array, Container
 from lnrnn.convert.weights import Checkpoint, Weights
-from lnrnn.relatives.table import RELATIVES
+from lnrnn.relatives.relative import Relative
+from lnrnn.relatives.table import RELATIVES, Published
+from lnrnn.relatives.weights import sizes_of
 from lnrnn.variant import Variant
 
 _NAMES = {"eps": "epsilon"}
@@ -43,12 +45,33 @@ def read(
         FileError: a file that cannot be used, or a layer that fits none or several forms.
         OSError: there is no such file, or it cannot be read.
     """
-    container = open_file(path)
+    return _layers(open_file(path), path.name, dialect, select, settings)
+
+
+def _layers(
+    container: Container,
+    name: str,
+    dialect: str | None,
+    select: str | None,
+    settings: dict[str, Any] | None,
+) -> tuple[Checkpoint, list[str]]:
+    if relatives.is_ours(container):
+        raise FileError(
+            "The file is of a relative, which is no layer with a variant: use "
+            "lnrnn.convert.relatives.load."
+        )
     if not file.is_ours(container):
-        return read_layers(container, path.name, dialect, select, settings)
+        cells = relatives.find(container, select) if dialect is None else []
+        if cells:
+            raise FileError(
+                f"The file has a relative, {cells[0]}, which is no layer with a variant: lnrnn "
+                f"convert with --from {cells[0].form.name} reads it, with another --from or a "
+                "--select what lies beside it."
+            )
+        return read_layers(container, name, dialect, select, settings)
     if dialect is not None:
         raise FileError(
-            f"{path.name} is a file of this package and says what it holds: leave --from out."
+            f"{name} is a file of this package and says what it holds: leave --from out."
         )
     layers = {
         at: weights
@@ -56,7 +79,7 @@ def read(
         if select is None or at.startswith(select)
     }
     if not layers:
-        raise FileError(f"{path.name} has no layer whose path begins with {select!r}.")
+        raise FileError(f"{name} has no layer whose path begins with {select!r}.")
     if settings:
         layers = {at: _changed(weights, settings) for at, weights in layers.items()}
     return Checkpoint(layers), [
@@ -79,14 +102,27 @@ def convert(
     _check_target(to, form, form_settings := list(form_settings))
     if int8 and to.suffix != ".tflite":
         raise TargetError(f"--int8 goes with a .tflite file; got {to.name!r}.")
-    if dialect is not None and dialect in RELATIVES:
-        _refuse(dialect, {"--as": form, "--check": check, "--set": tuple(settings)})
-        wanted = RELATIVES[dialect]
-        params = relatives.read(open_file(source), wanted, select)
-        relatives.save(to, wanted.relative, params)
+    container = open_file(source)
+    found = _relative(container, dialect, select)
+    if found is not None:
+        relative, params, origin = found
+        sizes = sizes_of(relative, params)
+        said = f"{origin.name if origin else relative.cell}: I={sizes.inputs} H={sizes.units}"
+        given = {"--set": tuple(settings), "--as-set": form_settings}
+        _refuse(said, given | {"--int8": int8, "--as with .tflite": to.suffix == ".tflite"})
+        print(said)
+        if check is not None:
+            from lnrnn.convert.check import check_relative
+
+            print(check_relative(origin, params, check))
+        if form is None:
+            relatives.save(to, relative, params)
+        else:
+            arrays = relatives.originals(relative, params, form)
+            export.write_arrays(to, arrays, dict.fromkeys(arrays, ""))
         print(f"wrote {to}")
         return 0
-    checkpoint, sentences = read(source, dialect, select, parse(settings))
+    checkpoint, sentences = _layers(container, source.name, dialect, select, parse(settings))
     for sentence in sentences:
         print(_shown(sentence))
     if check is not None:
@@ -102,12 +138,43 @@ def convert(
     return 0
 
 
-def _refuse(dialect: str, options: dict[str, Any]) -> None:
+def _relative(
+    container: Container, dialect: str | None, select: str | None
+) -> tuple[Relative, dict[str, Array], Published | None] | None:
+    """A relative of a file, its weights and whose they are; None where layers are to be read."""
+    if relatives.is_ours(container) and dialect is None and select is None:
+        return *relatives.from_container(container), None
+    if dialect is not None:
+        form = RELATIVES.get(dialect)
+    else:
+        cells = [] if file.is_ours(container) else relatives.find(container, select)
+        alone = len(cells) == 1 and not _beside(find(container), cells, select)
+        form = cells[0].form if alone else None
+    if form is None:
+        return None
+    return form.relative, relatives.read(container, form, select), form
+
+
+def _beside(
+    layers: list[Found], cells: list[relatives.Found], select: str | None = None
+) -> list[Found]:
+    """The layers that are no part of a relative."""
+    taken = [set(cell.names) for cell in cells]
+    return [
+        layer
+        for layer in layers
+        if layer.scope.startswith(select or "")
+        and not any(set(fit.names.values()) <= names for fit in layer.fits for names in taken)
+    ]
+
+
+def _refuse(said: str, options: dict[str, Any]) -> None:
     """Refuse the options that a relative has no place for."""
     given = [name for name, value in options.items() if value]
     if given:
         raise FileError(
-            f"{given[0]} is for layers with a variant; got it with --from {dialect}: leave it out."
+            f"{given[0]} is for layers with a variant; got it with a relative, {said}: "
+            "leave it out."
         )
 
 
@@ -142,12 +209,23 @@ def inspect(source: Path, tensors: bool = False) -> int:
         ]  # fmt: skip
         print(columns(("layer", "cell", "I", "H", "R", "came from"), rows))
         return 0
-    found = find(container)
+    if relatives.is_ours(container):
+        relative, params = relatives.from_container(container)
+        sizes = sizes_of(relative, params)
+        row = (relative.cell, str(sizes.inputs), str(sizes.units), str(sizes.hidden))
+        print(columns(("relative", "I", "H", "R"), [row]))
+        return 0
+    cells = relatives.find(container)
+    found = _beside(find(container), cells)
     rows = [
         (_shown(one.scope) or "(top)", fit.name, fit.variant.cell, str(fit.sizes.inputs),
          str(fit.sizes.units), _constants(fit))
         for one in found
         for fit in one.fits
+    ] + [
+        (_shown(cell.scope) or "(top)", cell.form.name, cell.form.relative.cell,
+         str(cell.sizes.inputs), str(cell.sizes.units), f"epsilon={cell.form.relative.epsilon:g}")
+        for cell in cells
     ]  # fmt: skip
     if rows:
         print(columns(("--select", "--from", "cell", "I", "H", "assumed"), rows))

@@ -173,6 +173,17 @@ def write(
         arrays |= found
         first = next(iter(form(name).layout))
         layers |= dict.fromkeys(found, _layer_of(next(iter(found)).removesuffix(first)))
+    write_arrays(path, arrays, layers)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array], layers: Mapping[str, str]) -> None:
+    """Write weights in the file that the path's ending names, but for `.tflite`.
+
+    Args:
+        path: of the file.
+        arrays: name to values.
+        layers: name to the layer of Keras that has the weight, in a `.h5` file.
+    """
     if path.suffix == ".h5":
         _hdf5(path, arrays, layers)
     else:

@@ -119,8 +119,8 @@ def from_container(container: Container) -> Checkpoint:
     """The layers of a safetensors file of this format."""
     if not is_ours(container):
         raise FileError(
-            f"A file of this format has the metadata {KEY!r}; this one is plain safetensors: use "
-            "lnrnn inspect and lnrnn convert."
+            f"A file of this format has the metadata {KEY!r}; this one has not: use lnrnn inspect "
+            "and lnrnn convert, or lnrnn.convert.relatives.load for a relative."
         )
     text = container.facts[KEY].encode()
     description = safetensors.parse_json(text, f"the metadata {KEY!r}")

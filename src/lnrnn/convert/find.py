@@ -12,7 +12,7 @@ import numpy as np
 from lnrnn.convert.containers import keras_config
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.forms import FORMS, form, spellings
-from lnrnn.convert.tensors import Container, natural
+from lnrnn.convert.tensors import SEPARATORS, Container, natural
 from lnrnn.convert.weights import Checkpoint, Origin, Weights, check_float
 from lnrnn.dialects import Dialect
 from lnrnn.frontends.keras_weights import CANONICAL, ORDERS, KerasLayout
@@ -21,7 +21,6 @@ from lnrnn.variant import Variant
 
 Array = np.ndarray
 
-_SEPARATORS = "/._:"
 _DIRECTIONS = (
     ("forward", "backward"),
     ("fwd", "bwd"),
@@ -196,7 +195,7 @@ def _fits(container: Container) -> Iterator[tuple[Fit, str]]:
                 if not entry.endswith(pivot):
                     continue
                 scope = entry[: len(entry) - len(pivot)]
-                if scope and scope[-1] not in _SEPARATORS:
+                if scope and scope[-1] not in SEPARATORS:
                     continue
                 placed = {n: scope + spelt for n, spelt in names.items()}
                 sizes = _sizes(dialect, entries, placed)

@@ -7,21 +7,68 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lnrnn.convert import safetensors
 from lnrnn.convert.errors import FileError
-from lnrnn.convert.tensors import Container
+from lnrnn.convert.tensors import SEPARATORS, Container
 from lnrnn.convert.weights import check_float
 from lnrnn.relatives.relative import Relative
-from lnrnn.relatives.table import Published
-from lnrnn.relatives.weights import sizes_of
+from lnrnn.relatives.table import RELATIVES, Published
+from lnrnn.relatives.weights import Sizes, sizes_of
 
 Array = np.ndarray
 
 KEY = "lnrnn.relative"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A relative in a file of another program.
+
+    Args:
+        scope: what stands before the names of its weights.
+        form: the published form.
+        sizes: of the cell.
+        names: of its weights, in the file.
+    """
+
+    scope: str
+    form: Published
+    sizes: Sizes
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = self.scope or "the top of the file"
+        return f"{self.form.name} at {where}, I={self.sizes.inputs} H={self.sizes.units}"
+
+
+def find(container: Container, select: str | None = None) -> list[Found]:
+    """The relatives in a file, told by the names and the shapes of their weights.
+
+    Args:
+        container: the file.
+        select: the start of their names.
+    """
+    found = []
+    for form in RELATIVES.values():
+        for scope in form.scopes(container.entries):
+            if not scope.startswith(select or "") or (scope and scope[-1] not in SEPARATORS):
+                continue
+            names = tuple(form.under(container.entries, scope))
+            shapes = {n: container.entries[n].shape for n in names}
+            try:
+                # of their shapes alone: nothing of the file is read
+                params = form.to_canonical(
+                    {n: np.broadcast_to(False, s) for n, s in shapes.items()}
+                )
+            except (ValueError, IndexError):
+                continue
+            found.append(Found(scope, form, sizes_of(form.relative, params), names))
+    return found
 
 
 def read(container: Container, form: Published, select: str | None = None) -> dict[str, Array]:
@@ -47,7 +94,7 @@ def read(container: Container, form: Published, select: str | None = None) -> di
         check_float(name, value)
     try:
         return form.to_canonical(weights)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise FileError(str(error)) from error
 
 
@@ -72,8 +119,17 @@ def load(path: str | os.PathLike[str]) -> tuple[Relative, dict[str, Array]]:
         >>> load("lrn.safetensors")[0].cell
         'lrn'
     """
-    container = safetensors.read(Path(path))
-    if KEY not in container.facts:
+    return from_container(safetensors.read(Path(path)))
+
+
+def is_ours(container: Container) -> bool:
+    """Whether a container describes a relative as `save` does."""
+    return container.kind == "safetensors" and KEY in container.facts
+
+
+def from_container(container: Container) -> tuple[Relative, dict[str, Array]]:
+    """The relative of a file that `save` wrote."""
+    if not is_ours(container):
         raise FileError(
             f"A file of a relative has the metadata {KEY!r}; this one has not: use lnrnn.load for "
             "layers with a variant, lnrnn convert for another program's file."
@@ -88,3 +144,19 @@ def load(path: str | os.PathLike[str]) -> tuple[Relative, dict[str, Array]]:
             f"The file describes no relative: {re.sub(chr(10), ' ', str(error))}"
         ) from error
     return relative, params
+
+
+def originals(relative: Relative, params: Mapping[str, Array], name: str) -> dict[str, Array]:
+    """The weights as the original program of a form names and packs them.
+
+    Raises:
+        FileError: the form computes something else.
+    """
+    form = RELATIVES.get(name)
+    if form is None or form.relative != relative:
+        same = [n for n, one in RELATIVES.items() if one.relative == relative]
+        raise FileError(
+            f"The forms of {relative} are {', '.join(same) or 'none'}; got --as {name}: write one "
+            "of these, or a file of this package."
+        )
+    return form.from_canonical(params)

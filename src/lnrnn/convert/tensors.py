@@ -19,6 +19,8 @@ Array = np.ndarray
 EXPANSION = 8
 FREE = 16 << 20
 DIMENSION = 1 << 63
+# what stands between the parts of a name
+SEPARATORS = "/._:"
 _DIGITS = re.compile(r"(\d{1,18})")
 
 

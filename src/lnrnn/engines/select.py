@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lnrnn.engines import listen
+from lnrnn.relatives.relative import Relative
 from lnrnn.variant import Variant
 
 
@@ -19,24 +20,22 @@ class Request:
     """What a front end asks for, as far as the choice of an engine depends on it.
 
     Args:
-        variant: the cell.
+        variant: the cell, which may be a relative.
         framework: whose tensors are computed: `"tensorflow"`, `"jax"` or `"torch"`.
         dtype: name of the compute dtype.
         unroll: whether the caller wants the time loop unrolled.
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
         named: whether the caller has named the engine, so that no other may compute.
-        reset_states: whether resets go to other states than zeros.
     """
 
-    variant: Variant
+    variant: Variant | Relative
     framework: str
     dtype: str = "float32"
     unroll: bool = False
     functions: tuple[str, ...] = ()
     device: str = "cpu"
     named: bool = False
-    reset_states: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ class Portable:
         """`lnrnn.engines.portable.sequence` on the operations of one framework."""
         from lnrnn.engines import portable
 
-        return portable.on(request.framework).sequence
+        bound = portable.on(request.framework)
+        relative = isinstance(request.variant, Relative)
+        return bound.relative_sequence if relative else bound.sequence
 
     def weights_dtype(self, request: Request) -> str:
         """That of the computation."""
@@ -101,14 +102,16 @@ class Native:
     name = "native"
 
     def supports(self, request: Request) -> Yes | No:
-        """Yes on a CPU, for every variant."""
-        from lnrnn.engines.native import core
+        """Yes on a CPU, for every variant and Dreamer's block GRU."""
+        from lnrnn.engines.native import block, core
 
         reason = (
             core.missing()
             or core.refusal_on(request.framework, request.device)
             or core.refusal_of(request.dtype)
         )
+        if reason is None and isinstance(request.variant, Relative):
+            reason = block.refusal(request.variant, request.framework, request.dtype)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
         return Yes() if reason is None else No(reason)
@@ -121,6 +124,8 @@ class Native:
         """
         from lnrnn.engines import native
 
+        if isinstance(request.variant, Relative):
+            return native.block_gru_on(request.framework)
         if request.framework == "tensorflow" and request.dtype in ("float32", "float64"):
             from lnrnn.engines.native import tensorflow_op
 
@@ -142,11 +147,11 @@ class Triton:
         """Yes on a CUDA device, for variants that the kernels compute."""
         from lnrnn.engines.triton import refuse
 
+        if isinstance(request.variant, Relative):
+            return No(f"it computes the cells of variants, not a {request.variant.cell}")
         reason = refuse.refusal(request.variant, request.framework, request.dtype, request.device)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
-        if reason is None and request.reset_states:
-            reason = "its resets go to zeros, not to a state that is given or learned"
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
@@ -190,7 +195,9 @@ def choose(engine: str, request: Request) -> Engine:
         if engine in ("auto", candidate.name):
             answer = candidate.supports(request)
             if isinstance(answer, Yes):
-                return listen.heard(candidate)
+                # who listens knows variants
+                variant = isinstance(request.variant, Variant)
+                return listen.heard(candidate) if variant else candidate
             refusals.append(f"{candidate.name}: {answer.reason}")
     raise ValueError(
         f"engine={engine!r} cannot compute this layer ({'; '.join(refusals)}): "
@@ -217,7 +224,10 @@ def step(request: Request, engine: str = "auto") -> Callable[..., Any]:
 
 
 def relative(framework: str, use: str) -> Callable[..., Any]:
-    """The portable engine's function of a `"sequence"` or a `"step"` of a relative."""
+    """The portable engine's function of a `"sequence"` or a `"step"` of a relative.
+
+    What `choose` finds for a request with a relative may be faster, of a sequence.
+    """
     from lnrnn.engines import portable
 
     return getattr(portable.on(framework), f"relative_{use}")

@@ -21,7 +21,7 @@ def size(name: str, given: Any, least: int = 1, example: int = 64) -> int:
 
     found = given
     if type(given) is not int:  # a symbol of torch.compile is one, and has no attributes
-        if isinstance(given, bool) or not hasattr(given, "__index__"):
+        if isinstance(given, bool | np.bool_) or not hasattr(given, "__index__"):
             raise ArgumentTypeError(rule())
         try:
             found = index(given)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from lnrnn.engines import select
 from lnrnn.frontends import arguments
 from lnrnn.jax import inputs
+from lnrnn.jax.functions import device_of
 from lnrnn.jax.inputs import Layout
 from lnrnn.relatives.relative import DREAMER, Relative
 from lnrnn.relatives.weights import Sizes, shapes, sizes_of, start
@@ -80,11 +81,13 @@ def dreamer_block_gru(
     lengths: Any = None,
     reset: Any = None,
     time_major: bool = False,
+    engine: str = "auto",
     unroll: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Run Dreamer's block GRU over a sequence; a `lax.scan` in the dtype of x.
+    """Run Dreamer's block GRU over a sequence, in the dtype of x.
 
-    The equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
+    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The
+    equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
 
     Args:
         params: as of `dreamer_block_gru_init`.
@@ -96,7 +99,8 @@ def dreamer_block_gru(
         lengths: (*batch), the number of valid steps of each sequence.
         reset: as `mask`; True at the first step of an episode, where h starts at zero.
         time_major: whether time is the first axis.
-        unroll: whether the loop is unrolled.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
+        unroll: whether the loop of the portable engine is unrolled.
 
     Returns:
         Outputs, as x with H in place of I, and the final h.
@@ -128,7 +132,15 @@ def dreamer_block_gru(
     fresh = inputs.flags("reset", reset, layout, x.shape[0])
     if valid is not None:
         x = jnp.where(valid[..., None], x, 0)  # a NaN there would reach the gradients
-    y, (h,) = select.relative("jax", "sequence")(
+    request = select.Request(
+        relative,
+        "jax",
+        x.dtype.name,
+        unroll=unroll,
+        device=device_of(x),
+        named=engine != "auto",
+    )
+    y, (h,) = select.choose(engine, request).load(request)(
         relative, _weights(params, x), x, before, mask=valid, reset=fresh, unroll=unroll
     )
     return layout.restored(y), layout.spread(h)

@@ -237,7 +237,7 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll, again is not None)
+    request = _request(found, x, unroll)
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
         partial(chosen.load(request), found),
@@ -364,13 +364,11 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool, resets: bool = False) -> select.Request:
-    return select.Request(
-        variant, "jax", x.dtype.name, unroll=unroll, device=_device(x), reset_states=resets
-    )
+def _request(variant: Variant, x: jax.Array, unroll: bool) -> select.Request:
+    return select.Request(variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x))
 
 
-def _device(x: jax.Array) -> str:
+def device_of(x: jax.Array) -> str:
     """The kind of device that holds x; where x is traced, the one that JAX computes on."""
     if isinstance(x, jax.core.Tracer):
         default: Any = jax.config.jax_default_device  # pyright: ignore

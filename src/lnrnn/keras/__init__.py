@@ -5,6 +5,7 @@ Runs on Keras 3 with TensorFlow, JAX or PyTorch.
 
 from lnrnn.keras.addons import AddonsLSTMCell as AddonsLSTMCell
 from lnrnn.keras.addons import AddonsSimpleRNNCell as AddonsSimpleRNNCell
+from lnrnn.keras.bidirectional import Bidirectional as Bidirectional
 from lnrnn.keras.cells import LayerNormGRUCell as LayerNormGRUCell
 from lnrnn.keras.cells import LayerNormLSTMCell as LayerNormLSTMCell
 from lnrnn.keras.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell

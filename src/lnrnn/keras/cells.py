@@ -83,13 +83,25 @@ def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:
 
 
 @cache
-def _device() -> str:
+def device() -> str:
     """The kind of device that Keras computes on, `"cpu"` or another."""
     if keras.backend.backend() == "torch":
         import torch
 
         return "accelerator" if torch.accelerator.is_available() else "cpu"
     return keras.distribution.list_devices()[0].split(":")[0].lower()
+
+
+def tensor_of(variable: Any, dtype: str) -> Any:
+    """The value of a variable in a dtype, which a traced scan may hold."""
+    value: Any = ops.cast(ops.convert_to_tensor(variable), dtype)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # torch.export makes fakes of what modules hold, and not of what variables of Keras hold
+        if torch.compiler.is_exporting():
+            return value.clone()
+    return value
 
 
 class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
@@ -301,7 +313,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             dtype=self.compute_dtype,
             unroll=unroll,
             functions=tuple(self.functions),
-            device=_device(),
+            device=device(),
             named=self.engine != "auto",
         )
 
@@ -317,8 +329,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         """
         dtype = dtype or self.compute_dtype
         found: dict[str, Any] = {
-            name: ops.cast(ops.convert_to_tensor(getattr(self, name)), dtype)
-            for name in self.weight_names
+            name: tensor_of(getattr(self, name), dtype) for name in self.weight_names
         }
         if training and self.weight_dropout:
             name = "recurrent_scale" if self.variant.cell == "indrnn" else "recurrent_kernel"

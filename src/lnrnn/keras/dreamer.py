@@ -11,6 +11,7 @@ from keras import ops
 
 from lnrnn.engines import select
 from lnrnn.frontends import arguments
+from lnrnn.keras.cells import device, tensor_of
 from lnrnn.relatives.relative import Relative, SmoothActivation
 from lnrnn.relatives.weights import Sizes, check, shapes, start
 
@@ -97,9 +98,7 @@ class DreamerBlockGRUCell(keras.layers.Layer):
 
     def tensors(self) -> dict[str, Any]:
         """The weights by name, in the dtype of the computation."""
-        return {
-            name: ops.cast(getattr(self, name), self.compute_dtype) for name in self.weight_names
-        }
+        return {n: tensor_of(getattr(self, n), self.compute_dtype) for n in self.weight_names}
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""
@@ -153,6 +152,7 @@ class DreamerBlockGRU(keras.layers.RNN):
         activation: `"silu"` or `"gelu"` (with tanh), which danijar's repository has.
         norm_epsilon: added to the mean of squares.
         update_bias: beta.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
         dtype: of weights and computation, or a policy.
         **options: of `keras.layers.RNN`: `return_sequences`, `return_state`, `go_backwards`,
             `stateful`, `unroll`, `zero_output_for_mask`, `name`.
@@ -183,6 +183,7 @@ class DreamerBlockGRU(keras.layers.RNN):
         activation: SmoothActivation = "silu",
         norm_epsilon: float = 1e-4,
         update_bias: float = -1.0,
+        engine: str = "auto",
         dtype: Any = None,
         **options: Any,
     ) -> None:
@@ -198,6 +199,7 @@ class DreamerBlockGRU(keras.layers.RNN):
             dtype=dtype,
         )
         super().__init__(cell, dtype=dtype, **options)
+        self.engine = select.check_name(arguments.word("engine", engine))
 
     def inner_loop(
         self, sequences: Any, initial_state: Any, mask: Any, training: bool = False
@@ -212,7 +214,8 @@ class DreamerBlockGRU(keras.layers.RNN):
             mask = None if mask is None else ops.flip(mask, axis=0)
         if mask is not None:  # a NaN at a skipped step would reach the gradients
             x = ops.where(mask[..., None], x, ops.zeros_like(x))
-        outputs, states = select.relative(keras.backend.backend(), "sequence")(
+        request = self._request()
+        outputs, states = select.choose(self.engine, request).load(request)(
             self.cell.relative,
             self.cell.tensors(),
             x,
@@ -225,6 +228,10 @@ class DreamerBlockGRU(keras.layers.RNN):
         if not self.return_sequences:
             return outputs, outputs, list(states)
         return outputs[-1], ops.transpose(outputs, (1, 0, 2)), list(states)
+
+    def engine_report(self) -> dict[str, select.Yes | select.No]:
+        """What each engine answers to computing this layer, in the order in which `"auto"` asks."""
+        return select.report(self._request())
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""
@@ -241,9 +248,19 @@ class DreamerBlockGRU(keras.layers.RNN):
         of_cell = self.cell.get_config()
         for name in ("name", "dtype", "trainable"):
             del of_cell[name]
-        return {**config, **of_cell}
+        return {**config, **of_cell, "engine": self.engine}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DreamerBlockGRU:
         """The layer that `get_config` described."""
         return cls(**config)
+
+    def _request(self) -> select.Request:
+        return select.Request(
+            self.cell.relative,
+            framework=keras.backend.backend(),
+            dtype=self.compute_dtype,
+            unroll=self.unroll,
+            device=device(),
+            named=self.engine != "auto",
+        )

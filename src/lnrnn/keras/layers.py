@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -21,6 +21,14 @@ from lnrnn.keras.cells import (
 )
 from lnrnn.keras.signature import in_order_of
 from lnrnn.params import learned_states, sizes_of
+
+
+class _Steps(NamedTuple):
+    """What a call says of its steps: `keras.layers.RNN` hands it on in the place of a mask."""
+
+    mask: Any
+    reset: Any
+    reset_states: tuple[Any, ...] | None
 
 
 class LayerNormRNN(keras.layers.RNN):
@@ -102,7 +110,14 @@ class LayerNormRNN(keras.layers.RNN):
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: sequences_shape[-1]})
 
     def call(
-        self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
+        self,
+        sequences: Any,
+        initial_state: Any = None,
+        mask: Any = None,
+        training: bool = False,
+        reset: Any = None,
+        reset_state: Any = None,
+        sequences_mask: Any = None,
     ) -> Any:
         """Run the layer over sequences (B, T, I).
 
@@ -114,6 +129,12 @@ class LayerNormRNN(keras.layers.RNN):
                 repeats the previous output (zeros before the first valid step), or emits
                 zeros with `zero_output_for_mask`.
             training: whether dropout masks are drawn.
+            reset: (B, T), True at the first step of an episode: no state crosses from the step
+                before, with `go_backwards` neither.  At a skipped step it has no effect.
+            reset_state: what the states become where an episode begins, in the form of
+                `initial_state`; None is the learned ones, otherwise zeros.
+            sequences_mask: the mask that `sequences` carry, which Keras finds where `reset` is
+                given, too; it stands where `mask` is None.
 
         Returns:
             Outputs (B, T, R) with `return_sequences`, else the last (B, R); with
@@ -124,8 +145,13 @@ class LayerNormRNN(keras.layers.RNN):
                 f"A sequence has one step or more; got sequences of shape {sequences.shape}: "
                 "leave empty sequences out."
             )
+        beginnings.check_reset_state(reset_state, reset)
         if initial_state is not None:
-            self._check_states(sequences, initial_state)
+            self._check_states("initial_state", sequences, initial_state)
+        if reset is not None:
+            mask = sequences_mask if mask is None else mask
+            again = self._reset_states(sequences, reset_state)
+            mask = _Steps(mask, ops.convert_to_tensor(reset), again)
         return super().call(sequences, initial_state, mask=mask, training=training)
 
     def inner_loop(
@@ -133,17 +159,18 @@ class LayerNormRNN(keras.layers.RNN):
     ) -> tuple[Any, Any, list[Any]]:
         """The hook of `keras.layers.RNN`: last output, outputs and final states."""
         cell = self.cell
-        mask = tree.flatten(mask)[0] if tree.is_nested(mask) else mask
-        if mask is not None:
-            _check_mask(sequences, mask)
+        steps = mask if isinstance(mask, _Steps) else _Steps(mask, None, None)
+        mask = tree.flatten(steps.mask)[0] if tree.is_nested(steps.mask) else steps.mask
+        mask = _flags("mask", mask, sequences)
+        reset = _flags("reset", steps.reset, sequences)
         states = _flat(initial_state)
         if self.stateful:
             # the state variables are assigned later, while autograd may still need these values
             states = [ops.copy(s) for s in states]
         x: Any = ops.transpose(ops.cast(sequences, self.compute_dtype), (1, 0, 2))
-        mask = None if mask is None else ops.transpose(ops.cast(mask, "bool"))
         if self.go_backwards:
             x = ops.flip(x, axis=0)
+            reset = None if reset is None else ops.flip(_reversed_reset(reset, mask), axis=0)
             mask = None if mask is None else ops.flip(mask, axis=0)
         if mask is not None:  # a NaN at a skipped step would reach the gradients
             x = ops.where(mask[..., None], x, ops.zeros_like(x))
@@ -168,6 +195,8 @@ class LayerNormRNN(keras.layers.RNN):
             tuple(states),
             dict(
                 mask=mask,
+                reset=reset,
+                reset_states=steps.reset_states,
                 masked_output=masked_output,
                 functions=cell.functions,
                 gates=cell.gates,
@@ -296,10 +325,20 @@ class LayerNormRNN(keras.layers.RNN):
                 "use return_sequences=True, or no burn_in."
             )
 
-    def _check_states(self, sequences: Any, initial_state: Any) -> None:
+    def _reset_states(self, sequences: Any, reset_state: Any) -> tuple[Any, ...] | None:
+        """What the states become where an episode begins; None is zeros."""
+        dtype = self.cell.compute_dtype
+        if reset_state is not None:
+            self._check_states("reset_state", sequences, reset_state)
+            return tuple(ops.convert_to_tensor(s, dtype) for s in _flat(reset_state))
+        if not self.cell.learn_initial_state:
+            return None
+        return tuple(self.get_initial_state(batch_size=ops.shape(sequences)[0]))
+
+    def _check_states(self, what: str, sequences: Any, states: Any) -> None:
         batch = sequences.shape[0]
         expected = [(batch, size) for size in self.state_size]
-        given = [tuple(s.shape) for s in _flat(initial_state)]
+        given = [tuple(s.shape) for s in _flat(states)]
         fits = len(given) == len(expected) and all(
             len(shape) == 2
             and all(a == b or None in (a, b) for a, b in zip(shape, want, strict=True))
@@ -308,7 +347,7 @@ class LayerNormRNN(keras.layers.RNN):
         if not fits:
             names = ", ".join(self.cell.variant.states)
             raise ValueError(
-                f"initial_state is [{names}] of the shapes {expected}; got {given}: pass those "
+                f"{what} is [{names}] of the shapes {expected}; got {given}: pass those "
                 "states, or None for zeros."
             )
 
@@ -334,14 +373,43 @@ def _flat(states: Any) -> list[Any]:
     return [tensor for part in states for tensor in _flat(part)]
 
 
-def _check_mask(sequences: Any, mask: Any) -> None:
-    expected, given = tuple(sequences.shape[:2]), tuple(mask.shape)
-    pairs = zip(given, expected, strict=False)
-    if len(given) != 2 or any(a != b and None not in (a, b) for a, b in pairs):
+def _flags(name: str, given: Any, sequences: Any) -> Any:
+    """A mask or resets of a caller, (B, T), as booleans (T, B)."""
+    if given is None:
+        return None
+    expected, found = tuple(sequences.shape[:2]), tuple(given.shape)
+    pairs = zip(found, expected, strict=False)
+    if len(found) != 2 or any(a != b and None not in (a, b) for a, b in pairs):
         raise ValueError(
-            f"A mask has one value for each step, (B, T) = {expected}; got shape {given}: "
+            f"{name} has one value for each step, (B, T) = {expected}; got shape {found}: "
             "reduce it over the features."
         )
+    return ops.transpose(ops.cast(given, "bool"))
+
+
+def _reversed_reset(reset: Any, mask: Any) -> Any:
+    """Where the reverse direction starts anew: at the last valid step before each reset.
+
+    Args:
+        reset: (T, B), True where an episode begins; of no effect at a masked step.
+        mask: (T, B), True at valid steps, or None.
+
+    Returns:
+        (T, B), in the order of time; of no meaning at masked steps.
+    """
+    if mask is None:
+        return ops.concatenate([reset[1:], ops.zeros_like(reset[:1])])
+    shape: Any = ops.shape(reset)
+    steps, batch = shape
+    # whether the n-th valid step of a row begins an episode, and then that of the next one
+    seen = ops.cumsum(ops.cast(mask, "int32"), axis=0)
+    places = seen * batch + ops.arange(batch, dtype="int32")
+    begins = ops.segment_sum(
+        ops.reshape(ops.cast(ops.logical_and(reset, mask), "int32"), (-1,)),
+        ops.reshape(places, (-1,)),
+        num_segments=(steps + 2) * batch,
+    )
+    return ops.take(begins, places + batch) > 0
 
 
 _FLAGS = (
@@ -422,9 +490,9 @@ class LayerNormLSTM(LayerNormRNN):
             return at each step (after Graves 2013): with respect to $h_{t-1} U$, to $w c$ of
             peepholes, and to what the norms of cell and output are taken of; or None.
         projection_units: R, the size of a projected h, for variants with a projection.
-        learn_initial_state: whether the h (and c) that a sequence begins with are weights,
-            `initial_h` (and `initial_c`), used where no state is given.  They start small and
-            random.
+        learn_initial_state: whether the h (and c) that a sequence begins with, and that a
+            reset goes to, are weights, `initial_h` (and `initial_c`), used where no state is
+            given.  They start small and random.
         engine: `"auto"` or the name of an engine; a named engine runs or raises.
         name: of the layer.
         dtype: dtype or dtype policy.

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 import lnrnn.jax
+from lnrnn.engines import select
 from lnrnn.frontends import arguments
 from lnrnn.relatives.relative import Relative, SmoothActivation
 from lnrnn.relatives.weights import check, sizes_of
@@ -33,6 +34,7 @@ class DreamerBlockGRU(nnx.Module):
         activation: `"silu"` or `"gelu"`, which danijar's repository has.
         norm_epsilon: added to the mean of squares.
         update_bias: added to the update gate.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
         param_dtype: of the weights.
         time_major: whether time is the first axis.
         return_carry: whether calls return the final h, too.
@@ -64,6 +66,7 @@ class DreamerBlockGRU(nnx.Module):
         activation: SmoothActivation = "silu",
         norm_epsilon: float = 1e-4,
         update_bias: float = -1.0,
+        engine: str = "auto",
         param_dtype: Any = jnp.float32,
         time_major: bool = False,
         return_carry: bool = False,
@@ -75,6 +78,7 @@ class DreamerBlockGRU(nnx.Module):
             activation=activation,
             update_bias=arguments.number("update_bias", update_bias),
         )
+        self.engine = select.check_name(arguments.word("engine", engine))
         self.param_dtype = param_dtype
         self.time_major = arguments.flag("time_major", time_major)
         self.return_carry = arguments.flag("return_carry", return_carry)
@@ -125,6 +129,7 @@ class DreamerBlockGRU(nnx.Module):
             lengths=seq_lengths,
             reset=reset,
             time_major=self.time_major,
+            engine=self.engine,
         )
         return (h, y) if self.return_carry else y
 

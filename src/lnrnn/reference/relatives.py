@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from lnrnn.reference.norm import Array
 from lnrnn.reference.tape import Tape, Value
 from lnrnn.relatives.relative import Relative
-from lnrnn.relatives.weights import Sizes, sizes_of
+from lnrnn.relatives.weights import Sizes, sizes_of, widths
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,14 @@ class Cell:
     sizes: Sizes
 
     def norm(self, v: Value, name: str, suffix: str = "") -> Value:
-        """The norm of v with its gain and, of a layer norm, its bias."""
+        """The norm of v with its gain and, of a layer norm that has one, its bias."""
         tape = self.tape
         u = tape.times(
             tape.standardised(v, self.relative.statistics), self.weights[f"{name}gain{suffix}"]
         )
         own = self.relative.norm == "layer"
-        return tape.add(u, self.weights[f"{name}bias{suffix}"]) if own else u
+        bias = self.weights.get(f"{name}bias{suffix}") if own else None
+        return u if bias is None else tape.add(u, bias)
 
     def mixed(self, gate: Value, a: Value, b: Value) -> Value:
         """gate a + (1 - gate) b."""
@@ -120,18 +121,93 @@ def sru_step(cell: Cell, x: Value, states: States) -> States:
     return cell.mixed(r, new, skip), new
 
 
+def sru_carry_step(cell: Cell, x: Value, states: States) -> States:
+    """An SRU whose gates are normed one by one, and whose normed c is carried."""
+    tape, weights, (_, c) = cell.tape, cell.weights, states
+    r, f, g, skip = tape.split(tape.product(x, weights["kernel"]), 4)
+    r, f = (
+        tape.activated(cell.norm(gate, f"{name}_norm_"), "sigmoid")
+        for gate, name in ((r, "r"), (f, "f"))
+    )
+    new = tape.clipped(cell.norm(cell.mixed(f, c, g), "cell_norm_"), cell.relative.cell_clip)
+    shown = tape.activated(new, "tanh")
+    return cell.mixed(r, shown, tape.add(skip, weights["bias"])), new
+
+
+def gru_twice_step(cell: Cell, x: Value, states: States) -> States:
+    """A GRU whose candidate is normed on its parts and again on their sum."""
+    tape, weights, (h,) = cell.tape, cell.weights, states
+    products = {
+        "x": tape.product(x, weights["kernel"]),
+        "h": tape.product(h, weights["recurrent_kernel"]),
+    }
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = (
+        tape.split(tape.add(cell.norm(p, f"{name}_norm_"), weights[f"bias_{name}"]), 3)
+        for name, p in products.items()
+    )
+    r, z = (tape.activated(tape.add(a, b), "sigmoid") for a, b in ((x_r, h_r), (x_z, h_z)))
+    pre = cell.norm(tape.add(x_n, tape.times(r, h_n)), "n_norm_")
+    return (cell.mixed(z, h, tape.activated(pre, "tanh")),)
+
+
+def hyper_lstm_step(cell: Cell, x: Value, states: States) -> States:
+    """An LSTM whose products a small one scales, gate by gate, and whose gates it shifts."""
+    tape, weights, (h, c, small_h, small_c) = cell.tape, cell.weights, states
+    small = {n.removeprefix("hyper_"): w for n, w in weights.items() if n.startswith("hyper_")}
+    of_x, of_h = small["kernel"], small.pop("h_kernel")
+    small["kernel"] = tape.below(of_x, of_h)
+    seen = tape.join([x, h])
+    small_h, small_c = tape.lstm(cell.relative.small_lstm, small, seen, small_h, small_c)
+
+    def of_gates(name: str) -> Value:
+        z = tape.product(small_h, weights[f"{name}_embedding_kernel"])
+        bias = weights.get(f"{name}_embedding_bias")
+        z = z if bias is None else tape.add(z, bias)
+        pairs = zip(tape.split(z, 4), tape.split(weights[f"{name}_kernel"], 4), strict=True)
+        return tape.join([tape.product(one, kernel) for one, kernel in pairs])
+
+    of_x = tape.times(of_gates("x_scale"), tape.product(x, weights["kernel"]))
+    of_h = tape.times(of_gates("h_scale"), tape.product(h, weights["recurrent_kernel"]))
+    shift = tape.add(of_gates("shift"), weights["shift_bias"])
+    p = tape.add(tape.add(of_x, of_h), shift)  # (B, 4 H)
+    return *gated(cell, p, Value(np.eye(p.array.shape[1])), c), small_h, small_c
+
+
+def double_projection_step(cell: Cell, x: Value, states: States) -> States:
+    """An LSTM whose gates read a joint projection of x and h."""
+    tape, weights, (h, c) = cell.tape, cell.weights, states
+    joint = tape.add(
+        tape.product(x, weights["joint_kernel"]), tape.product(h, weights["joint_h_kernel"])
+    )
+    return gated(cell, joint, weights["kernel"], c)
+
+
+def gated(cell: Cell, v: Value, kernel: Value, c: Value) -> tuple[Value, Value]:
+    """The new h and c of an LSTM that sees v (B, m) through a kernel (m, 4 H), and nothing else."""
+    units, hidden = cell.sizes.units, cell.sizes.hidden
+    names = ("sum_norm_gain", "sum_norm_bias", "cell_norm_gain", "cell_norm_bias")
+    own = {n: w for n, w in cell.weights.items() if n in (*names, "projection_kernel")}
+    own |= {"kernel": kernel, "recurrent_kernel": Value(np.zeros((hidden, 4 * units)))}
+    nothing = Value(np.zeros((len(c.array), hidden)))
+    return cell.tape.lstm(cell.relative.lstm, own, v, nothing, c)
+
+
 STEPS: Mapping[str, Callable[[Cell, Value, States], States]] = {
     "block_gru": block_gru_step,
     "atr": atr_step,
     "lrn": lrn_step,
     "olrn": lrn_step,
     "sru": sru_step,
+    "sru_carry": sru_carry_step,
+    "gru_twice": gru_twice_step,
+    "hyper_lstm": hyper_lstm_step,
+    "double_projection": double_projection_step,
 }
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Outputs y (T,B,H) and final states of a run, and what its way back needs."""
+    """Outputs y (T,B,R) and final states of a run, and what its way back needs."""
 
     y: Array
     states: tuple[Array, ...]
@@ -157,7 +233,7 @@ def forward(
         relative: the cell.
         params: its weights, as [lnrnn.relatives.weights][] names them.
         x: (T,B,I).
-        states: h (B,H), and c (B,H) of an sru; None is zeros.
+        states: as `relative.states` names them, each (B, its width); None is zeros.
         mask: (T,B), True where a step is valid; a masked step holds the states and emits zeros.
         reset: (T,B), True where the states are zeroed before a valid step.
 
@@ -178,12 +254,12 @@ def forward(
     valid = np.ones((steps, batch)) if mask is None else np.asarray(mask, np.float64)
     fresh = valid * (np.zeros((steps, batch)) if reset is None else np.asarray(reset))
     x = np.where(valid[..., None] > 0, x, 0.0)
-    zero = np.zeros((batch, sizes.units))
-    given = [zero] * len(relative.states) if states is None else states
+    zeros = [np.zeros((batch, width)) for width in widths(relative, sizes).values()]
+    given = zeros if states is None else states
     first = now = tuple(Value(np.asarray(s, np.float64)) for s in given)
     inputs, emitted = tuple(Value(row) for row in x), []
     for t, one in enumerate(inputs):
-        share = np.broadcast_to(valid[t, :, None], zero.shape)
+        share = valid[t, :, None]
         begun = tuple(tape.scaled(s, 1 - fresh[t, :, None]) for s in now)
         new = STEPS[relative.cell](cell, one, begun)
         now = tuple(
@@ -198,15 +274,15 @@ def forward(
 def backward(
     run: Forward, dy: ArrayLike, dstates: Sequence[ArrayLike | None] | None = None
 ) -> dict[str, Array]:
-    """From the gradients of a run's results to those of x, h0, c0 (of an sru) and the weights.
+    """From the gradients of a run's results to those of x, the states and the weights.
 
     Args:
         run: what `forward` returned; it goes back once.
-        dy: gradient of the outputs (T,B,H).
+        dy: gradient of the outputs (T,B,R).
         dstates: gradients of the final states; None is zeros.
 
     Returns:
-        Gradients by `x`, `h0`, `c0` and the names of weights.
+        Gradients by `x`, `h0` (and `c0`, ... of the other states) and the names of weights.
     """
     for value, gradient in zip(run.emitted, np.asarray(dy, np.float64), strict=True):
         value.gradient = value.gradient + gradient

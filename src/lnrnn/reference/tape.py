@@ -6,12 +6,15 @@ one tape; [Tape.back][lnrnn.reference.tape.Tape.back] runs the recorded derivati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lnrnn.params import sizes_of
+from lnrnn.reference.cells import lstm_step
 from lnrnn.reference.norm import Array, standardise
+from lnrnn.reference.parts import Cell, Totals, clip
 from lnrnn.variant import Variant
 
 
@@ -90,6 +93,13 @@ class Tape:
             lambda d: tuple(zip(parts, np.split(d, ends, -1), strict=True)),
         )
 
+    def below(self, a: Value, b: Value) -> Value:
+        """The rows of a, then those of b."""
+        cut = len(a.array)
+        return self._part(
+            np.concatenate([a.array, b.array]), lambda d: ((a, d[:cut]), (b, d[cut:]))
+        )
+
     def repeat(self, v: Value, times: int) -> Value:
         """(B, n) to (B, times, n)."""
         return self._part(np.repeat(v.array[:, None], times, 1), lambda d: ((v, d.sum(1)),))
@@ -112,6 +122,32 @@ class Tape:
         """Each row centred (of a layer norm) and scaled."""
         norm = standardise(v.array, variant)
         return self._part(norm.u, lambda d: ((v, norm.back(d)),))
+
+    def clipped(self, v: Value, bound: float | None) -> Value:
+        """Each element within a bound, where there is one."""
+        array, open_at = clip(v.array, bound)
+        return self._part(array, lambda d: ((v, d * open_at),))
+
+    def lstm(
+        self, variant: Variant, weights: Mapping[str, Value], x: Value, h: Value, c: Value
+    ) -> tuple[Value, Value]:
+        """The new h and c of one step of an LSTM, of [lnrnn.reference.cells][]."""
+        arrays = {name: weight.array for name, weight in weights.items()}
+        cell = Cell(variant, arrays, sizes_of(variant, arrays))
+        ones = np.ones_like(h.array), np.ones_like(c.array)
+        step = lstm_step(cell, x.array, h.array, c.array, *ones)
+        new_h, new_c = Value(step.h), Value(step.c)
+
+        def run() -> None:
+            totals = Totals({name: np.zeros_like(array) for name, array in arrays.items()}, None)
+            gradients = step.back(new_h.gradient, new_c.gradient, totals)
+            for value, gradient in zip((x, h, c), gradients, strict=True):
+                value.gradient = value.gradient + gradient
+            for name, weight in weights.items():
+                weight.gradient = weight.gradient + totals.params[name]
+
+        self._backs.append(run)
+        return new_h, new_c
 
     def activated(self, v: Value, name: str) -> Value:
         """A function of each element."""

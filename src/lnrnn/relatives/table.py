@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from lnrnn.dialects import Source
+from lnrnn.relatives.layout import At, rolled
 from lnrnn.relatives.relative import DREAMER, Relative
 from lnrnn.relatives.weights import sizes_of
 
 Array = np.ndarray
-Place = Literal["as is", "transposed", "reversed", "one row", "joined before"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,10 +27,9 @@ class Published:
         title: one line for people.
         source: repository, file, class, commit and licence.
         relative: the mathematics.
-        layout: original weight name, `{l}` for the number of a layer, to the canonical name
-            and its place: `"as is"`; `"transposed"`; `"reversed"`, all axes; `"one row"`, a
-            vector as a matrix; `"joined before"`, the rows of the first block product are
-            those of h, of the inputs, then of the projected h.
+        layout: original weight name, `{l}` for the number of a layer, to its place; first the one
+            that no other cell in the same file has.
+        scope: what stands before every weight name by default.
         masked_output: what a masked step emits in the original.
 
     Example:
@@ -42,7 +41,8 @@ class Published:
     title: str
     source: Source
     relative: Relative
-    layout: Mapping[str, tuple[str, Place]]
+    layout: Mapping[str, At]
+    scope: str = ""
     masked_output: Literal["repeat", "hold", "zero"] = "repeat"
 
     @property
@@ -71,7 +71,7 @@ class Published:
 
     def under(self, names: Iterable[str], scope: str) -> list[str]:
         """The names of this form's weights behind a scope."""
-        return [name for name in names if self._canonical_name(name, scope)]
+        return [name for name in names if self._place(name, scope)]
 
     def to_canonical(self, weights: Mapping[str, Any]) -> dict[str, Array]:
         """Canonical weights from the original's.
@@ -85,90 +85,115 @@ class Published:
         Raises:
             ValueError: names or shapes that are not those of this form.
         """
-        scope, found = self.scope_of(weights), {}
-        for original, array in weights.items():
-            canonical = self._canonical_name(original, scope)
-            if canonical is not None:
-                found[canonical[0]] = _PLACES[canonical[1]][0](np.asarray(array))
-        if "block_kernel_0" in found and self._joined_before:
-            units, blocks = found["hidden_kernel"].shape[0], found["gate_kernel"].shape[0]
-            wide = found["hidden_kernel"].shape[1]
-            found["block_kernel_0"] = _rolled(found["block_kernel_0"], units // blocks, wide)
-        sizes_of(self.relative, found)
+        scope = self.scope_of(weights)
+        parts: dict[str, dict[str, Array]] = {}
+        # those above one another last: where one ends, the others tell
+        for original in sorted(weights, key=lambda n: self._at(n, scope)[0].below):
+            at, layer = self._at(original, scope)
+            for name, gate, array in at.read(np.asarray(weights[original]), _hidden(parts)):
+                parts.setdefault(name.replace("{l}", layer), {})[gate] = array
+        found = {
+            name: np.concatenate([of[g] for g in sorted(of, key=self.relative.gates.find)], -1)
+            for name, of in parts.items()
+        }
+        sizes = sizes_of(self.relative, found)
+        if self._inputs_first:
+            one, wide = sizes.units // sizes.blocks, sizes.projection
+            found["block_kernel_0"] = rolled(found["block_kernel_0"], one, wide)
         return found
 
-    def from_canonical(self, params: Mapping[str, Any], scope: str = "") -> dict[str, Array]:
-        """The original's weights from canonical ones, each name behind `scope`."""
-        params = {n: np.asarray(p) for n, p in params.items()}
-        if "block_kernel_0" in params and self._joined_before:
-            kernel, wide = params["block_kernel_0"], params["hidden_kernel"].shape[1]
-            one = params["gate_kernel"].shape[1]
-            rest = kernel.shape[1] - one - wide
-            params["block_kernel_0"] = _rolled(kernel, one, rest)
+    def from_canonical(
+        self, params: Mapping[str, Any], scope: str | None = None
+    ) -> dict[str, Array]:
+        """The original's weights from canonical ones.
+
+        Args:
+            params: canonical name to array.
+            scope: what to put before each name; None puts the form's own scope.
+
+        Returns:
+            Original name to array; zeros for what the original stores and never reads.
+        """
+        return self._written(params, scope, offsets=True)
+
+    def gradients(self, gradients: Mapping[str, Any], scope: str | None = None) -> dict[str, Array]:
+        """Gradients of the original's weights: the same rearrangement, without offsets."""
+        return self._written(gradients, scope, offsets=False)
+
+    def _written(
+        self, params: Mapping[str, Any], scope: str | None, offsets: bool
+    ) -> dict[str, Array]:
+        scope = self.scope if scope is None else scope
+        arrays = {n: np.asarray(p) for n, p in params.items()}
+        if self._inputs_first and "block_kernel_0" in arrays:
+            kernel, wide = arrays["block_kernel_0"], arrays["hidden_kernel"].shape[1]
+            one = arrays["gate_kernel"].shape[1]
+            arrays["block_kernel_0"] = rolled(kernel, one, kernel.shape[1] - one - wide)
         found = {}
-        for original, (canonical, place) in self.layout.items():
-            pattern = re.compile(_pattern(canonical))
-            for name, array in params.items():
-                match = pattern.fullmatch(name)
-                if match:
-                    layer = match.groupdict().get("l") or ""
-                    found[scope + original.replace("{l}", layer)] = _PLACES[place][1](array)
-        return found
+        for original, at in self.layout.items():
+            pattern = re.compile(_pattern(next(filter(None, at.names))))
+            for match in filter(None, map(pattern.fullmatch, arrays)):
+                layer = match.groupdict().get("l") or ""
 
-    def gradients(self, gradients: Mapping[str, Any], scope: str = "") -> dict[str, Array]:
-        """Gradients of the original's weights: the same rearrangement."""
-        return self.from_canonical(gradients, scope)
+                def part(name: str, gate: str, layer: str = layer) -> Array:
+                    whole, gates = arrays[name.replace("{l}", layer)], self.relative.gates
+                    return np.split(whole, len(gates), -1)[gates.index(gate)] if gate else whole
+
+                found[scope + original.replace("{l}", layer)] = at.write(part, offsets)
+        return found
 
     @property
-    def _joined_before(self) -> bool:
-        return any(place == "joined before" for _, place in self.layout.values())
+    def _inputs_first(self) -> bool:
+        return any(at.inputs_first for at in self.layout.values())
 
-    def _canonical_name(self, original: str, scope: str) -> tuple[str, Place] | None:
-        for pattern, (canonical, place) in self.layout.items():
+    def _place(self, original: str, scope: str) -> tuple[At, str] | None:
+        """Of an original weight, and the number of its layer; None for a stray one."""
+        for pattern, at in self.layout.items():
             match = re.fullmatch(re.escape(scope) + _pattern(pattern), original)
             if match:
-                return canonical.replace("{l}", match.groupdict().get("l") or ""), place
+                return at, match.groupdict().get("l") or ""
         return None
+
+    def _at(self, original: str, scope: str) -> tuple[At, str]:
+        found = self._place(original, scope)
+        assert found is not None
+        return found
+
+
+def _hidden(parts: Mapping[str, Mapping[str, Array]]) -> int:
+    """R, the rows of a matrix of h; 0 while it is not known."""
+    for name, axis in (("projection_kernel", 1), ("recurrent_kernel", 0)):
+        if name in parts:
+            return next(iter(parts[name].values())).shape[axis]
+    return 0
 
 
 def _pattern(name: str) -> str:
     return re.escape(name).replace(r"\{l\}", r"(?P<l>\d+)")
 
 
-def _rolled(kernel: Array, start: int, size: int) -> Array:
-    """The rows from `start` on, with their first `size` behind the others."""
-    head, first, rest = np.split(kernel, [start, start + size], 1)
-    return np.concatenate([head, rest, first], 1)
-
-
-_PLACES: Mapping[Place, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "as is": (lambda a: a, lambda a: a),
-    "joined before": (lambda a: a, lambda a: a),
-    "transposed": (np.transpose, np.transpose),
-    "reversed": (lambda a: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)),
-    "one row": (lambda a: a[0], lambda a: a[None]),
-}
-
-
 def _dreamer(
-    sources: Mapping[str, str], block: tuple[str, str, str], gates: tuple[str, str], kinds: Any
-) -> dict[str, tuple[str, Place]]:
-    """A layout from the original's names of the projections, the block layers and the gates."""
-    (kernel, bias, gain), place, of_blocks, first = kinds
-    layout: dict[str, tuple[str, Place]] = {gates[0]: ("gate_kernel", of_blocks)}
-    layout[gates[1]] = ("gate_bias", "as is")
+    sources: Mapping[str, str],
+    ends: tuple[str, str, str],
+    block: tuple[str, str, str],
+    gates: tuple[str, str],
+    *,
+    turned: bool = False,
+    turned_blocks: bool = False,
+    inputs_first: bool = False,
+) -> dict[str, At]:
+    """A layout from the original's names: projections and their ends, block layers, gates."""
+    layout = {gates[0]: At("gate_kernel", turned=turned_blocks), gates[1]: At("gate_bias")}
     for name, original in sources.items():
-        layout[original.format(kernel)] = (f"{name}_kernel", place)
-        layout[original.format(bias)] = (f"{name}_bias", "as is")
-        layout[original.format(gain)] = (f"{name}_gain", "as is")
-    for original, name, where in zip(
-        block, ("kernel", "bias", "gain"), (first, "as is", "as is"), strict=True
-    ):
-        layout[original] = (f"block_{name}_{{l}}", where)
-    return layout
+        kernel, bias, gain = (original.format(end) for end in ends)
+        layout[kernel] = At(f"{name}_kernel", turned=turned)
+        layout |= {bias: At(f"{name}_bias"), gain: At(f"{name}_gain")}
+    kernel, bias, gain = block
+    layout[kernel] = At("block_kernel_{l}", turned=turned_blocks, inputs_first=inputs_first)
+    return layout | {bias: At("block_bias_{l}"), gain: At("block_gain_{l}")}
 
 
-def _zero(name: str, cell: Any, title: str, layout: Mapping[str, tuple[str, Place]]) -> Published:
+def _zero(name: str, cell: Any, title: str, layout: Mapping[str, At]) -> Published:
     return Published(
         name=f"zero_ln{name}",
         title=title,
@@ -176,11 +201,81 @@ def _zero(name: str, cell: Any, title: str, layout: Mapping[str, tuple[str, Plac
         relative=Relative(cell=cell, epsilon=1e-8),
         layout={
             **layout,
-            f"fetch_state_{name}/hide_x/W_0_0": ("kernel", "as is"),
-            f"fetch_state_{name}/hide_x/ln_0_0/scale": ("x_norm_gain", "as is"),
-            f"fetch_state_{name}/hide_x/ln_0_0/offset": ("x_norm_bias", "as is"),
+            f"fetch_state_{name}/hide_x/W_0_0": At("kernel"),
+            f"fetch_state_{name}/hide_x/ln_0_0/scale": At("x_norm_gain"),
+            f"fetch_state_{name}/hide_x/ln_0_0/offset": At("x_norm_bias"),
         },
     )
+
+
+def _gates(template: str, names: Mapping[str, str], at: str, **how: Any) -> dict[str, At]:
+    """One weight for each gate: `template` with the gate's name, for the gate's columns."""
+    return {template.format(name): At(at, gates=gate, **how) for gate, name in names.items()}
+
+
+def _magenta() -> dict[str, At]:
+    """Of a gate and x, or h, the small networks have the name `hyper_` and both letters."""
+    layout: dict[str, At] = {}
+    gates = {"i": "i", "g": "j", "f": "f", "o": "o"}
+    for source in "xh":
+        before = f"hyper_{{}}{source}/"
+        of = f"{source}_scale"
+        layout |= _gates(f"{before}zw/super_linear_w", gates, f"{of}_embedding_kernel")
+        layout |= _gates(f"{before}zw/super_linear_b", gates, f"{of}_embedding_bias")
+        layout |= _gates(f"{before}alpha/super_linear_w", gates, f"{of}_kernel")
+    layout |= _gates("hyper_{}h/zb/super_linear_w", gates, "shift_embedding_kernel")
+    layout |= _gates("hyper_{}h/beta/super_linear_w", gates, "shift_kernel")
+    small, order = "LayerNormLSTMCell/", "igfo"
+    layout |= {
+        "W_xh": At("kernel", gates=order),
+        "W_hh": At("recurrent_kernel", gates=order),
+        "bias": At("shift_bias", gates=order),
+        f"{small}W_xh": At("hyper_kernel", "hyper_h_kernel", gates=order, below=True),
+        f"{small}W_hh": At("hyper_recurrent_kernel", gates=order),
+    }
+    for before, own in (("", ""), (small, "hyper_")):
+        for name, kind in (("gamma", "gain"), ("beta", "bias")):
+            layout[f"{before}ln_all/ln_{name}"] = At(f"{own}sum_norm_{kind}", gates=order)
+            layout[f"{before}ln_c/ln_{name}"] = At(f"{own}cell_norm_{kind}")
+    return layout
+
+
+def _labml() -> dict[str, At]:
+    """The gates have numbers in our order."""
+    gates, kinds = dict(zip("ifgo", "0123", strict=True)), {"weight": "gain", "bias": "bias"}
+    layout = {
+        "z_h.weight": At("h_scale_embedding_kernel", turned=True),
+        "z_h.bias": At("h_scale_embedding_bias"),
+        "z_x.weight": At("x_scale_embedding_kernel", turned=True),
+        "z_x.bias": At("x_scale_embedding_bias"),
+        "z_b.weight": At("shift_embedding_kernel", turned=True),
+        "hyper.input_lin.weight": At("hyper_h_kernel", "hyper_kernel", below=True, turned=True),
+        "hyper.hidden_lin.weight": At("hyper_recurrent_kernel", turned=True),
+        "hyper.hidden_lin.bias": At("hyper_bias_h"),
+    }
+    for name, of in (("d_h", "h_scale"), ("d_x", "x_scale"), ("d_b", "shift")):
+        layout |= _gates(f"{name}.{{}}.weight", gates, f"{of}_kernel", turned=True)
+    layout |= _gates("d_b.{}.bias", gates, "shift_bias")
+    layout |= _gates("w_x.{}", gates, "kernel", turned=True)
+    layout |= _gates("w_h.{}", gates, "recurrent_kernel", turned=True)
+    for before, own in (("", ""), ("hyper.", "hyper_")):
+        for name, kind in kinds.items():
+            layout |= _gates(f"{before}layer_norm.{{}}.{name}", gates, f"{own}sum_norm_{kind}")
+            layout[f"{before}layer_norm_c.{name}"] = At(f"{own}cell_norm_{kind}")
+    return layout
+
+
+def _lingvo_double_projection() -> dict[str, At]:
+    gates = {"i": "i_g", "f": "f_g", "g": "i_i", "o": "o_g"}
+    return {
+        "w_input_proj": At("joint_kernel", "joint_h_kernel", below=True),
+        "w_output_proj": At("projection_kernel"),
+        **_gates("wm_{}", gates, "kernel"),
+        **_gates("ln_scale_{}", gates, "sum_norm_gain", minus_one=True),
+        **_gates("bias_{}", gates, "sum_norm_bias"),
+        "ln_scale_c": At("cell_norm_gain", minus_one=True),
+        "bias_c": At("cell_norm_bias"),
+    }
 
 
 _TABLE = (
@@ -193,9 +288,9 @@ _TABLE = (
         ),
         layout=_dreamer(
             {"hidden": "dynin0{}", "input": "dynin1{}", "action": "dynin2{}"},
+            ("/kernel", "/bias", "norm/scale"),
             ("dynhid{l}/kernel", "dynhid{l}/bias", "dynhid{l}norm/scale"),
             ("dyngru/kernel", "dyngru/bias"),
-            (("/kernel", "/bias", "norm/scale"), "as is", "as is", "as is"),
         ),
     ),
     Published(
@@ -205,13 +300,15 @@ _TABLE = (
         relative=DREAMER,
         layout=_dreamer(
             {"hidden": "_dyn_in0.{}", "input": "_dyn_in1.{}", "action": "_dyn_in2.{}"},
+            ("0.weight", "0.bias", "1.weight"),
             (
                 "_dyn_hid.dyn_hid_{l}.weight",
                 "_dyn_hid.dyn_hid_{l}.bias",
                 "_dyn_hid.norm_{l}.weight",
             ),
             ("_dyn_gru.weight", "_dyn_gru.bias"),
-            (("0.weight", "0.bias", "1.weight"), "transposed", "reversed", "reversed"),
+            turned=True,
+            turned_blocks=True,
         ),
     ),
     Published(
@@ -226,18 +323,15 @@ _TABLE = (
         relative=DREAMER,
         layout=_dreamer(
             {"hidden": "cell.hidden_{}", "input": "cell.input_{}"},
+            ("linear.weight", "linear.bias", "norm.weight"),
             (
                 "cell.dynamic_linears.{l}.weight",
                 "cell.dynamic_linears.{l}.bias",
                 "cell.dynamic_norms.{l}.weight",
             ),
             ("cell.gates.weight", "cell.gates.bias"),
-            (
-                ("linear.weight", "linear.bias", "norm.weight"),
-                "transposed",
-                "as is",
-                "joined before",
-            ),
+            turned=True,
+            inputs_first=True,
         ),
     ),
     _zero(
@@ -245,10 +339,10 @@ _TABLE = (
         "atr",
         "Zhang et al.'s addition-subtraction twin-gated recurrent network",
         {
-            "cell_atr/hide_h/W_0_0": ("recurrent_kernel", "as is"),
-            "cell_atr/hide_h/b_0": ("bias", "as is"),
-            "cell_atr/hide_h/ln_0_0/scale": ("h_norm_gain", "as is"),
-            "cell_atr/hide_h/ln_0_0/offset": ("h_norm_bias", "as is"),
+            "cell_atr/hide_h/W_0_0": At("recurrent_kernel"),
+            "cell_atr/hide_h/b_0": At("bias"),
+            "cell_atr/hide_h/ln_0_0/scale": At("h_norm_gain"),
+            "cell_atr/hide_h/ln_0_0/offset": At("h_norm_bias"),
         },
     ),
     _zero("lrn", "lrn", "Zhang and Sennrich's lightweight recurrent network", {}),
@@ -258,8 +352,80 @@ _TABLE = (
         "sru",
         "The simple recurrent unit of bzhangGo/zero",
         {
-            "cell_sru/v_f": ("peephole_f", "one row"),
-            "cell_sru/v_r": ("peephole_r", "one row"),
+            "cell_sru/v_f": At("peephole_f", one_row=True),
+            "cell_sru/v_r": At("peephole_r", one_row=True),
+        },
+    ),
+    Published(
+        name="lingvo_sru_ln",
+        title="lingvo's SRUCell(apply_layer_norm=True)",
+        source=Source(
+            "tensorflow/lingvo", "lingvo/core/rnn_cell.py::SRUCell", "e0be5dc4", "Apache-2.0"
+        ),
+        relative=Relative(cell="sru_carry", epsilon=1e-8, cell_clip=10.0),
+        layout={
+            "c_t_ln_scale": At("cell_norm_gain"),
+            "f_t_ln_scale": At("f_norm_gain"),
+            "r_t_ln_scale": At("r_norm_gain"),
+            "b": At("", "bias", "f_norm_bias", "r_norm_bias"),
+            "wm": At("kernel", gates="gxfr"),
+        },
+    ),
+    Published(
+        name="lingvo_lnlstm_doubleproj",
+        title="lingvo's DoubleProjectionLSTMCell",
+        source=Source(
+            "tensorflow/lingvo",
+            "lingvo/core/rnn_cell.py::DoubleProjectionLSTMCell",
+            "e0be5dc4",
+            "Apache-2.0",
+        ),
+        relative=Relative(cell="double_projection", epsilon=1e-8),
+        layout=_lingvo_double_projection(),
+    ),
+    Published(
+        name="magenta_hyperlstm",
+        title="The HyperLSTM of sketch-rnn",
+        source=Source(
+            "magenta/magenta",
+            "magenta/models/sketch_rnn/rnn.py::HyperLSTMCell",
+            "526d3eb1",
+            "Apache-2.0",
+        ),
+        relative=Relative(cell="hyper_lstm", epsilon=1e-3, forget_bias=1.0),
+        layout=_magenta(),
+        scope="HyperLSTMCell/",
+    ),
+    Published(
+        name="labml_hyperlstm",
+        title="labml's HyperLSTMCell",
+        source=Source(
+            "labml-nn", "labml_nn/hypernetworks/hyper_lstm.py::HyperLSTMCell", "0.5.1", "MIT"
+        ),
+        relative=Relative(cell="hyper_lstm", hyper_bias=True),
+        layout=_labml(),
+    ),
+    Published(
+        name="deir_lngru",
+        title="DEIR's CustomGRUCell with layer norms",
+        source=Source(
+            "swan-utokyo/deir",
+            "src/algo/common_models/gru_cell.py::CustomGRUCell",
+            "385d3510",
+            "Apache-2.0",
+        ),
+        relative=Relative(cell="gru_twice"),
+        layout={
+            "norm_n.weight": At("n_norm_gain"),
+            "norm_n.bias": At("n_norm_bias"),
+            "weight_ih": At("kernel", turned=True),
+            "weight_hh": At("recurrent_kernel", turned=True),
+            "bias_ih": At("bias_x"),
+            "bias_hh": At("bias_h"),
+            "norm_i.weight": At("x_norm_gain"),
+            "norm_i.bias": At("x_norm_bias"),
+            "norm_h.weight": At("h_norm_gain"),
+            "norm_h.bias": At("h_norm_bias"),
         },
     ),
 )

@@ -108,17 +108,51 @@ def classes(frontend: str, form: str) -> dict[str, Any]:
 
 
 def _relative_reference(relative: Relative, params: Mapping[str, Array], given: Pass) -> Results:
-    width = relative_weights.sizes_of(relative, params).units
-    zero = np.zeros((given.x.shape[1], width))
-    states = [zero if s is None else s for s in (given.h0, given.c0)[: len(relative.states)]]
+    wide, batch = widths(relative, params), given.x.shape[1]
     options = {n: given.options[n] for n in ("mask", "reset") if n in given.options}
-    run = relatives.forward(relative, params, given.x, states, **options)
-    c = run.states[1] if states[1:] else None
+    states = _states(wide, given.h0, given.c0, batch)
+    run = relatives.forward(relative, params, given.x, list(states.values()), **options)
+    h, c = together(dict(zip(wide, run.states, strict=True)))
     if not given.has_loss:
-        return Results(run.y, run.states[0], c, None)
+        return Results(run.y, h, c, None)
     dy = np.zeros_like(run.y) if given.dy is None else given.dy
-    gradients = relatives.backward(run, dy, [given.dh, given.dc][: len(states)])
-    return Results(run.y, run.states[0], c, gradients)
+    gradients = relatives.backward(run, dy, list(apart(wide, given.dh, given.dc).values()))
+    return Results(run.y, h, c, _joined(wide, gradients))
+
+
+def widths(variant: Variant | Relative, params: Mapping[str, Array]) -> dict[str, int]:
+    """Name and width of every state of a cell."""
+    if isinstance(variant, Relative):
+        return relative_weights.widths(variant, relative_weights.sizes_of(variant, params))
+    sizes = sizes_of(variant, params)
+    return {name: {"h": sizes.hidden, "c": sizes.units}[name] for name in variant.states}
+
+
+def apart(wide: Mapping[str, int], h: Any, c: Any) -> dict[str, Any]:
+    """Each state, from an h and a c in which those of one letter stand side by side."""
+    found, left = {}, {"h": h, "c": c}
+    for name, width in wide.items():
+        whole = left[name[-1]]
+        found[name] = None if whole is None else whole[:, :width]
+        left[name[-1]] = None if whole is None else whole[:, width:]
+    return found
+
+
+def together(states: Mapping[str, Array]) -> tuple[Array, Array | None]:
+    """An h and a c in which the states of one letter stand side by side."""
+    h, c = ([s for name, s in states.items() if name[-1] == letter] for letter in "hc")
+    return np.concatenate(h, -1), np.concatenate(c, -1) if c else None
+
+
+def _states(wide: Mapping[str, int], h0: Any, c0: Any, batch: int) -> dict[str, Array]:
+    given = apart(wide, h0, c0)
+    return {n: np.zeros((batch, wide[n])) if s is None else s for n, s in given.items()}
+
+
+def _joined(wide: Mapping[str, int], gradients: dict[str, Array]) -> dict[str, Array]:
+    """The gradients with those of the states under `h0` and `c0`."""
+    h, c = together({name: gradients.pop(f"{name}0") for name in wide})
+    return gradients | {"h0": h} | ({} if c is None else {"c0": c})
 
 
 class Unsupported(Exception):
@@ -141,12 +175,6 @@ def tensors(engine: str, framework: str) -> Adapter:
 
             return function
 
-        if isinstance(variant, Relative):
-            if engine != "portable":
-                raise Unsupported("relatives are computed by the portable engine")
-            return differentiate(
-                framework, of(select.relative(framework, "sequence")), variant, params, given
-            )
         request = select.Request(variant, framework, given.dtype)
         answer = select.report(request)[engine]
         if isinstance(answer, select.No):
@@ -160,9 +188,8 @@ def tensors(engine: str, framework: str) -> Adapter:
 def keras_layers(engine: str) -> Adapter:
     """The Keras layers on Keras's backend, in the dtype of the file.
 
-    A step whose states are reset, or whose masked output is the held state, is something
-    that Keras's layers have no word for: such a file is run step by step, the states
-    handed from call to call.
+    A masked step whose output is the held state is something that Keras's layers have no word
+    for: such a file is run step by step, the states handed from call to call.
     """
     import keras
     from keras import ops
@@ -200,10 +227,10 @@ def keras_layers(engine: str) -> Adapter:
         layer.load_params(params)
         cell = layer.cell
 
-        def call(x: Tensor, states: list[Tensor], mask: Any) -> tuple[Tensor, list[Tensor]]:
-            mask = None if mask is None else ops.convert_to_tensor(mask.T)
+        def call(x: Tensor, states: list[Tensor], **flags: Any) -> tuple[Tensor, list[Tensor]]:
+            flags = {n: ops.convert_to_tensor(f.T) for n, f in flags.items() if f is not None}
             x = ops.transpose(x, (1, 0, 2))
-            y, *states = layer(x, initial_state=states, mask=mask, training=training)
+            y, *states = layer(x, initial_state=states, training=training, **flags)
             return ops.transpose(y, (1, 0, 2)), states
 
         def function(tensors: dict[str, Tensor], constant: Callable[[Any], Tensor]) -> Any:
@@ -215,18 +242,15 @@ def keras_layers(engine: str) -> Adapter:
             weights = cell.layout.from_canonical({n: tensors[n] for n in params}, ops)
             mapping = [(getattr(cell, n), weight) for n, weight in weights.items()]
             with keras.StatelessScope(state_mapping=mapping):
-                if reset is None and masked_output != "hold":
-                    y, states = call(tensors["x"], states, mask)
+                if masked_output != "hold":
+                    y, states = call(tensors["x"], states, mask=mask, reset=reset)
                     return y, *states
                 outputs = []
                 for t in range(given.x.shape[0]):
                     step = slice(t, t + 1)
-                    if reset is not None:
-                        keep = constant(1.0 - reset[t][:, None])
-                        states = [keep * s for s in states]
-                    valid = None if mask is None else mask[step]
-                    y, states = call(tensors["x"][step], states, valid)
-                    outputs.append(states[0] if masked_output == "hold" else y[0])
+                    flags = {n: options[n][step] for n in ("mask", "reset") if n in options}
+                    _, states = call(tensors["x"][step], states, **flags)
+                    outputs.append(states[0])
                 return ops.stack(outputs), *states
 
         return differentiate(framework, function, variant, params, given)
@@ -492,22 +516,16 @@ def differentiate(
     given: Pass,
 ) -> Results:
     """The results of a function, and the gradients of the pass's loss, by autodiff."""
-    batch = given.x.shape[1]
-    if isinstance(variant, Relative):
-        sizes = relative_weights.sizes_of(variant, params)
-    else:
-        sizes = sizes_of(variant, params)
-    h0 = np.zeros((batch, sizes.hidden)) if given.h0 is None else given.h0
-    c0 = np.zeros((batch, sizes.units)) if given.c0 is None else given.c0
-    arrays = {"x": given.x, "h0": h0, **params}
-    if "c" in variant.states:
-        arrays["c0"] = c0
+    wide_states = widths(variant, params)
+    states = _states(wide_states, given.h0, given.c0, given.x.shape[1])
+    arrays = {"x": given.x, **{f"{n}0": s for n, s in states.items()}, **params}
     arrays = {n: np.asarray(a, wide(given.dtype)) for n, a in arrays.items()}
-    nothing = np.zeros((*given.x.shape[:2], sizes.hidden))
-    loss = [given.dy if given.has_loss else nothing, given.dh, given.dc]
+    nothing = np.zeros((*given.x.shape[:2], wide_states["h"]))
+    weights = apart(wide_states, given.dh, given.dc).values()
+    loss = [given.dy if given.has_loss else nothing, *weights]
     outputs, gradients = _AUTODIFF[framework](function, arrays, loss, given.dtype)
-    c = outputs[2] if "c" in variant.states else None
-    return Results(outputs[0], outputs[1], c, gradients if given.has_loss else None)
+    h, c = together(dict(zip(wide_states, outputs[1:], strict=True)))
+    return Results(outputs[0], h, c, _joined(wide_states, gradients) if given.has_loss else None)
 
 
 Differentiated = tuple[list[Array], dict[str, Array]]
@@ -583,7 +601,7 @@ def _tensorflow(function: Function, arrays: Any, weights: Any, dtype: str) -> Di
 
 
 # what is of half precision where weights are not
-_NARROW = ("x", "h0", "c0")
+_NARROW = ("x", "h0", "c0", "hyper_h0", "hyper_c0")
 
 
 def wide(dtype: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,27 +262,34 @@ def _restored(layer: Callable[[Variant, Params, str], Any]) -> Kept:
     return kept
 
 
+@cache
+def _compilations_of_jax() -> list[str]:
+    """What JAX has compiled since the first call; a listener cannot be taken off in every JAX."""
+    import jax
+
+    seen: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        seen.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seen
+
+
 def _compiled_by_jax(call: Callable[[Any], Any], first: Array, second: Array) -> int:
     """By a call, one under `jit`, and a gradient."""
     import jax
     import jax.numpy as jnp
 
-    seen = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        seen.extend([event] * (event == "/jax/core/compile/backend_compile_duration"))
-
     x, other = jnp.asarray(first), jnp.asarray(second)
     uses = (call, jax.jit(call), jax.grad(lambda x: call(x).sum()))
     for use in uses:
         use(x)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        for use in uses:
-            use(other)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return len(seen)
+    seen = _compilations_of_jax()
+    before = len(seen)
+    for use in uses:
+        use(other)
+    return len(seen) - before
 
 
 def _compiled_by_tensorflow(call: Callable[[Any], Any], first: Array, second: Array) -> int:

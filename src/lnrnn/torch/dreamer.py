@@ -49,6 +49,7 @@ class DreamerBlockGRU(nn.Module):
         activation: `"silu"` or `"gelu"` (with tanh).
         norm_epsilon: added to the mean of squares.
         update_bias: beta.
+        engine: `"auto"` or the name of an engine; a named engine runs or raises.
         batch_first: whether inputs and outputs are (B, T, .).
         device: of the parameters.
         dtype: of the parameters.
@@ -80,6 +81,7 @@ class DreamerBlockGRU(nn.Module):
         activation: SmoothActivation = "silu",
         norm_epsilon: float = 1e-4,
         update_bias: float = -1.0,
+        engine: str = "auto",
         batch_first: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -100,6 +102,7 @@ class DreamerBlockGRU(nn.Module):
             arguments.size("num_layers", num_layers, example=1),
             arguments.size("action_size", action_size, least=0, example=0),
         )
+        self.engine = select.check_name(arguments.word("engine", engine))
         self.batch_first = arguments.flag("batch_first", batch_first)
         self._names = tuple(shapes(self.relative, self.sizes))
         for name, shape in shapes(self.relative, self.sizes).items():
@@ -155,7 +158,10 @@ class DreamerBlockGRU(nn.Module):
         dtype, scope = inputs.precision(x)
         before = self._before(hx, x.shape[1:2] if layout.batched else (), input, dtype)
         with scope:
-            y, (h,) = select.relative("torch", "sequence")(
+            request = self._request(dtype, x.device)
+            # an export is always the portable engine's
+            engine = "portable" if torch.compiler.is_exporting() else self.engine
+            y, (h,) = select.choose(engine, request).load(request)(
                 self.relative,
                 self._weights(dtype),
                 inputs.converted(x, dtype),
@@ -191,6 +197,11 @@ class DreamerBlockGRU(nn.Module):
             (h,) = step(self.relative, self._weights(dtype), x, (before,))
         return (h, h.unsqueeze(0)) if batched else (h.squeeze(0), h)
 
+    def engine_report(self) -> dict[str, select.Yes | select.No]:
+        """What each engine answers to this module, in the order in which `"auto"` asks."""
+        parameter = next(self.parameters())
+        return select.report(self._request(parameter.dtype, parameter.device))
+
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""
         return {name: array(getattr(self, name)) for name in self._names}
@@ -211,6 +222,15 @@ class DreamerBlockGRU(nn.Module):
     def _check(self, input: Tensor, axes: Sequence[str]) -> None:
         like = next(self.parameters()).new_empty((0, self.sizes.inputs))
         inputs.check_input(input, like, axes)
+
+    def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
+        return select.Request(
+            self.relative,
+            framework="torch",
+            dtype=str(dtype).removeprefix("torch."),
+            device=device.type,
+            named=self.engine != "auto",
+        )
 
     def _weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         return {name: inputs.converted(getattr(self, name), dtype) for name in self._names}

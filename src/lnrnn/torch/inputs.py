@@ -39,9 +39,9 @@ class Layout(NamedTuple):
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for x; as elsewhere in PyTorch, it leaves float64 alone."""
-    kind = x.device.type
-    available = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind)
-    return available and torch.is_autocast_enabled(kind)
+    # not torch.amp.is_autocast_available, which older compilers do not take
+    possible = x.dtype != torch.float64 and not x.is_meta
+    return possible and torch.is_autocast_enabled(x.device.type)
 
 
 def precision(x: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
@@ -88,7 +88,7 @@ def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
             f"input is a tensor{' or a PackedSequence' if 'TI' in axes else ''}; got "
             f"{type(input).__name__}: convert it with torch.as_tensor."
         )
-    if input.dim() not in map(len, axes):
+    if input.dim() not in [len(word) for word in axes]:  # torch.compile does not take map
         raise TensorError(
             f"input has the axes {' or '.join(_tuple(a) for a in axes)}; got the shape "
             f"{tuple(input.shape)}: add or remove axes."

@@ -341,8 +341,7 @@ class Recurrent(nn.Module):
         self._advise()
         if reset is not None and reset_states is None and self.learn_initial_state:
             reset_states = self._learned(suffix, x.shape[1], x.dtype)
-        use = "sequence" if reset_states is None else "resets"
-        function, weights_dtype = self._function(use, x.dtype, x.device)
+        function, weights_dtype = self._function("sequence", x.dtype, x.device)
         options = dict(
             mask=mask,
             reset=reset,
@@ -369,20 +368,17 @@ class Recurrent(nn.Module):
         if advice.given(self):  # a module is slow to set an attribute
             self._advised = True
 
-    def _request(
-        self, dtype: torch.dtype, device: torch.device, resets: bool = False
-    ) -> select.Request:
+    def _request(self, dtype: torch.dtype, device: torch.device) -> select.Request:
         return select.Request(
             self.variant,
             framework="torch",
             dtype=_name(dtype),
             device=device.type,
             named=self.engine != "auto",
-            reset_states=resets,
         )
 
     def _function(self, use: str, dtype: torch.dtype, device: torch.device) -> _Function:
-        """What computes a `"sequence"`, one with resets to states, `"resets"`, or a `"step"`.
+        """What computes a `"sequence"` or a `"step"`.
 
         In an export it is always the portable engine.
         """
@@ -405,7 +401,7 @@ class Recurrent(nn.Module):
                 f"Recurrent modules compute in {', '.join(map(_name, _DTYPES))}; got "
                 f"{_name(dtype)}: convert the module and its input, for example with .float()."
             )
-        request = self._request(dtype, device, use == "resets")
+        request = self._request(dtype, device)
         if use == "step":
             return select.step(request, self.engine), dtype
         engine = select.choose("portable" if use == "export" else self.engine, request)
@@ -417,10 +413,8 @@ class Recurrent(nn.Module):
         # a module on meta may get its weights, on the CPU as a rule, by assignment alone
         devices = {torch.device("cpu"), *(p.device for p in self.parameters())}
         for dtype, device in product(_DTYPES, devices):
-            for use in ("sequence", "resets", "export", "step"):
-                named = select.report(self._request(dtype, device, use == "resets")).get(
-                    self.engine
-                )
+            named = select.report(self._request(dtype, device)).get(self.engine)
+            for use in ("sequence", "export", "step"):
                 if use in ("export", "step") or not isinstance(named, select.No):
                     self._function(use, dtype, device)
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lnrnn import __version__
 from lnrnn.files import replacing
 from lnrnn.train.settings import Settings, UserError
 
 FILE = "checkpoint.npz"
-_FORMAT = 1
+_FORMAT = 2
+_CANONICAL = {"weight_order": "canonical"}  # the setting that format 1, of lnrnn 0.1.0, implies
 
 
 class Row(NamedTuple):
@@ -111,9 +113,13 @@ def read(folder: Path) -> Checkpoint:
 
 
 def _checkpoint(state: dict[str, Any], arrays: Any) -> Checkpoint:
-    if state.pop("format") != _FORMAT:
-        raise ValueError(f"not of format {_FORMAT}")
-    settings = Settings(**state.pop("settings"))
+    form = state.pop("format")
+    if form not in range(1, _FORMAT + 1):
+        raise UserError(
+            f"lnrnn {__version__} reads runs of the formats 1 to {_FORMAT}; got one of the format "
+            f"{form}: use the lnrnn that its run.json names, or a newer one."
+        )
+    settings = Settings(**state.pop("settings"), **(_CANONICAL if form == 1 else {}))
     progress = {name: Progress(**p) for name, p in state.pop("progress").items()}
     for model in progress.values():
         model.rows = [Row(*row) for row in model.rows]

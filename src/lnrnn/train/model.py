@@ -39,7 +39,11 @@ def recurrent_layer(name: str, settings: Settings, seed: int) -> Any:
     if settings.variant is not None:
         options["variant"] = settings.variant
     return getattr(lnrnn.keras, name)(
-        settings.units, zoneout=settings.zoneout, engine=settings.engine, **options
+        settings.units,
+        zoneout=settings.zoneout,
+        engine=settings.engine,
+        weight_order=settings.weight_order,
+        **options,
     )
 
 

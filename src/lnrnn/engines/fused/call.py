@@ -78,6 +78,27 @@ class Numbers(NamedTuple):
     projection_clip: float = 0.0
 
 
+class Taken(NamedTuple):
+    """What the operator of a recurrence takes.
+
+    Args:
+        inputs: a tuple of its arrays by name; those that may have a gradient come before `mask`.
+        numbers: one of its scalars.
+        always: names of the arrays that are never absent.
+    """
+
+    inputs: Any
+    numbers: Any
+    always: tuple[str, ...]
+
+    def of(self, numbers: Sequence[float], arrays: Sequence[Array | None]) -> tuple[Any, Any]:
+        """Both by their names."""
+        return self.numbers(*numbers), self.inputs(*arrays)
+
+
+VARIANTS = Taken(Inputs, Numbers, ("kernel", "recurrent", "x", "h0"))
+
+
 class Shape(Protocol):
     """What the shapes of arrays depend on, hashable."""
 

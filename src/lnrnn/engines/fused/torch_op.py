@@ -12,16 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lnrnn.engines.fused.call import DIFFERENTIABLE, HALVES, INCOMING, Inputs, Numbers
-from lnrnn.variant import Variant
+from lnrnn.engines.fused.call import HALVES, INCOMING, VARIANTS, Taken
 
-_INPUTS = len(Inputs._fields)
-_X = Inputs._fields.index("x")
-# where the inputs are that may have a gradient
-PLACES = [Inputs._fields.index(name) for name in DIFFERENTIABLE]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _HALVES = tuple(getattr(torch, name) for name in HALVES)
-_ALWAYS = ("kernel", "recurrent", "x", "h0")
 
 
 class Passes(Protocol):
@@ -37,42 +31,42 @@ class Passes(Protocol):
     kept: tuple[str, ...]
     h_is_kept: bool
 
-    def encode(self, variant: Variant, gates: str) -> Any:
+    def encode(self, variant: Any, gates: str) -> Any:
         """The cell of a variant whose weights have their gates in this order."""
         ...
 
-    def define(self, cell: Any, numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
+    def define(self, cell: Any, numbers: Any, inputs: Any) -> tuple[Tensor, ...]:
         """What the definition of a cell gives."""
         ...
 
-    def keep(self, inputs: Inputs) -> int:
+    def keep(self, inputs: Any) -> int:
         """How much a forward pass keeps where there is a backward pass."""
         ...
 
-    def check(self, inputs: Inputs) -> None:
+    def check(self, inputs: Any) -> None:
         """Raise ValueError unless the engine computes on these tensors."""
         ...
 
-    def ready(self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool) -> bool:
+    def ready(self, cell: Any, numbers: Any, inputs: Any, named: bool) -> bool:
         """Whether the engine computes this call, or leaves it to the definition.
 
         Raises ValueError in place of the latter where the caller has named the engine.
         """
         ...
 
-    def empty(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
+    def empty(self, cell: Any, numbers: Any, inputs: Any, keep: int) -> tuple[Tensor, ...]:
         """Tensors like those of a forward pass, not computed."""
         ...
 
-    def forward(self, cell: Any, numbers: Numbers, inputs: Inputs, keep: int) -> tuple[Tensor, ...]:
+    def forward(self, cell: Any, numbers: Any, inputs: Any, keep: int) -> tuple[Tensor, ...]:
         """A forward pass."""
         ...
 
     def backward(
         self,
         cell: Any,
-        numbers: Numbers,
-        inputs: Inputs,
+        numbers: Any,
+        inputs: Any,
         kept: tuple[Tensor, ...],
         incoming: tuple[Tensor | None, ...],
         of_x: bool,
@@ -90,14 +84,19 @@ class Operator:
     Args:
         name: of the operator, as in `"lnrnn::recurrence"`; the derivative adds `_backward`.
         passes: what computes.
+        taken: what a call takes; that of variants, where nothing else is said.
     """
 
-    def __init__(self, name: str, passes: Passes) -> None:
-        self.passes = passes
+    def __init__(self, name: str, passes: Passes, taken: Taken = VARIANTS) -> None:
+        self.passes, self.taken = passes, taken
+        self._inputs = len(taken.inputs._fields)
+        self._x = taken.inputs._fields.index("x")
         self._saved = int(passes.h_is_kept) + len(passes.kept)
         self._first = 0 if passes.h_is_kept else 1
         outputs = 3 + len(passes.kept)
-        given = ", ".join(f"Tensor {n}" if n in _ALWAYS else f"Tensor? {n}" for n in Inputs._fields)
+        given = ", ".join(
+            f"Tensor {n}" if n in taken.always else f"Tensor? {n}" for n in taken.inputs._fields
+        )
         kept = ", ".join(f"Tensor kept{i}" for i in range(self._saved))
         incoming = ", ".join(f"Tensor? {n}" for n in INCOMING)
         how = f"{passes.cell_type} cell, float[] numbers"
@@ -120,9 +119,9 @@ class Operator:
 
     def __call__(
         self,
-        variant: Variant,
-        numbers: Numbers,
-        inputs: Inputs,
+        variant: Any,
+        numbers: Any,
+        inputs: Any,
         gates: str = "",
         named: bool = False,
     ) -> tuple[Tensor, ...]:
@@ -142,9 +141,7 @@ class Operator:
             return h, *(s.to(dtype) for s in final)
         return self._recur(cell, numbers, inputs, named)
 
-    def _recur(
-        self, cell: Any, numbers: Numbers, inputs: Inputs, named: bool
-    ) -> tuple[Tensor, ...]:
+    def _recur(self, cell: Any, numbers: Any, inputs: Any, named: bool) -> tuple[Tensor, ...]:
         given = [t for t in inputs if t is not None]
         if not by_definition(given):
             self.passes.check(inputs)
@@ -164,7 +161,10 @@ class Operator:
             h, *_, h_last, c_last = self.operator(*inputs, how, [*numbers], keep)
             # kept for the backward pass, while callers may change outputs in place before it
             h = h.clone() if keep and self.passes.h_is_kept else h
-        return (h, h_last) if inputs.c0 is None else (h, h_last, c_last)
+        return (h, h_last) if getattr(inputs, "c0", None) is None else (h, h_last, c_last)
+
+    def _arrays(self, saved: Sequence[Any]) -> Any:
+        return self.taken.inputs(*saved[: self._inputs])
 
     def eager(self, tensors: Sequence[Tensor]) -> bool:
         """Whether this call needs no operator."""
@@ -179,23 +179,24 @@ class Operator:
 
     def _compute(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
-        return self.passes.forward(_hashable(cell), Numbers(*numbers), Inputs(*arrays), keep)
+        return self.passes.forward(_hashable(cell), *self.taken.of(numbers, arrays), keep)
 
     def _empty(self, *args: Any) -> tuple[Tensor, ...]:
         *arrays, cell, numbers, keep = args
-        return self.passes.empty(_hashable(cell), Numbers(*numbers), Inputs(*arrays), keep)
+        return self.passes.empty(_hashable(cell), *self.taken.of(numbers, arrays), keep)
 
     def _compute_backward(self, *args: Any) -> list[Tensor]:
         *arrays, cell, numbers, of_x = args
-        a, rest = Inputs(*arrays[:_INPUTS]), arrays[_INPUTS:]
+        numbers, a = self.taken.of(numbers, arrays[: self._inputs])
+        rest = arrays[self._inputs :]
         kept, incoming = tuple(rest[: self._saved]), tuple(rest[self._saved :])
-        return self.passes.backward(_hashable(cell), Numbers(*numbers), a, kept, incoming, of_x)
+        return self.passes.backward(_hashable(cell), numbers, a, kept, incoming, of_x)
 
     def _compute_dense(self, *args: Any) -> list[Tensor]:
         return [g.contiguous() for g in self._compute_backward(*args)]  # as the fake says
 
     def _empty_gradients(self, *args: Any) -> list[Tensor]:
-        a, of_x = Inputs(*args[:_INPUTS]), args[-1]
+        a, of_x = self._arrays(args), args[-1]
         return [t.new_empty(t.shape) for t in _differentiable(a, of_x)]
 
     def _setup(
@@ -207,12 +208,12 @@ class Operator:
         ctx.set_materialize_grads(False)
 
     def _gradients(self, ctx: Any, *grads: Any) -> Any:
-        of_x = ctx.needs_input_grad[_X]
+        of_x = ctx.needs_input_grad[self._x]
         dh, *_, dh_last, dc_last = grads
         saved, incoming = ctx.saved_tensors, (dh, dh_last, dc_last)
         arrays = (*saved, *incoming)
         if any(g is not None and _is_batched(g) for g in incoming):
-            a = _leaves(Inputs(*saved[:_INPUTS]))
+            a = _leaves(self._arrays(saved))
             with torch.enable_grad():
                 found = self._define_gradients(ctx, a, of_x, incoming)
         # after a call without the operator only these can ask for it
@@ -223,8 +224,8 @@ class Operator:
             found = self._function_backward.apply(*arrays, ctx.cell, ctx.numbers, of_x)
         else:
             found = self._compute_backward(*arrays, ctx.cell, ctx.numbers, of_x)
-        gradients: list[Any] = [None] * (_INPUTS + 3)
-        for i, gradient in zip(asked(Inputs(*saved[:_INPUTS]), of_x), found, strict=True):
+        gradients: list[Any] = [None] * (self._inputs + 3)
+        for i, gradient in zip(asked(self._arrays(saved), of_x), found, strict=True):
             gradients[i] = gradient
         return tuple(gradients)
 
@@ -237,7 +238,7 @@ class Operator:
         """The derivative of the gradients, which is that of the definition's gradients."""
         higher = torch.is_grad_enabled()
         arrays = ctx.saved_tensors
-        a = _leaves(Inputs(*arrays[:_INPUTS]), higher)
+        a = _leaves(self._arrays(arrays), higher)
         with torch.enable_grad():
             incoming = [None if g is None else _leaf(g, higher) for g in arrays[-len(INCOMING) :]]
             first = self._define_gradients(ctx, a, ctx.of_x, incoming, create_graph=True)
@@ -261,13 +262,14 @@ class Operator:
     def _define_gradients(
         self,
         ctx: Any,
-        a: Inputs,
+        a: Any,
         of_x: bool,
         incoming: Sequence[Tensor | None],
         create_graph: bool = False,
     ) -> Sequence[Tensor]:
         """The gradients of the definition."""
-        values = self.passes.define(_hashable(ctx.cell), Numbers(*ctx.numbers), a)
+        numbers, a = self.taken.of(ctx.numbers, a)
+        values = self.passes.define(_hashable(ctx.cell), numbers, a)
         weighed = [(v, g) for v, g in zip(values, incoming, strict=False) if g is not None]
         return torch.autograd.grad(
             [v for v, _ in weighed],
@@ -278,9 +280,14 @@ class Operator:
         )
 
 
-def asked(a: Inputs, of_x: bool = True) -> list[int]:
+def places(a: Any) -> range:
+    """Where the inputs are that may have a gradient."""
+    return range(a._fields.index("mask"))
+
+
+def asked(a: Any, of_x: bool = True) -> list[int]:
     """Where the inputs are that have a gradient, in the order of a backward pass's results."""
-    return [i for i in PLACES if a[i] is not None and (of_x or i != _X)]
+    return [i for i in places(a) if a[i] is not None and (of_x or a._fields[i] != "x")]
 
 
 def _functions(self: Operator) -> tuple[Any, Any]:
@@ -316,10 +323,10 @@ def _hashable(cell: Any) -> Any:
     return tuple(cell) if isinstance(cell, list) else cell
 
 
-def _widened(inputs: Inputs) -> Inputs:
+def _widened(inputs: Any) -> Any:
     """All but x in float32 where it is of half precision."""
     wide = (t.float() if t is not None and t.dtype in _HALVES else t for t in inputs)
-    return Inputs(*wide)._replace(x=inputs.x)  # pyright: ignore
+    return type(inputs)(*wide)._replace(x=inputs.x)
 
 
 def by_definition(tensors: list[Tensor]) -> bool:
@@ -343,14 +350,14 @@ def _is_batched(t: Tensor) -> bool:
     return functorch.is_batchedtensor(t) or functorch.is_legacy_batchedtensor(t)
 
 
-def _differentiable(a: Inputs, of_x: bool = True) -> list[Any]:
+def _differentiable(a: Any, of_x: bool = True) -> list[Any]:
     return [a[i] for i in asked(a, of_x)]
 
 
-def _leaves(a: Inputs, higher: bool = False) -> Inputs:
+def _leaves(a: Any, higher: bool = False) -> Any:
     """The inputs, those that are differentiable as leaves of a graph of its own."""
     leaves = [_leaf(t, higher) for t in _differentiable(a)]
-    names = [Inputs._fields[i] for i in asked(a)]
+    names = [a._fields[i] for i in asked(a)]
     return a._replace(**dict(zip(names, leaves, strict=True)))
 
 

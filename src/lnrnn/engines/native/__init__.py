@@ -10,9 +10,11 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from lnrnn.engines.fused.block import sequence as block_sequence
 from lnrnn.engines.fused.sequence import sequence
 
 _bound: dict[str, SimpleNamespace] = {}
+_bound_blocks: dict[str, Any] = {}
 
 
 def on(framework: str) -> SimpleNamespace:
@@ -23,3 +25,12 @@ def on(framework: str) -> SimpleNamespace:
         bound = partial(sequence, ops, op.recurrence, any_order=True)
         _bound[framework] = SimpleNamespace(sequence=bound)
     return _bound[framework]
+
+
+def block_gru_on(framework: str) -> Any:
+    """`block.sequence` on `"jax"` or `"torch"` tensors."""
+    if framework not in _bound_blocks:
+        ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+        op: Any = import_module(f"lnrnn.engines.native.{framework}_block_op")
+        _bound_blocks[framework] = partial(block_sequence, ops, op.recurrence)
+    return _bound_blocks[framework]

@@ -139,6 +139,33 @@ def run(
     )  # fmt: skip
 
 
+def run_block(
+    sizes: Sequence[int],
+    numbers: Sequence[float],
+    addresses: Sequence[int],
+    *,
+    back: bool,
+    full: bool,
+    threads: int,
+    host: bool = False,
+    framework: str = "numpy",
+) -> None:
+    """One pass of a block GRU over dense arrays.
+
+    Args:
+        sizes: as from [lnrnn.engines.native.block.words_of][].
+        numbers: the scalars of the call.
+        addresses: of the arrays, in the order of [lnrnn.engines.native.block.ARRAYS][]; 0 for
+            one that is absent.
+        back: a backward pass, else a forward one.
+        full: whether the arrays are of float64, else of float32.
+        threads: how many to use at most.
+        host: run on the OpenMP threads that `lend_openmp` found.
+        framework: whose tensors these are, for the count of runs.
+    """
+    _core.block(back, full, sizes, numbers, addresses, threads, host, _INDEX[framework])
+
+
 def stream(file: bytes, batch: int, form: int) -> Any:
     """A stack of layers that advances step by step.
 

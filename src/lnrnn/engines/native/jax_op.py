@@ -1,4 +1,4 @@
-"""The core as JAX primitives: the recurrence, its tangent map and its gradient.
+"""The core as JAX primitives: a recurrence, its tangent map and its gradient.
 
 Each primitive has a meaning, the portable definition of what it computes, and a fast form, a
 call of the core.  Compiled programs on a CPU run the fast form; what is exported or
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.core
@@ -59,6 +59,57 @@ for _name, _handler in core.xla_handlers().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
 
 
+class Call(Protocol):
+    """What is static of a call of the core, hashable; of its arrays those named are there."""
+
+    names: tuple[str, ...]
+
+    @property
+    def target(self) -> str:
+        """The name of the core's passes."""
+        ...
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of all arrays in the core's order."""
+        ...
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What a forward pass gives."""
+        ...
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What it keeps for its backward pass."""
+        ...
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """The arrays that may have a gradient."""
+        ...
+
+    def axes(self, name: str, rank: int | None = None) -> str:
+        """The letters of an array's axes, b that of the batch."""
+        ...
+
+    def lengths(self, arrays: Arrays) -> dict[str, int]:
+        """How long the axes are."""
+        ...
+
+    def like(self, arrays: Arrays, name: str) -> jax.Array:
+        """What has the dtype of an array of this name."""
+        ...
+
+    def attributes(self, arrays: Arrays) -> dict[str, Any]:
+        """The words and scalars of a call."""
+        ...
+
+    def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
+        """The results in JAX's operations."""
+        ...
+
+
 class How(NamedTuple):
     """What is static of a call: the cell, its scalars, which inputs are there, and whether the
     operands of products are rounded."""
@@ -67,6 +118,14 @@ class How(NamedTuple):
     numbers: Numbers
     names: tuple[str, ...]
     rounding: bool
+
+    @property
+    def target(self) -> str:
+        return "lnrnn"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return call.ARRAYS
 
     @property
     def cell(self) -> Cell:
@@ -96,6 +155,24 @@ class How(NamedTuple):
         given = dict(zip(self.names, arrays, strict=True))
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
 
+    def lengths(self, arrays: Arrays) -> dict[str, int]:
+        a = self.inputs(arrays)
+        length = dict(zip("tbihr", call.sizes(self.cell, a), strict=False), w=a.kernel.shape[1])
+        return length | dict(p=(self.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
+
+    def like(self, arrays: Arrays, name: str) -> jax.Array:
+        a = self.inputs(arrays)
+        return a.x if name in call.LIKE_X else a.kernel
+
+    def attributes(self, arrays: Arrays) -> dict[str, Any]:
+        sizes = call.sizes(self.cell, self.inputs(arrays), rounding=self.rounding)
+        return dict(
+            spec=np.array(self.words), sizes=np.array(sizes), numbers=np.array(self.numbers)
+        )
+
+    def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
+        return definition.recurrence(ops, self.words, self.numbers, self.inputs(arrays))
+
 
 def recurrence(
     variant: Variant, numbers: Numbers, inputs: Inputs, gates: str = ""
@@ -111,32 +188,44 @@ def recurrence(
         given = {n: _widened(a) if n != "x" else a for n, a in given.items()}
     precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
     rounding = precision in _ROUNDING and dtype == np.float32
-    given = _varying(given)
+    given = varying(given)
     how = How(call.encode(variant, gates), numbers, tuple(given), rounding)
     fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
-    h, *final = _recurrence.bind(*given.values(), how=how, keep=False)
+    h, *final = bind(how, given)
     return h, *(s.astype(dtype) if half else s for s in final)
+
+
+def bind(how: Call, given: dict[str, jax.Array]) -> list[jax.Array]:
+    """The results of a call."""
+    return _recurrence.bind(*given.values(), how=how, keep=False)
 
 
 # the names of JAX's precision of products of float32 that are such of bfloat16
 _ROUNDING = ("bfloat16", "BF16_BF16_F32")
 
 
-def _varying(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def varying(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Within `shard_map`, all arrays as those of one device: the core adds up nothing over them."""
     axes = {n: _axes_of(a) for n, a in given.items()}
     every = frozenset().union(*axes.values())
-    return {
-        n: jax.lax.pcast(a, tuple(every - axes[n]), to="varying") if every - axes[n] else a
-        for n, a in given.items()
-    }
+    return {n: _made_varying(a, every - axes[n]) for n, a in given.items()}
+
+
+def _made_varying(a: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """An array as one that differs over axes of `shard_map`; newer releases name it otherwise."""
+    if not axes:
+        return a
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(a, tuple(axes), to="varying")
+    return lax.pvary(a, tuple(axes))
 
 
 def _axes_of(a: jax.Array) -> frozenset[str]:
-    """The axes of `shard_map` over which an array differs, where JAX follows them."""
-    typeof: Any = getattr(jax, "typeof", lambda a: None)  # not in older ones, which do not follow
-    kind = getattr(typeof(a), "manual_axis_type", None)
-    return frozenset() if kind is None else kind.varying
+    """The axes of `shard_map` over which an array differs."""
+    kind: Any = jax.typeof(a)
+    now = getattr(kind, "manual_axis_type", None)  # in newer releases
+    return getattr(kind, "vma", frozenset()) if now is None else now.varying
 
 
 def _widened(a: jax.Array) -> jax.Array:
@@ -146,27 +235,27 @@ def _widened(a: jax.Array) -> jax.Array:
 # ---- the fast forms
 
 
-def _forward(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
-    return list(_core_call("lnrnn_forward", how, *_of_forward(how, keep))(*arrays))
+def _forward(*arrays: jax.Array, how: Call, keep: bool) -> list[jax.Array]:
+    return list(_core_call("forward", how, *_of_forward(how, keep))(*arrays))
 
 
-def _of_forward(how: How, keep: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _of_forward(how: Call, keep: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of operands and results."""
     return how.names, (*how.results, *how.kept) if keep else how.results
 
 
 def _backward(
-    *arrays: jax.Array, how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+    *arrays: jax.Array, how: Call, incoming: tuple[str, ...], of: tuple[str, ...]
 ) -> list[jax.Array]:
     names, wanted = _of_backward(how, incoming, of)
     outgoing = tuple(f"d{n}" for n in how.differentiable if n != "x" or "x" in of)
-    found = _core_call("lnrnn_backward", how, names, outgoing)(*arrays)
+    found = _core_call("backward", how, names, outgoing)(*arrays)
     by_name = dict(zip(outgoing, found, strict=True))
     return [by_name[name] for name in wanted]
 
 
 def _of_backward(
-    how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+    how: Call, incoming: tuple[str, ...], of: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of operands and results."""
     return (*how.names, "h", *how.kept, *incoming), tuple(f"d{n}" for n in of)
@@ -174,28 +263,24 @@ def _of_backward(
 
 @cache
 def _core_call(
-    target: str, how: How, names: tuple[str, ...], results: tuple[str, ...]
+    which: str, how: Call, names: tuple[str, ...], results: tuple[str, ...]
 ) -> Callable[..., Any]:
     """The call of the core on arrays of these names; a sharded batch stays where it is."""
 
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        given = dict(zip(names, arrays, strict=True))
-        a = how.inputs([given[n] for n in how.names])
-        sizes = call.sizes(how.cell, a, rounding=how.rounding)
-        length = dict(zip("tbihr", sizes, strict=False), w=a.kernel.shape[1])
-        length |= dict(p=(how.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
+        by_name = dict(zip(names, arrays, strict=True))
+        given = [by_name[n] for n in how.names]
+        length = how.lengths(given)
         shapes = [
-            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), _like(a, n).dtype)
+            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), how.like(given, n).dtype)
             for n in results
         ]
-        attributes = dict(
-            spec=np.array(how.words),
-            operands=np.array([call.ARRAYS.index(n) for n in names]),
-            results=np.array([call.ARRAYS.index(n) for n in results]),
-            sizes=np.array(sizes),
-            numbers=np.array(how.numbers),
+        attributes = how.attributes(given) | dict(
+            operands=np.array([how.arrays.index(n) for n in names]),
+            results=np.array([how.arrays.index(n) for n in results]),
         )
-        return tuple(jax.ffi.ffi_call(target, shapes)(*arrays, **attributes))
+        call_of = jax.ffi.ffi_call(f"{how.target}_{which}", shapes)
+        return tuple(call_of(*arrays, **attributes))
 
     def shardings(mesh: Any, arrays: Any) -> tuple[Any, list[Any], list[Any]]:
         spec = arrays[names.index("x")].sharding.spec
@@ -239,31 +324,28 @@ def _core_call(
             infer_sharding_from_operands=infer,
             sharding_rule=f"{left} -> {right}",
             # in the order of their appearance, as the rule's own
-            need_replication_factors=tuple(sorted(set(left) & set("tihrwpj"), key=left.index)),
+            need_replication_factors=tuple(sorted(set(left) - set("b, "), key=left.index)),
         )
         return function
 
     return lambda *arrays: partitioned(tuple(a.ndim for a in arrays))(*arrays)
 
 
-def _like(a: Inputs, name: str) -> jax.Array:
-    """What has the dtype of an array of this name."""
-    return a.x if name in call.LIKE_X else a.kernel
-
-
 # ---- their meanings
 
 
-def _define(*arrays: jax.Array, how: How, keep: bool) -> list[jax.Array]:
-    a = how.inputs(arrays)
-    found = list(definition.recurrence(ops, how.words, how.numbers, a))
+def _define(*arrays: jax.Array, how: Call, keep: bool) -> list[jax.Array]:
+    found = list(how.define(arrays))
+    length = how.lengths(arrays) if keep else {}
     # what is kept is for the fast gradient only
-    wide = (*a.x.shape[:2], a.kernel.shape[1])
-    shapes = dict(c=(*wide[:2], wide[2] // how.cell.gates), xw=wide, hu=wide)
-    return found + [jnp.zeros(shapes[n], _like(a, n).dtype) for n in how.kept if keep]
+    return found + [
+        jnp.zeros(tuple(length[i] for i in how.axes(n)), how.like(arrays, n).dtype)
+        for n in how.kept
+        if keep
+    ]
 
 
-def _define_tangent(*arrays: jax.Array, how: How, moving: tuple[int, ...]) -> list[jax.Array]:
+def _define_tangent(*arrays: jax.Array, how: Call, moving: tuple[int, ...]) -> list[jax.Array]:
     count = len(how.names)
     return _tangent_of(
         partial(_define, how=how, keep=False),
@@ -273,7 +355,7 @@ def _define_tangent(*arrays: jax.Array, how: How, moving: tuple[int, ...]) -> li
 
 
 def _define_gradient(
-    *arrays: jax.Array, how: How, incoming: tuple[str, ...], of: tuple[str, ...]
+    *arrays: jax.Array, how: Call, incoming: tuple[str, ...], of: tuple[str, ...]
 ) -> list[jax.Array]:
     count = len(how.names)
     a, given = arrays[:count], dict(zip(incoming, arrays[count + 1 + len(how.kept) :], strict=True))
@@ -365,7 +447,7 @@ def _compiled(primitive: Any, **options: Any) -> Any:
 
 
 def _only_batch_is_mapped(
-    how: How, operands: Sequence[str], arrays: Arrays, axes: Sequence[Any], results: Sequence[str]
+    how: Call, operands: Sequence[str], arrays: Arrays, axes: Sequence[Any], results: Sequence[str]
 ) -> bool:
     """Whether weights are the same in every call, and no result is a sum over a batch."""
     mapped = [
@@ -376,7 +458,7 @@ def _only_batch_is_mapped(
 
 def _in_one_batch(
     run: Callable[..., Any],
-    how: How,
+    how: Call,
     operands: Sequence[str],
     arrays: Arrays,
     axes: Sequence[Any],
@@ -408,10 +490,10 @@ _gradient = _primitive("lnrnn_gradient", _define_gradient, _backward, _of_backwa
 _needs_devices.update((_recurrence, _gradient))
 
 
-def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> Any:
+def _differentiate(arrays: Arrays, tangents: Arrays, how: Call, keep: bool) -> Any:
     moving = {i: t for i, t in enumerate(tangents) if type(t) is not ad.Zero}
     if any(
-        how.names[i] not in fused.DIFFERENTIABLE for i in moving
+        how.names[i] not in how.differentiable for i in moving
     ):  # of random masks: not the core's
         return _tangent_of(partial(_define, how=how, keep=keep), arrays, moving)
     found = _recurrence.bind(*arrays, how=how, keep=True)
@@ -423,7 +505,7 @@ def _differentiate(arrays: Arrays, tangents: Arrays, how: How, keep: bool) -> An
     return found, [*moved, *(jnp.zeros_like(k) for k in kept)]
 
 
-def _transpose(gradients: Arrays, *arrays: Any, how: How, moving: tuple[int, ...]) -> list[Any]:
+def _transpose(gradients: Arrays, *arrays: Any, how: Call, moving: tuple[int, ...]) -> list[Any]:
     known = len(how.names) + 1 + len(how.kept)
     given = {
         f"d{name}": g

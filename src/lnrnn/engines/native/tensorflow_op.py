@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 # A tape that records what has a gradient of its own, a trace for XLA, and the questions whether a
-# tape records at all, whether a graph is for XLA and whether for a file, have no public names.
+# tape records at all, whether a graph is for XLA and whether for a file, and whether a function is
+# known, have no public names.
 from tensorflow.python.eager import record
+from tensorflow.python.eager.context import context
 from tensorflow.python.ops.control_flow_ops import XLAControlFlowContext
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 from tensorflow.python.ops.gradients_util import PossibleTapeGradientTypes
@@ -197,12 +199,12 @@ def _define_back(how: How, arrays: Arrays) -> list[Any]:
     total = _weighed(forward, arrays[: len(forward.given)], coming)
     asked = [by_name[n[1:]] for n in how.found]
     # XLA may compile a function that was traced without it, and needs its loop so
-    context = XLAControlFlowContext()
-    context.Enter()
+    for_xla = XLAControlFlowContext()
+    for_xla.Enter()
     try:
         return tf.gradients(total, asked, unconnected_gradients=_ZERO)  # no tape records here
     finally:
-        context.Exit()
+        for_xla.Exit()
 
 
 def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
@@ -233,7 +235,7 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     with record.stop_recording():
         if tf.executing_eagerly():
             return _operator(how, arrays)
-        meaning, _ = _functions(how, tuple((tuple(a.shape), a.dtype) for a in arrays), _threads())
+        meaning = _meaning(how, tuple((tuple(a.shape), a.dtype) for a in arrays))
         graph: Any = tf.compat.v1.get_default_graph()
         made = {"PartitionedCall": lambda op, *incoming: gradient(op.outputs, *incoming)}
         with graph._override_gradient_function(made):
@@ -243,11 +245,21 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     return found
 
 
-@cache
-def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any]:
-    """The definition of a pass and the pass itself, as functions for graphs.
+def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
+    """The definition of a pass as a function for graphs."""
+    meaning, parts, _ = _functions(how, specs, _threads())
+    for part in parts:
+        # TensorFlow forgets them where it fails to make constants of a model's variables
+        if not context().has_function(part.signature.name):
+            context().add_function_def(part)
+    return meaning
 
-    TensorFlow runs the second in place of the first where it runs on a CPU.
+
+@cache
+def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, list[Any], Any]:
+    """The definition of a pass with its parts, and the pass itself, as functions for graphs.
+
+    TensorFlow runs the pass in place of its definition where it runs on a CPU.
     """
     name = f"lnrnn_{uuid.uuid4().hex}"  # no other process has it, nor what it saved
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
@@ -261,7 +273,9 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
         return made.get_concrete_function(*signature)
 
     with tf.init_scope():
-        return function(meaning, "any"), function(lambda *a: _operator(how, a), "CPU")
+        defined = function(meaning, "any")
+        computed = function(lambda *a: _operator(how, a), "CPU")
+    return defined, list(defined.graph.as_graph_def().library.function), computed
 
 
 def _operator(how: How, arrays: Arrays) -> list[Any]:

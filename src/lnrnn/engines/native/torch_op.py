@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lnrnn.engines.fused.call import HALVES, Inputs, Numbers, check
-from lnrnn.engines.fused.torch_op import PLACES, Operator, asked, by_definition
+from lnrnn.engines.fused.torch_op import Operator, asked, by_definition, places
 from lnrnn.engines.native import call, core, definition
 from lnrnn.engines.native.call import Cell
 from lnrnn.engines.portable import ops_torch
@@ -23,7 +23,8 @@ _CELL, _ALL = 1, 2
 # inputs that may be the transpose of a dense one, which the core reads as it lies: the weights of
 # a module are, and a batch-first x
 _TURNED = [Inputs._fields.index(name) for name in ("x", "kernel", "recurrent")]
-_FOLDER = str(Path(torch.__file__).parent)
+# where the library of threads is that PyTorch has loaded
+FOLDER = str(Path(torch.__file__).parent)
 _NAMES = {getattr(torch, n): n for n in ("float32", "float64", *HALVES)}
 
 
@@ -49,7 +50,7 @@ class _Core:
         return _ALL if size <= _MOST_SAVED else _CELL
 
     def check(self, inputs: Inputs) -> None:
-        _check_devices(inputs)
+        check_devices(inputs)
 
     def ready(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
         return True
@@ -94,7 +95,7 @@ class _Core:
         others = (None if t is None else t.contiguous() for t in (*kept[1:], *incoming[1:]))
         c, xw, hu, *dense = others
         found = {i: _gradient_like(i, inputs[i]) for i in asked(inputs, of_x)}
-        arrays = (h, c, xw, hu, None, None, dh, *dense, *map(found.get, PLACES))
+        arrays = (h, c, xw, hu, None, None, dh, *dense, *map(found.get, places(inputs)))
         _run(call.cell_of(cell), numbers, inputs, arrays, back=True)
         return [*found.values()]
 
@@ -133,7 +134,8 @@ def _laid_as(t: Tensor, like: Tensor) -> Tensor:
     return t.transpose(0, 1).contiguous().transpose(0, 1)
 
 
-def _check_devices(a: Inputs) -> None:
+def check_devices(a: Any) -> None:
+    """Raise ValueError unless these inputs, a tuple by name, are all on the CPU."""
     device = a.x.device
     if device.type not in ("cpu", "meta"):
         raise ValueError(
@@ -172,6 +174,6 @@ def _run(
         back=back,
         dtype=_NAMES[dtype],
         threads=torch.get_num_threads(),
-        host=core.lend_openmp(_FOLDER),
+        host=core.lend_openmp(FOLDER),
         framework="torch",
     )

@@ -196,9 +196,13 @@ class Recurrence:
         return (self._update(h, self._candidate(pre, noise), z),)
 
     def _lstm(self, inputs: Array, states: States, noise: Noise) -> States:
-        variant, units = self.variant, self.units
         h, c = states
         X, H = self._projections(inputs, h, noise)
+        return self.lstm(X, H, c, noise)
+
+    def lstm(self, X: Array, H: Array, c: Array, noise: Noise) -> States:
+        """The new states of an LSTM from what its gates take of x and of h, (B, 4 H) each."""
+        variant, units = self.variant, self.units
         run = self.runs[0]
         P = self._sum(X, H, run, self._peephole_inside(c, run))
         if variant.coupled:

@@ -6,18 +6,24 @@ Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zer
 | name | shape | what it is |
 |---|---|---|
 | P | (T, B, G, K) like x | the input part of each gate; a saving kernel leaves the gates there |
-| U | (K, G, K) | centred over each group of a layer norm, as its bias is |
-| VECTORS | (3 G + 4, K) | bias of h U, gain and shift of recurrent norms, by gate; of states |
-| H_LAST, C_LAST | (B, K) | the initial states, then the last ones |
+| U | (K, G, K) like x | centred over each group of a layer norm, as its bias is |
+| PLAIN | the same | not centred, where a limit on derivatives wants it |
+| W, BIAS | (I, G, K), (G, K) like x | what makes x W, and what is added to it; or None |
+| VECTORS | (5 G + 8, K) | bias of h U, gain and shift of recurrent norms; of states; the vector \
+in place of U; gain and shift of inputs |
+| H0, C0, H_LAST, C_LAST | (B, H) | the initial states, the last ones |
+| RESET_H, RESET_C | (B, H) | what resets go to, or None |
 | MASK, RESET | (T, B) | bytes, or None |
 | TAKE_H, TAKE_C | (T, B, K) | zoneout, or None |
 | FACTOR_H, FACTOR_N | (B, K) or (T, B, K) | dropout of h, of the candidate, or None |
+| OUT, DH_ALL | (T, B, H) like x | all h, and their gradients or None |
 | H_ALL | (T + 1, B, K) like x | the states h, the initial one first |
 | C_ALL | (T + 1, B, K) | the states c of an lstm |
 | N | (T, B, G, K) like x | the normed values u of the recurrent norms |
 | A | (T, B, K) like x | what r multiplies |
 | S | (T, statistics, B) | 1 / s of each group; mean and 1 / s of the cell's and hidden norm |
 | D | (T, B, G, K) like x | gradients of the pre-activations |
+| SUMS | (programs, sums, K) | of the rows of a program, gradients of the vectors of states |
 """
 
 from __future__ import annotations
@@ -26,10 +32,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn.functional import pad
 
 from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.triton import choose, prepare
+from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe
 from lnrnn.variant import Variant
 
@@ -53,20 +62,22 @@ class Kept(NamedTuple):
     statistics: Any
     projected: Any
     of_inputs: Any
+    u: Any
+    w: Any
+    vectors: Any
 
 
 # of what is kept those that are what else a forward pass makes
-MADE = ("gates", "projected", "of_inputs")
+MADE = ("gates", "projected", "of_inputs", "u", "w", "vectors")
+_OF_SINGLE = ("c_all", "statistics", "of_inputs", "vectors")
+_HALVES = (torch.bfloat16, torch.float16)
 
 
-def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] = ()) -> Kept:
-    """The arrays of a forward pass for its backward pass, not yet filled; like x, and float32.
-
-    Those named by `but`, and all where nothing is kept, are empty.
-    """
-    steps, batch = like.shape[:2]
+def shapes(c: Cell, like: Tensor) -> Kept:
+    """Of the arrays that a forward pass keeps."""
+    steps, batch, inputs = like.shape
     rows, gates = (steps, batch, c.pitch), (steps, batch, c.gates, c.pitch)
-    shapes = Kept(
+    return Kept(
         h_all=(steps + 1, batch, c.pitch),
         c_all=(steps + 1, batch, c.pitch) if c.lstm else (0,),
         gates=gates,
@@ -75,14 +86,24 @@ def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] =
         statistics=(steps, c.statistics, batch),
         projected=(steps * batch, c.gates * c.pitch) if c.x_norms else (0,),
         of_inputs=(2 * c.x_norms, steps * batch),
+        u=(0,) if c.diagonal else (1 + c.plain_u, c.pitch, c.gates, c.pitch),
+        # where a product takes W as it lies there is no other
+        w=(inputs, c.gates, c.pitch) if c.pitch != c.units or like.dtype in _HALVES else (0,),
+        vectors=(5 * c.gates + 8, c.pitch),
     )
-    of_single = ("c_all", "statistics", "of_inputs")
+
+
+def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] = ()) -> Kept:
+    """The arrays of a forward pass for its backward pass, not yet filled; like x, and float32.
+
+    Those named by `but`, and all where nothing is kept, are empty.
+    """
     return Kept(
         *(
-            (single if name in of_single else like).new_empty(
+            (single if name in _OF_SINGLE else like).new_empty(
                 shape if keep and name not in but else (0,)
             )
-            for name, shape in zip(Kept._fields, shapes, strict=True)
+            for name, shape in shapes(c, like)._asdict().items()
         )
     )
 
@@ -93,7 +114,7 @@ def cell_of(variant: Variant, numbers: Numbers, a: Inputs, exact: bool) -> Cell:
     moving_h, moving_n = (f is not None and f.ndim == 3 for f in factors)
     return describe(
         variant,
-        a.recurrent.shape[0],
+        a.kernel.shape[1] // len(variant.gates),
         a.bias_h is not None,
         numbers.clip,
         1.0 if a.take_h is not None else numbers.take_h,
@@ -114,11 +135,6 @@ def cut(c: Cell, t: Tensor) -> Tensor:
     return t if c.pitch == c.units else t[..., : c.units]
 
 
-def by_gate(c: Cell, t: Tensor) -> Tensor:
-    """(..., G H) to a dense (..., G, K)."""
-    return filled(c, t.unflatten(-1, (c.gates, c.units)))
-
-
 def joined(c: Cell, t: Tensor) -> Tensor:
     """(..., G, K) to (..., G H)."""
     return cut(c, t).flatten(-2)
@@ -133,102 +149,80 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def centred(c: Cell, t: Tensor) -> Tensor:
-    """(..., G, H) without its mean over each group that is centred ahead."""
-    ahead = c.centred_ahead
-    if not any(ahead):
-        return t
-    if all(ahead) and -1 not in c.groups:
-        if c.norms == 1:
-            return t - t.mean((-2, -1), keepdim=True)
-        if c.norms == c.gates:
-            return t - t.mean(-1, keepdim=True)
-    t = t.clone()
-    for k in range(c.norms):
-        of = [g for g in range(c.gates) if c.groups[g] == k]
-        if ahead[k]:
-            t[..., of, :] -= t[..., of, :].mean((-2, -1), keepdim=True)
-    return t
+class Weights(NamedTuple):
+    """The weights of a call as kernels and products take them."""
+
+    u: Tensor
+    w: Tensor
+    bias: Tensor | None
+    vectors: Tensor
 
 
-def projecting(c: Cell, kernel: Tensor, dtype: torch.dtype) -> Tensor:
-    """W (I, G K) as the product takes it, where it lies if it can."""
-    kernel = kernel.to(dtype)
-    return kernel if c.pitch == c.units else by_gate(c, kernel).flatten(1)
+def weights(c: Cell, a: Inputs) -> Weights:
+    """All of them, by one kernel."""
+    inputs, like = a.kernel.shape[0], a.x
+    wanted = shapes(c, like)
+    u, w = like.new_empty(wanted.u), like.new_empty(wanted.w)
+    vectors = a.recurrent.new_empty(wanted.vectors)
+    shifted = not c.norms_inputs and (a.shift_x is not None or a.shift_h is not None)
+    biased = a.bias_x is not None or shifted
+    bias = like.new_empty((c.gates, c.pitch)) if biased else None
+    options = choose.weights(c)
+    of_u = 0 if c.diagonal else triton.cdiv(c.pitch, options.rows)
+    of_w = triton.cdiv(inputs, options.rows) if w.numel() else 0
+    given = (
+        None if v is None else v.contiguous()
+        for v in (
+            a.bias_x, a.bias_h, a.gain_x, a.shift_x, a.gain_h, a.shift_h, a.gain_sum, a.shift_sum,
+            a.gain_c, a.shift_c, a.gain_hidden, a.shift_hidden, a.peephole,
+        )
+    )  # fmt: skip
+    recurrent = a.recurrent.contiguous() if c.diagonal else a.recurrent
+    strides = (0, 1) if c.diagonal else recurrent.stride()
+    prepare.weights[(of_u + of_w + 1,)](
+        recurrent, a.kernel, *given, None if c.diagonal else u[0], u[1] if c.plain_u else None,
+        w if of_w else None, bias, vectors, inputs, of_u, *strides, *a.kernel.stride(),
+        C=constants(c), M=options.rows, num_warps=options.warps,
+    )  # fmt: skip
+    return Weights(u, w, bias, vectors)
 
 
-def recurrent(c: Cell, a: Inputs) -> Tensor:
-    """U (K, G, K)."""
-    u = filled(c, centred(c, a.recurrent.unflatten(-1, (c.gates, c.units))))
-    return u if c.pitch == c.units else pad(u, (0, 0, 0, 0, 0, c.pitch - c.units))
+def projecting(a: Inputs, w: Tensor) -> Tensor:
+    """W (I, G K) as the product takes it."""
+    return w.flatten(1) if w.numel() else a.kernel
 
 
-def recurrent_back(c: Cell, a: Inputs) -> Tensor:
-    """U transposed, gate by gate (G, K, K), for the derivative.
+class Entered(NamedTuple):
+    """The h of every step as it entered its product, (T B, K) like x, and r times that or None."""
 
-    Centred it needs no mean of gradients subtracted, but limits act on those with it.
-    """
-    u = a.recurrent.unflatten(-1, (c.gates, c.units))
-    u = u if c.limit > 0 else centred(c, u)
-    u = u.permute(1, 2, 0)
-    extra = c.pitch - c.units
-    return pad(u, (0, extra, 0, extra)) if extra else u.contiguous()
+    h: Tensor
+    gated: Tensor | None
 
 
-def _empty(c: Cell, a: Inputs, rows: int) -> Tensor:
-    """(rows, K), its last columns zero."""
-    shape = (rows, c.pitch)
-    return a.recurrent.new_empty(shape) if c.pitch == c.units else a.recurrent.new_zeros(shape)
+def entered(c: Cell, a: Inputs, kept: Kept) -> Entered:
+    """From what a forward pass has kept."""
+    steps, batch, _ = a.x.shape
+    rows = steps * batch
+    h_all = kept.h_all[:-1].view(rows, c.pitch)
+    before = c.reset == "before"
+    if a.reset is None and a.recurrent_mask is None and not c.hidden_clip and not before:
+        return Entered(h_all, None)
+    into = h_all.new_empty(h_all.shape)
+    gated = h_all.new_empty(h_all.shape) if before else None
+    options = choose.parallel(c)
+    prepare.entering[(triton.cdiv(rows, options.rows),)](
+        h_all, flags(a.reset), state(a.reset_h),
+        None if a.recurrent_mask is None else filled(c, a.recurrent_mask), kept.gates, into, gated,
+        rows, batch, C=constants(c), M=options.rows, num_warps=options.warps,
+    )  # fmt: skip
+    return Entered(into, gated)
 
 
-def vectors(c: Cell, a: Inputs) -> Tensor:
-    """VECTORS (3 G + 4, K); rows that a cell does not use hold anything."""
-    G, units = c.gates, c.units
-    found = _empty(c, a, 3 * G + 4)
-    bias, gain, shift, states = cut(c, found).split((G, G, G, 4))
-    if a.bias_h is not None:
-        bias.copy_(centred(c, a.bias_h.view(G, units)))
-    used = [g for g in range(G) if c.groups[g] >= 0]
-    for summed in {c.summed[g] for g in used}:
-        of = [g for g in used if c.summed[g] == summed]
-        gains, shifts = (a.gain_sum, a.shift_sum) if summed else (a.gain_h, a.shift_h)
-        for into, vector, absent in ((gain, gains, 1.0), (shift, shifts, 0.0)):
-            whole = None if vector is None else vector.view(G, units)
-            if len(of) == G:
-                into.fill_(absent) if whole is None else into.copy_(whole)
-            else:
-                into[of] = absent if whole is None else whole[of]
-    if a.gain_c is not None:
-        states[0] = a.gain_c
-        states[1] = 0.0 if a.shift_c is None else a.shift_c
-    return found
+def flags(t: Tensor | None) -> Tensor | None:
+    """Booleans as dense bytes."""
+    return None if t is None else t.contiguous().view(torch.uint8)
 
 
-def affine_of_inputs(c: Cell, a: Inputs) -> Tensor:
-    """Gains and shifts of the input part (2 G, K), with shifts of h U that are simply added."""
-    G, units = c.gates, c.units
-    found = _empty(c, a, 2 * G)
-    gain, shift = cut(c, found).split((G, G))
-    gain.fill_(1.0) if a.gain_x is None else gain.copy_(a.gain_x.view(G, units))
-    shift.zero_() if a.shift_x is None else shift.copy_(a.shift_x.view(G, units))
-    if a.shift_h is not None:
-        added = a.shift_h.view(G, units)
-        apart = [g for g in range(G) if c.summed[g] or (c.reset == "after" and g == G - 1)]
-        simply = [g for g in range(G) if g not in apart]
-        if apart:
-            shift[simply] += added[simply]
-        else:
-            shift += added
-    return found
-
-
-def entered(c: Cell, a: Inputs, h_all: Tensor) -> Tensor:
-    """The h of every step as it entered its product, (T, B, K) like x."""
-    h = h_all[:-1]
-    if a.reset is not None:
-        h = torch.where(a.reset[..., None], 0.0, h)
-    if c.hidden_clip:
-        h = h.clamp(-c.hidden_clip, c.hidden_clip)
-    if a.recurrent_mask is not None:
-        h = (h * filled(c, a.recurrent_mask)).to(h_all.dtype)
-    return h
+def state(t: Tensor | None) -> Tensor | None:
+    """(B, H), dense."""
+    return None if t is None else t.contiguous()

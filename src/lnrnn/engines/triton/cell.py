@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from lnrnn.engines.triton.describe import Cell
-from lnrnn.engines.triton.exchange import LATE, STATES, moments, total, totals
+from lnrnn.engines.triton.exchange import HIDDEN, LATE, STATES, moments, total, totals
 
 INTERPRETED = triton.knobs.runtime.interpret
 
@@ -57,7 +57,9 @@ def sigmoid(v):
 
 @triton.jit
 def tanh(v):
-    return 2.0 / (1.0 + tl.exp(-2.0 * v)) - 1.0
+    # a norm of what is small wants small relative errors
+    w = v * v
+    return tl.where(w < 1e-3, v - v * w * (1.0 / 3.0), 2.0 / (1.0 + tl.exp(-2.0 * v)) - 1.0)
 
 
 @triton.jit
@@ -302,11 +304,11 @@ def preactivation(C: tl.constexpr, g: tl.constexpr, u, p, gain, shift):
 
 
 @triton.jit
-def early_gates(C: tl.constexpr, u, p, gain, shift):
+def early_gates(C: tl.constexpr, u, p, gain, shift, c, state):
     """The activated gates that need no r, and what r multiplies.
 
-    An lstm: all gates; a gru: r, z, and n unless that has a norm or a product after r; a simple
-    cell: n.
+    An lstm: all gates, but o not yet activated where it sees the new c; a gru: r, z, and n unless
+    that has a norm or a product after r; a simple cell: n.
     """
     G: tl.constexpr = C.gates
     gates = ()
@@ -327,7 +329,11 @@ def early_gates(C: tl.constexpr, u, p, gain, shift):
                 gated = u[g]
         else:
             pre = preactivation(C, g, u[g], p[g], gain[g], shift[g])
-            if C.kind == "simple" or (C.kind == "lstm" and g == G - 2):
+            if C.peepholes != "none" and g < G - 2:
+                pre += state[8 - G + g] * c
+            if C.peepholes == "gate" and g == G - 1:
+                gates = gates + (pre,)
+            elif C.kind == "simple" or (C.kind == "lstm" and g == G - 2):
                 gates = gates + (activate(C.phi, pre),)
             else:
                 gates = gates + (activate(C.sigma, pre),)
@@ -378,12 +384,22 @@ def new_h(C: tl.constexpr, gates, h, factor):
 
 
 @triton.jit
+def input_gate(C: tl.constexpr, gates):
+    """i of an lstm, as it multiplies the candidate."""
+    rest = 1.0 - gates[C.gates - 3]
+    if C.coupled:
+        return rest
+    elif C.capped:
+        return tl.where(gates[0] > rest, rest, gates[0])
+    else:
+        return gates[0]
+
+
+@triton.jit
 def new_cell(C: tl.constexpr, gates, c, factor):
     """The new c of an lstm, before clips and norms."""
     G: tl.constexpr = C.gates
-    f = gates[G - 3]
-    i = 1.0 - f if C.coupled else gates[0]
-    return f * c + i * (gates[G - 2] * factor)
+    return gates[G - 3] * c + input_gate(C, gates) * (gates[G - 2] * factor)
 
 
 @triton.jit
@@ -404,28 +420,41 @@ def carried_and_shown(C: tl.constexpr, cell, c_hat, gain, shift):
 
 
 @triton.jit
-def lstm_output(C: tl.constexpr, cell, o, gain_c, shift_c, gain_h, shift_h, cols, link=None):
-    """From the new cell and o: h, the carried c, and what is kept of the norms.
+def lstm_output(C: tl.constexpr, cell, o, state, cols, link=None):
+    """From the new cell and o: h before its norm, the carried c, o, and what is kept of the norm.
 
-    Kept are mean and scale (M, 1) of the cell's norm and of the hidden norm, zeros where there is
-    none.
+    Kept are mean and scale (M, 1) of the cell's norm, zeros where there is none; `state` is as
+    from `state_vectors`.
     """
     none = tl.zeros([cell.shape[0], 1], tl.float32)
     cell = before_norm(C, cell)
-    c_mean, c_kept, h_mean, h_kept = none, none, none, none
+    mean, kept = none, none
     c_hat = cell
     if C.norms_c:
-        c_hat, c_mean, c_kept = row_norm(C, within(C, cell, cols), cols, link, STATES)
-    carried, shown = carried_and_shown(C, cell, c_hat, gain_c, shift_c)
-    y = activate(C.psi, after_norm(C, shown))
+        c_hat, mean, kept = row_norm(C, within(C, cell, cols), cols, link, STATES)
+    carried, shown = carried_and_shown(C, cell, c_hat, state[0], state[1])
+    shown = after_norm(C, shown)
+    carried = when_carried(C, after_norm(C, carried))
+    if C.peepholes == "gate":
+        o = activate(C.sigma, o + state[6] * carried)
+    elif C.peepholes == "cell":
+        shown += state[6] * carried
+    y = activate(C.psi, shown)
     if C.cell_norm == "after_tanh":
-        y, c_mean, c_kept = row_norm(C, within(C, y, cols), cols, link, STATES)
-        y = y * gain_c + shift_c
-    h = o * y
+        y, mean, kept = row_norm(C, within(C, y, cols), cols, link, STATES)
+        y = y * state[0] + state[1]
+    return o * y, carried, o, mean, kept
+
+
+@triton.jit
+def hidden_normed(C: tl.constexpr, h, state, cols, link=None):
+    """The new h after its norm, with mean and scale (M, 1); zeros where there is none."""
+    mean = tl.zeros([h.shape[0], 1], tl.float32)
+    kept = mean
     if C.hidden_norm:
-        h, h_mean, h_kept = row_norm(C, within(C, h, cols), cols, link, LATE)
-        h = h * gain_h + shift_h
-    return h, after_norm(C, carried), c_mean, c_kept, h_mean, h_kept
+        h, mean, kept = row_norm(C, within(C, h, cols), cols, link, HIDDEN)
+        h = h * state[2] + state[3]
+    return h, mean, kept
 
 
 @triton.jit
@@ -443,6 +472,13 @@ def after_norm(C: tl.constexpr, cell):
 
 
 @triton.jit
+def when_carried(C: tl.constexpr, cell):
+    if C.cell_clip_at == "carried":
+        cell = clip(cell, C.cell_clip)
+    return cell
+
+
+@triton.jit
 def incoming_c(C: tl.constexpr, c):
     if C.cell_clip_at == "incoming":
         c = clip(c, C.cell_clip)
@@ -454,38 +490,47 @@ def incoming_c(C: tl.constexpr, c):
 
 @triton.jit
 def lstm_output_back(
-    C: tl.constexpr, dh, dc, cell, o, c_mean, c_kept, h_mean, h_kept,
-    gain_c, shift_c, gain_h, shift_h, cols, link=None,
+    C: tl.constexpr, dh, dc, cell, o, of_c, of_h, state, cols, link=None
 ):  # fmt: skip
-    """Gradients of o's pre-activation and of the new cell, and what the gains of norms add up.
+    """Gradients of o's pre-activation and of the new cell, and what vectors add up.
 
-    `cell` is as from `new_cell`.  The last four are, row by row, gradients of gain and shift of
-    the cell's norm and of the hidden norm.
+    `cell` is as from `new_cell`; `of_c` and `of_h` are what was kept of the norms.  The last five
+    are, row by row, gradients of gain and shift of the cell's norm, of those of the hidden norm,
+    and of the peephole of o.
     """
+    mean, kept = of_c
     raw_cell = cell
     cell = before_norm(C, cell)
     c_hat = cell
     if C.norms_c:
-        c_hat = row_normed(C, cell, c_mean, c_kept, cols)
-    carried, shown = carried_and_shown(C, cell, c_hat, gain_c, shift_c)
-    t = activate(C.psi, after_norm(C, shown))
+        c_hat = row_normed(C, cell, mean, kept, cols)
+    carried, shown = carried_and_shown(C, cell, c_hat, state[0], state[1])
+    after = after_norm(C, carried)
+    seen = when_carried(C, after)
+    argument = after_norm(C, shown)
+    if C.peepholes == "cell":
+        argument += state[6] * seen
+    t = activate(C.psi, argument)
     y = t
     t_hat = t
     if C.cell_norm == "after_tanh":
-        t_hat = row_normed(C, t, c_mean, c_kept, cols)
-        y = t_hat * gain_c + shift_c
+        t_hat = row_normed(C, t, mean, kept, cols)
+        y = t_hat * state[0] + state[1]
     zero = 0.0 * dh
-    dgain_c, dshift_c, dgain_h, dshift_h = zero, zero, zero, zero
-    if C.hidden_norm:
-        h_hat = row_normed(C, o * y, h_mean, h_kept, cols)
-        dgain_h, dshift_h = dh * h_hat, dh
-        dh = row_norm_back(C, dh * gain_h, h_hat, h_kept, cols, link, LATE)
+    dgain, dshift, dpeephole = zero, zero, zero
+    dh, dgain_h, dshift_h = hidden_normed_back(C, dh, o * y, of_h, state, cols, link)
     do = dh * y * slope(C.sigma, o)
     dt = dh * o
     if C.cell_norm == "after_tanh":
-        dgain_c, dshift_c = dt * t_hat, dt
-        dt = row_norm_back(C, dt * gain_c, t_hat, c_kept, cols, link, STATES)
+        dgain, dshift = dt * t_hat, dt
+        dt = row_norm_back(C, dt * state[0], t_hat, kept, cols, link, STATES)
     dshown = dt * slope(C.psi, t)
+    if C.peepholes != "none":
+        through = clip(do if C.peepholes == "gate" else dshown, C.limit)
+        dpeephole = through * seen
+        dc += through * state[6]
+    if C.cell_clip_at == "carried":
+        dc = opened(dc, after, C.cell_clip)
     if C.cell_clip_at == "after_norm":
         dshown = opened(dshown, shown, C.cell_clip)
         dc = opened(dc, carried, C.cell_clip)
@@ -498,11 +543,26 @@ def lstm_output_back(
     elif C.cell_norm == "carry_only":
         through, beside = dc, dshown
     if C.norms_c:
-        dgain_c, dshift_c = through * c_hat, through
-        beside += row_norm_back(C, through * gain_c, c_hat, c_kept, cols, link, STATES)
+        dgain, dshift = through * c_hat, through
+        beside += row_norm_back(C, through * state[0], c_hat, kept, cols, link, STATES)
     if C.cell_clip_at == "before_norm":
         beside = opened(beside, raw_cell, C.cell_clip)
-    return do, beside, dgain_c, dshift_c, dgain_h, dshift_h
+    return do, beside, dgain, dshift, dgain_h, dshift_h, dpeephole
+
+
+@triton.jit
+def hidden_normed_back(C: tl.constexpr, dh, h, of_h, state, cols, link=None):
+    """The gradient of h before its norm and, row by row, those of gain and shift.
+
+    `of_h` is what was kept of the norm.
+    """
+    zero = 0.0 * dh
+    dgain, dshift = zero, zero
+    if C.hidden_norm:
+        h_hat = row_normed(C, h, of_h[0], of_h[1], cols)
+        dgain, dshift = dh * h_hat, dh
+        dh = row_norm_back(C, dh * state[2], h_hat, of_h[1], cols, link, HIDDEN)
+    return dh, dgain, dshift
 
 
 @triton.jit
@@ -510,17 +570,20 @@ def lstm_gates_back(C: tl.constexpr, do, dcell, gates, c, factor):
     """Gradients of all pre-activations, and of the incoming c after its clip."""
     G: tl.constexpr = C.gates
     f, g = gates[G - 3], gates[G - 2]
-    through_i = dcell * (g * factor)
+    dg = dcell * input_gate(C, gates) * factor * slope(C.phi, g)
+    di = dcell * (g * factor)
+    df = dcell * c
     if C.coupled:
-        i = 1.0 - f
-        df = (dcell * c - through_i) * slope(C.sigma, f)
-        dg = dcell * i * factor * slope(C.phi, g)
+        df -= di
+    elif C.capped:
+        over = gates[0] > 1.0 - f
+        df -= tl.where(over, di, 0.0)
+        di = tl.where(over, 0.0, di)
+    df *= slope(C.sigma, f)
+    if C.coupled:
         return (df, dg, do), dcell * f
     else:
-        i = gates[0]
-        df = dcell * c * slope(C.sigma, f)
-        dg = dcell * i * factor * slope(C.phi, g)
-        return (through_i * slope(C.sigma, i), df, dg, do), dcell * f
+        return (di * slope(C.sigma, gates[0]), df, dg, do), dcell * f
 
 
 @triton.jit
@@ -529,10 +592,18 @@ def gru_back(C: tl.constexpr, dh, gates, h, factor):
     G: tl.constexpr = C.gates
     z, n = gates[G - 2], gates[G - 1]
     m = n * factor
-    dh = opened(dh, new_h(C, gates, h, factor), C.cell_clip)
     through_z = dh * (h - m) * slope(C.sigma, z)
     through_n = dh * factor * slope(C.phi, n)
     if C.keep:
         return through_z, through_n * (1.0 - z), dh * z
     else:
         return -through_z, through_n * z, dh * (1.0 - z)
+
+
+@triton.jit
+def with_reset(C: tl.constexpr, dr, dz, dn):
+    """Gradients of all pre-activations of a gru, whose z may be r as well."""
+    if C.coupled:
+        return (dz + dr, dn)
+    else:
+        return (dr, dz, dn)

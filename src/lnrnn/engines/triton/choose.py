@@ -40,7 +40,13 @@ _SPLIT_SINGLE = ((16, 16), (16, 8), (32, 16))
 _SCRATCH = 16 << 10  # bytes on chip beside U
 _WIDEST = 1024
 _ELEMENTS = 1024  # of a tile of the parallel kernels
+_WEIGHTS = 4096  # of a tile of rows of weights
 _PROGRAMS = 512
+
+
+def weights(c: Cell) -> Tile:
+    """Of the kernel that prepares weights."""
+    return Tile(max(1, min(16, _WEIGHTS // c.block)), 8)
 
 
 def fits_tile(c: Cell, dtype: torch.dtype, shared: int) -> bool:
@@ -51,6 +57,8 @@ def fits_tile(c: Cell, dtype: torch.dtype, shared: int) -> bool:
 
 def tile(c: Cell, dtype: torch.dtype, back: bool = False) -> Tile:
     """Of the tile kernel."""
+    if c.diagonal:
+        return parallel(c)
     if dtype == torch.float32:
         return Tile(16, (_SINGLE_BACK if back else _SINGLE)[c.block])
     return Tile(16, (_HALF_BACK if back else _HALF)[c.block])

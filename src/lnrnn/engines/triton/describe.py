@@ -14,7 +14,7 @@ from typing import Any
 
 from lnrnn.variant import Norm, Site, Variant
 
-CELLS = ("simple", "lstm", "gru", "ligru")
+CELLS = ("simple", "lstm", "gru", "ligru", "indrnn")
 _MULTIPLE = 16
 _SITES: tuple[Site, ...] = ("x", "h", "sum")
 _GATES = 4
@@ -29,7 +29,11 @@ _WORDS: dict[str, tuple[Any, ...]] = {
     "reset": ("after", "inside", "before", "whole"),
     "update": ("keep", "new"),
     "coupled": (False, True),
-    "cell_clip_at": ("before_norm", "after_norm", "incoming"),
+    "capped": (False, True),
+    "peephole": ("none", "after"),
+    "output_peephole": ("gate", "cell"),
+    "hidden_norm": (False, True),
+    "cell_clip_at": ("before_norm", "after_norm", "incoming", "carried"),
     "activation": _FUNCTIONS,
     "recurrent_activation": _FUNCTIONS,
     "output_activation": _FUNCTIONS,
@@ -41,7 +45,8 @@ class Cell:
     """What a kernel is compiled for, apart from its tiles.
 
     Args:
-        kind: `"simple"`, `"lstm"` or `"gru"`; a Li-GRU is a GRU of two gates.
+        kind: `"simple"`, `"lstm"` or `"gru"`; a Li-GRU is a GRU without r, an IndRNN a simple cell.
+        diagonal: whether h is multiplied by a vector and not by a matrix.
         gates: G.
         groups: of each gate the group of its norm inside the recurrence, or -1; gates of a group
             share their statistics, and a group that must wait for r comes last.
@@ -61,7 +66,9 @@ class Cell:
         hidden_norm: as in the variant.
         reset: as in the variant; `"none"` without r.
         keep: whether z multiplies the old h.
-        coupled: whether i is 1 - f.
+        coupled: whether i is 1 - f, or r is z.
+        capped: whether i is at most 1 - f.
+        peepholes: `"none"`, `"gate"` where that of o is in its gate, `"cell"` where it is in psi.
         cell_clip: bound on c, or on the new h of a gru; 0 is none.
         cell_clip_at: as in the variant.
         hidden_clip: bound on the incoming h; 0 is none.
@@ -85,6 +92,7 @@ class Cell:
     """
 
     kind: str
+    diagonal: bool
     gates: int
     groups: tuple[int, ...]
     summed: tuple[bool, ...]
@@ -103,6 +111,8 @@ class Cell:
     reset: str
     keep: bool
     coupled: bool
+    capped: bool
+    peepholes: str
     cell_clip: float
     cell_clip_at: str
     hidden_clip: float
@@ -122,11 +132,6 @@ class Cell:
     programs: int = 1
     peers: int = 1
     polls: int = 0
-
-    @property
-    def diagonal(self) -> bool:
-        """Whether h is multiplied by a vector: it has a matrix in all cells that are computed."""
-        return False
 
     @property
     def lstm(self) -> bool:
@@ -165,15 +170,39 @@ class Cell:
         )
 
     @property
+    def centred_by_gate(self) -> tuple[bool, ...]:
+        """Of each gate whether its columns of U come centred over its group."""
+        return tuple(k >= 0 and self.centred_ahead[k] for k in self.groups)
+
+    @property
+    def norms_inputs(self) -> bool:
+        """Whether the input part is more than x W and a bias."""
+        return self.x_norms > 0 or (any(self.summed) and any(self.centred_ahead))
+
+    @property
     def same(self) -> bool:
         """Whether the gradients of x W and of h U are the same."""
         alike = not self.x_norms and not self.apart and self.limit == 0
         return alike and all(s or k < 0 for s, k in zip(self.summed, self.groups, strict=True))
 
     @property
+    def plain_u(self) -> bool:
+        """Whether the way back wants U as it is, as limits act on gradients with their mean.
+
+        Centred U needs no mean of them subtracted.
+        """
+        return self.limit > 0 and any(self.centred_ahead)
+
+    @property
     def plain(self) -> bool:
         """Whether the gradient of h U is that of the pre-activations."""
         return self.norms == 0 and not self.gated and self.limit == 0
+
+    @property
+    def sums(self) -> int:
+        """How many vectors of states have a gradient: see `step.open_back`."""
+        peepholes = 0 if self.peepholes == "none" else self.gates - 1
+        return 2 * (self.cell_norm != "none") + 2 * self.hidden_norm + peepholes
 
     @property
     def statistics(self) -> int:
@@ -187,13 +216,10 @@ def refusal(variant: Variant) -> str | None:
         return f"it computes the cells {', '.join(CELLS)}, not {variant.cell}"
     if variant.norms_at("pre"):
         return "it has no norm of the concatenated input (site 'pre')"
-    if variant.cell == "gru" and variant.coupled:
-        return "it has no gru without a reset gate; the variant has coupled=True"
-    if variant.cell_clip_at not in _WORDS["cell_clip_at"]:
-        return f"it has no cell_clip_at={variant.cell_clip_at!r}"
-    for option in ("capped", "peephole", "projection", "hidden_norm"):
-        if getattr(variant, option) not in (False, "none"):
-            return f"it has no {option}; the variant has {option}={getattr(variant, option)!r}"
+    if variant.peephole == "inside":
+        return "it has no peephole within a norm; the variant has peephole='inside'"
+    if variant.projection:
+        return "it has no projection of h; the variant has projection=True"
     return None
 
 
@@ -268,7 +294,8 @@ def describe(
     of_x = variant.norms_at("x")
 
     return Cell(
-        kind="gru" if gru else variant.cell,
+        kind="gru" if gru else "lstm" if variant.cell == "lstm" else "simple",
+        diagonal=variant.cell == "indrnn",
         gates=len(gates),
         groups=tuple(_group(g, inside) for g in gates),
         summed=tuple(g in variant.gates_at("sum") for g in gates),
@@ -287,6 +314,8 @@ def describe(
         reset=reset,
         keep=variant.update == "keep",
         coupled=variant.coupled,
+        capped=variant.capped,
+        peepholes=variant.output_peephole if variant.peephole != "none" else "none",
         cell_clip=variant.cell_clip or 0.0,
         cell_clip_at=variant.cell_clip_at,
         hidden_clip=variant.hidden_clip or 0.0,

@@ -18,10 +18,11 @@ import triton
 import triton.language as tl
 
 # what has a place of its own in the words of a link: M floats of each program
-CHANNELS = 12
+CHANNELS = 14
 EARLY: tl.constexpr = tl.constexpr(0)
 STATES: tl.constexpr = tl.constexpr(8)
 LATE: tl.constexpr = tl.constexpr(10)
+HIDDEN: tl.constexpr = tl.constexpr(12)
 _CHANNELS: tl.constexpr = tl.constexpr(CHANNELS)
 
 # polls between two looks at the flag

@@ -21,6 +21,8 @@ class Extras(NamedTuple):
 
     mask: Tensor | None
     reset: Tensor | None
+    reset_h: Tensor | None
+    reset_c: Tensor | None
     take_h: Tensor | None
     take_c: Tensor | None
     factor_h: Tensor | None
@@ -33,21 +35,28 @@ class Forward(NamedTuple):
     p: Tensor
     u: Tensor
     vectors: Tensor
+    h0: Tensor
+    c0: Tensor | None
     h_last: Tensor
     c_last: Tensor
     extras: Extras
+    out: Tensor
     h_all: Tensor
     c_all: Tensor
     normed: Tensor
     gated: Tensor
     statistics: Tensor
 
+    def listed(self) -> tuple[Any, ...]:
+        """In the order of the kernels' arguments."""
+        return (*self[:7], *self.extras, *self[8:])
+
 
 class Backward(NamedTuple):
     """The arrays of a backward pass."""
 
     gates: Tensor
-    ut: Tensor
+    u: Tensor
     vectors: Tensor
     extras: Extras
     h_all: Tensor
@@ -56,20 +65,26 @@ class Backward(NamedTuple):
     gated: Tensor
     statistics: Tensor
     dh_all: Tensor | None
+    dh_last: Tensor | None
+    dc_last: Tensor | None
     dh: Tensor
     dc: Tensor
+    dreset_h: Tensor | None
+    dreset_c: Tensor | None
     d: Tensor
+
+    def listed(self) -> tuple[Any, ...]:
+        """In the order of the kernels' arguments."""
+        return (*self[:3], *self.extras, *self[4:])
 
 
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
-    if choose.fits_tile(c, a.p.dtype, _shared(a.p)):
+    if c.diagonal or choose.fits_tile(c, a.p.dtype, _shared(a.p)):
         _tile_forward(c, a, save)
     elif tiles := _split_of(c, a.p):
         divide.forward(
-            c, tiles,
-            (a.p, a.u, a.vectors, a.h_last, a.c_last, *a.extras, a.h_all, a.c_all, a.normed,
-             a.gated, a.statistics),
+            c, tiles, a.listed(),
             DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype), SAVE=save,
         )  # fmt: skip
     else:
@@ -77,21 +92,23 @@ def forward(c: Cell, a: Forward, save: bool) -> None:
 
 
 def backward(c: Cell, a: Backward) -> Tensor:
-    """Fill d, dh and dc; the gradients of gains and shifts of the states' norms, (4, K)."""
+    """Fill d and the gradients of states; those of the vectors of states, (sums, K)."""
     dtype = a.gates.dtype
-    if choose.fits_tile(c, dtype, _shared(a.gates)):
+    if c.diagonal or choose.fits_tile(c, dtype, _shared(a.gates)):
         sums = _tile_backward(c, a)
     elif tiles := _split_of(c, a.gates, back=True):
-        sums = a.dh.new_empty((-(-a.gates.shape[1] // tiles.rows), 4, c.pitch))
+        sums = _sums(c, a, tiles.rows)
         divide.backward(
-            c, tiles,
-            (a.gates, a.ut, a.vectors, *a.extras, a.h_all, a.c_all, a.normed, a.gated,
-             a.statistics, a.dh_all, a.dh, a.dc, a.d, sums),
-            DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
+            c, tiles, (*a.listed(), sums), DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
         )  # fmt: skip
     else:
         sums = _rows_backward(c, a)
-    return sums.sum(0)
+    return sums.sum(0) if c.sums else sums[0]
+
+
+def _sums(c: Cell, a: Backward, rows: int) -> Tensor:
+    """Room for the sums over the rows of each program."""
+    return a.dh.new_empty((triton.cdiv(a.gates.shape[1], rows), c.sums, c.pitch))
 
 
 def _shared(like: Tensor) -> int:
@@ -117,8 +134,7 @@ def _tile_forward(c: Cell, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
     tiles = choose.tile(c, a.p.dtype)
     tile.forward[(triton.cdiv(batch, tiles.rows),)](
-        a.p, a.u, a.vectors, a.h_last, a.c_last, *a.extras, a.h_all, a.c_all, a.normed, a.gated,
-        a.statistics, steps, batch, DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype),
+        *a.listed(), steps, batch, DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype),
         SAVE=save, **_options(c, tiles),
     )  # fmt: skip
 
@@ -126,32 +142,33 @@ def _tile_forward(c: Cell, a: Forward, save: bool) -> None:
 def _tile_backward(c: Cell, a: Backward) -> Tensor:
     steps, batch = a.gates.shape[:2]
     tiles = choose.tile(c, a.gates.dtype, back=True)
-    programs = triton.cdiv(batch, tiles.rows)
-    sums = a.dh.new_empty((programs, 4, c.pitch))
+    sums = _sums(c, a, tiles.rows)
     dtype = a.gates.dtype
-    tile.backward[(programs,)](
-        a.gates, a.ut, a.vectors, *a.extras, a.h_all, a.c_all, a.normed, a.gated, a.statistics,
-        a.dh_all, a.dh, a.dc, a.d, sums, steps, batch, DT=_TYPES[dtype],
-        PRECISION=choose.precision(dtype), **_options(c, tiles),
+    tile.backward[(triton.cdiv(batch, tiles.rows),)](
+        *a.listed(), sums, steps, batch, DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
+        **_options(c, tiles),
     )  # fmt: skip
     return sums
 
 
 def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
-    like = a.p
-    u = a.u.view(c.pitch, -1).to(like.dtype)
+    like, extras = a.p, a.extras
+    u = a.u.view(c.pitch, -1)
     early = c.early * c.pitch
     first, last = u[:, :early], u[:, early:]
     into = like.new_empty((batch, c.pitch))
     gated_into = torch.empty_like(into)
     tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
-    rows.begin[grid](a.h_last, a.extras.reset, a.extras.factor_h, into, batch, **options)
+    rows.begin[grid](
+        a.h0, a.c0, a.h_last, a.c_last, extras.reset, extras.reset_h, extras.reset_c,
+        extras.factor_h, into, a.h_all, a.c_all, batch, SAVE=save, **options,
+    )  # fmt: skip
 
     def step(t: int, product: Tensor, part: str) -> None:
         rows.forward[grid](
-            product, into, gated_into, a.p, a.vectors, a.h_last, a.c_last, *a.extras, a.h_all,
+            product, into, gated_into, a.p, a.vectors, a.h_last, a.c_last, *extras, a.out, a.h_all,
             a.c_all, a.normed, a.gated, a.statistics, t, steps, batch, SAVE=save, PART=part,
             **options,
         )  # fmt: skip
@@ -168,21 +185,20 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
 def _rows_backward(c: Cell, a: Backward) -> Tensor:
     steps, batch = a.gates.shape[:2]
     like = a.gates
-    ut = a.ut.view(-1, c.pitch).to(like.dtype)
+    ut = a.u.view(c.pitch, -1).t()
     early = c.early * c.pitch
     ds = like.new_empty((batch, early))
     ds_n = like.new_empty((batch, c.pitch))
-    direct, held, product = (torch.zeros_like(a.dh) for _ in range(3))
+    direct, held, product = (a.dh.new_empty((batch, c.pitch)) for _ in range(3))
     tiles = choose.rows(c)
-    programs = triton.cdiv(batch, tiles.rows)
-    grid, options = (programs,), _options(c, tiles)
-    sums = a.dh.new_zeros((programs, 4, c.pitch))
+    grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
+    sums = _sums(c, a, tiles.rows)
 
     def step(t: int, product: Tensor, ds: Tensor, part: str) -> None:
         rows.backward[grid](
             product, direct, held, ds, a.gates, a.vectors, *a.extras, a.h_all, a.c_all, a.normed,
-            a.gated, a.statistics, a.dh_all, a.dh, a.dc, a.d, sums, t, steps, batch, PART=part,
-            **options,
+            a.gated, a.statistics, a.dh_all, a.dh_last, a.dc_last, a.dc, a.dreset_h, a.dreset_c,
+            a.d, sums, t, steps, batch, PART=part, **options,
         )  # fmt: skip
 
     for t in reversed(range(steps)):
@@ -193,6 +209,7 @@ def _rows_backward(c: Cell, a: Backward) -> Tensor:
             step(t, product, ds, "all")
         product = buffers.product(ds, ut[:early])
     rows.end[grid](
-        product, direct, held, a.dh, a.h_all, a.extras.reset, a.extras.factor_h, batch, **options
-    )
+        product, direct, held, a.dh, a.dreset_h, a.h_all, a.extras.reset, a.extras.factor_h,
+        batch, **options,
+    )  # fmt: skip
     return sums

@@ -49,17 +49,28 @@ def vectors(C: tl.constexpr, VECTORS, cols):
 
 @triton.jit
 def state_vectors(C: tl.constexpr, VECTORS, cols):
-    """Gain and shift of the cell's norm and of the hidden norm, (1, block) each, or 0."""
+    """(1, block) each, or 0: gain and shift of the cell's norm, of the hidden norm, peepholes of
+    i, f and o."""
     at = VECTORS + 3 * C.gates * C.pitch + cols
     known = cols < C.pitch
-    gain_c, shift_c, gain_h, shift_h = 0.0, 0.0, 0.0, 0.0
-    if C.cell_norm != "none":
-        gain_c = tl.load(at, known, 0.0)[None, :]
-        shift_c = tl.load(at + C.pitch, known, 0.0)[None, :]
-    if C.hidden_norm:
-        gain_h = tl.load(at + 2 * C.pitch, known, 0.0)[None, :]
-        shift_h = tl.load(at + 3 * C.pitch, known, 0.0)[None, :]
-    return gain_c, shift_c, gain_h, shift_h
+    found = ()
+    for i in tl.static_range(7):
+        if (
+            (i < 2 and C.cell_norm != "none")
+            or (i >= 2 and i < 4 and C.hidden_norm)
+            or (i >= 8 - C.gates and C.peepholes != "none")
+        ):
+            found = found + (tl.load(at + i * C.pitch, known, 0.0)[None, :],)
+        else:
+            found = found + (0.0,)
+    return found
+
+
+@triton.jit
+def recurrent_vector(C: tl.constexpr, VECTORS, cols):
+    """What multiplies h where that is a vector, (1, block)."""
+    at = VECTORS + (3 * C.gates + 7) * C.pitch + cols
+    return tl.load(at, cols < C.pitch, 0.0)[None, :]
 
 
 @triton.jit
@@ -108,3 +119,29 @@ def product(C: tl.constexpr, a, b, DT: tl.constexpr, PRECISION: tl.constexpr):
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     else:
         return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def no_sums(C: tl.constexpr, like):
+    """Tiles of zeros, in which gradients of vectors of states add up row by row."""
+    found = ()
+    for _ in tl.static_range(tl.constexpr(C.sums)):
+        found = found + (0.0 * like,)
+    return found
+
+
+@triton.jit
+def added_sums(C: tl.constexpr, a, b):
+    found = ()
+    for i in tl.static_range(tl.constexpr(C.sums)):
+        found = found + (a[i] + b[i],)
+    return found
+
+
+@triton.jit
+def store_sums(C: tl.constexpr, SUMS, program, sums, cols):
+    """The sums over the rows of a program, into SUMS (programs, sums, pitch)."""
+    at = SUMS + program.to(tl.int64) * (C.sums * C.pitch) + cols
+    wide = cols < C.pitch
+    for i in tl.static_range(tl.constexpr(C.sums)):
+        tl.store(at + i * C.pitch, tl.sum(sums[i], 0), wide)

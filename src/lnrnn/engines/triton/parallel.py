@@ -70,13 +70,13 @@ def _normed(C: tl.constexpr, x, S, R, row, known, cols):
 
 
 @triton.jit(do_not_specialize=["R"])
-def inputs(X, P, AFFINE, S, R, C: tl.constexpr, M: tl.constexpr):
+def inputs(X, P, VECTORS, S, R, C: tl.constexpr, M: tl.constexpr):
     """N: from X = x W the input part P of all gates, rows (R, G, pitch), and statistics (., R).
 
-    AFFINE are gains and shifts by gate, (2 G, pitch).  Gates whose norm is of the sum are centred
-    over their group, as U is.
+    Gates whose norm is of the sum are centred over their group, as U is.
     """
     G: tl.constexpr = C.gates
+    AFFINE = VECTORS + (3 * G + 8) * C.pitch
     row = (tl.program_id(0).to(tl.int64) * M + tl.arange(0, M))[:, None]
     cols = tl.arange(0, C.block)
     known = row < R
@@ -114,7 +114,7 @@ def inputs(X, P, AFFINE, S, R, C: tl.constexpr, M: tl.constexpr):
 
 @triton.jit(do_not_specialize=["R", "B"])
 def gradients(
-    D, DX, DS, GATES, N, X, S, SX, VECTORS, AFFINE, SUMS, R, B,
+    D, DX, DS, GATES, N, X, S, SX, VECTORS, SUMS, R, B,
     C: tl.constexpr, M: tl.constexpr, LOOP: tl.constexpr,
 ):  # fmt: skip
     """Q: from D, gradients of pre-activations, those of x W and of h U, rows (R, G, pitch).
@@ -127,6 +127,7 @@ def gradients(
     cols = tl.arange(0, BLOCK)
     wide = cols < C.pitch
     _, gain, _ = vectors(C, VECTORS, cols)
+    AFFINE = VECTORS + (3 * G + 8) * C.pitch
     sums = ()
     for _ in tl.static_range(6 * G):
         sums = sums + (tl.zeros([M, BLOCK], tl.float32),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lnrnn.engines.triton.cell import clip, late_gate_back, slope
+from lnrnn.engines.triton.cell import clip, late_gate_back, slope, with_reset
 from lnrnn.engines.triton.memory import (
     factor,
     load_gates,
@@ -27,13 +27,17 @@ from lnrnn.engines.triton.step import (
     projection_back,
     reset_back,
     save,
+    save_of_states,
     saved,
 )
 
 
 @triton.jit
 def _places(C: tl.constexpr, B, M: tl.constexpr):
-    """Rows and columns of a program, which of them exist, and their offsets."""
+    """Rows and columns of a program, which of them exist, and their offsets.
+
+    In rows of H, of the pitch, and of gates.
+    """
     cols = tl.arange(0, C.block)
     row = (tl.program_id(0).to(tl.int64) * M + tl.arange(0, M))[:, None]
     known = row < B
@@ -42,31 +46,38 @@ def _places(C: tl.constexpr, B, M: tl.constexpr):
         cols,
         row,
         known,
+        known & (cols < C.units)[None, :],
         m,
+        row * C.units + cols[None, :],
         row * C.pitch + cols[None, :],
         row * (C.gates * C.pitch) + cols[None, :],
     )
 
 
-@triton.jit
-def _store_entering(C: tl.constexpr, h, INTO, RESET, on_h, at, m, row, known):
-    """What enters the next product: h after reset, clip and factor."""
-    _, _, entering = enter(C, h, h, RESET, row, known)
-    tl.store(INTO + at, entering * on_h, m)
-
-
 @triton.jit(do_not_specialize=["B"])
-def begin(H_LAST, RESET, FACTOR_H, INTO, B, C: tl.constexpr, M: tl.constexpr):
-    """What enters the first product."""
-    _, row, known, m, at, _ = _places(C, B, M)
-    h = tl.load(H_LAST + at, m, 0.0)
-    _store_entering(C, h, INTO, RESET, factor(FACTOR_H, at, m), at, m, row, known)
+def begin(
+    H0, C0, H_LAST, C_LAST, RESET, RESET_H, RESET_C, FACTOR_H, INTO, H_ALL, C_ALL, B,
+    C: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
+    """The initial states in their places, and what enters the first product."""
+    _, row, known, m_state, m, at_state, at, _ = _places(C, B, M)
+    h = tl.load(H0 + at_state, m_state, 0.0)
+    tl.store(H_LAST + at_state, h, m_state)
+    if SAVE:
+        tl.store(H_ALL + at, h, m)
+    if C.kind == "lstm":
+        c = tl.load(C0 + at_state, m_state, 0.0)
+        tl.store(C_LAST + at_state, c, m_state)
+        if SAVE:
+            tl.store(C_ALL + at, c, m)
+    _, _, entering = enter(C, h, h, RESET, RESET_H, RESET_C, at_state, m_state, row, known)
+    tl.store(INTO + at, entering * factor(FACTOR_H, at, m), m)
 
 
 @triton.jit(do_not_specialize=["t", "T", "B"])
 def forward(
-    PRODUCT, INTO, GATED_INTO, P, VECTORS, H_LAST, C_LAST, MASK, RESET, TAKE_H, TAKE_C,
-    FACTOR_H, FACTOR_N, H_ALL, C_ALL, N, A, S, t, T, B,
+    PRODUCT, INTO, GATED_INTO, P, VECTORS, H_LAST, C_LAST, MASK, RESET, RESET_H, RESET_C,
+    TAKE_H, TAKE_C, FACTOR_H, FACTOR_N, OUT, H_ALL, C_ALL, N, A, S, t, T, B,
     C: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Step t from PRODUCT = INTO U: the new states, and INTO for the next product.
@@ -76,9 +87,10 @@ def forward(
     """
     G: tl.constexpr = C.gates
     E: tl.constexpr = C.early
-    cols, row, known, m, at, at_gates = _places(C, B, M)
+    cols, row, known, m_state, m, at_state, at, at_gates = _places(C, B, M)
     t = t.to(tl.int64)
     step = B.to(tl.int64) * C.pitch
+    step_out = B.to(tl.int64) * C.units
     P += t * G * step
     S += t * C.statistics * B
     if C.norms > 0 and SAVE:
@@ -99,14 +111,17 @@ def forward(
         FACTOR_N += t * step
     bias, gain, shift = vectors(C, VECTORS, cols)
     p = load_gates(C, P + at_gates, m, 0, G)
-    h = tl.load(H_LAST + at, m, 0.0)
+    state = state_vectors(C, VECTORS, cols)
+    h = tl.load(H_LAST + at_state, m_state, 0.0)
     c = 0.0 * h
     if C.kind == "lstm":
-        c = tl.load(C_LAST + at, m, 0.0)
-    h_from, c_from, entering = enter(C, h, c, RESET, row, known)
+        c = tl.load(C_LAST + at_state, m_state, 0.0)
+    h_from, c_from, entering = enter(
+        C, h, c, RESET, RESET_H, RESET_C, at_state, m_state, row, known
+    )
     if PART == "late":
         s_n = tl.load(PRODUCT + at, m, 0.0).to(tl.float32) + bias[G - 1]
-        gates, u, kept, gated = (p[0], p[1]), (s_n, s_n), (), s_n
+        gates, u, kept, gated = p[:E], p[:E], (), s_n
         for _ in tl.static_range(tl.constexpr(C.early_norms)):
             kept = kept + (s_n,)
         gates, u, kept = late(C, s_n, gates, u, kept, p, gain, shift, cols)
@@ -115,7 +130,7 @@ def forward(
         s = ()
         for g in tl.static_range(E):
             s = s + (products[g] + bias[g],)
-        gates, u, kept, gated = early(C, s, p, gain, shift)
+        gates, u, kept, gated = early(C, s, p, gain, shift, c_from, state)
         if C.reset == "inside":
             gates, u, kept = late(C, gates[0] * gated, gates, u, kept, p, gain, shift, cols)
     if PART == "early":
@@ -129,22 +144,25 @@ def forward(
                 tl.store(S + i * B + row, kept[i], known)
     else:
         on_n = factor(FACTOR_N, at, m)
-        state = state_vectors(C, VECTORS, cols)
-        h, c, of_states = close(
+        gates, h, c, of_states = close(
             C, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
             at, m, row, known, cols,
         )  # fmt: skip
-        tl.store(H_LAST + at, h, m)
-        tl.store(H_ALL + (t + 1) * step + at, h, m)
+        tl.store(H_LAST + at_state, h, m_state)
+        tl.store(OUT + t * step_out + at_state, h, m_state)
         if C.kind == "lstm":
-            tl.store(C_LAST + at, c, m)
+            tl.store(C_LAST + at_state, c, m_state)
         ahead = tl.where(t < T - 1, 1, 0).to(tl.int64)  # the last one's is not used
         at_h = at
         if C.moving_h:
             at_h = at + ahead * step
         on_h = factor(FACTOR_H, at_h, m)
-        _store_entering(C, h, INTO, RESET, on_h, at, m, row + ahead * B, known)
+        _, _, entering = enter(
+            C, h, h, RESET, RESET_H, RESET_C, at_state, m_state, row + ahead * B, known
+        )
+        tl.store(INTO + at, entering * on_h, m)
         if SAVE:
+            tl.store(H_ALL + (t + 1) * step + at, h, m)
             if C.kind == "lstm":
                 tl.store(C_ALL + (t + 1) * step + at, c, m)
             if PART == "late":
@@ -152,6 +170,7 @@ def forward(
                 if C.groups[G - 1] >= 0:
                     tl.store(N + at_gates + E * C.pitch, u[G - 1], m)
                     tl.store(S + (C.norms - 1) * B + row, kept[C.norms - 1], known)
+                save_of_states(C, of_states, S, B, row, known)
             else:
                 save(
                     C, gates, u, gated, kept, of_states, P, N, A, S, B,
@@ -160,34 +179,41 @@ def forward(
 
 
 @triton.jit(do_not_specialize=["B"])
-def end(PRODUCT, DIRECT, HELD, DH, H_ALL, RESET, FACTOR_H, B, C: tl.constexpr, M: tl.constexpr):
+def end(
+    PRODUCT, DIRECT, HELD, DH, DRESET_H, H_ALL, RESET, FACTOR_H, B,
+    C: tl.constexpr, M: tl.constexpr,
+):  # fmt: skip
     """The gradient of the initial h, from the last product."""
-    _, row, known, m, at, _ = _places(C, B, M)
+    _, row, known, m_state, m, at_state, at, _ = _places(C, B, M)
     dq = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
     direct = tl.load(DIRECT + at, m, 0.0)
     held = tl.load(HELD + at, m, 0.0)
     on_h = factor(FACTOR_H, at, m)
-    dh = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
-    tl.store(DH + at, dh, m)
+    dh, to_h = leave(C, dq, on_h, direct, held, H_ALL, RESET, at, m, row, known)
+    tl.store(DH + at_state, dh, m_state)
+    if DRESET_H is not None:
+        tl.store(DRESET_H + at_state, tl.load(DRESET_H + at_state, m_state) + to_h, m_state)
 
 
 @triton.jit(do_not_specialize=["t", "T", "B"])
 def backward(
-    PRODUCT, DIRECT, HELD, DS, GATES, VECTORS, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
-    H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, t, T, B,
+    PRODUCT, DIRECT, HELD, DS, GATES, VECTORS, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C,
+    FACTOR_H, FACTOR_N, H_ALL, C_ALL, N, A, S, DH_ALL, DH_LAST, DC_LAST, DC, DRESET_H, DRESET_C,
+    D, SUMS, t, T, B,
     C: tl.constexpr, M: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """Back through step t: D, and DS, what enters the next product with U transposed.
 
-    PRODUCT is that of step t + 1; in the last step the gradient is DH's.  Where n has a product
-    after r, the first part ends with DS of n and the "early" part begins with its product.
+    PRODUCT is that of step t + 1; in the last step the gradient is DH_LAST's.  Where n has a
+    product after r, the first part ends with DS of n and the "early" part begins with its product.
     """
     G: tl.constexpr = C.gates
     E: tl.constexpr = C.early
     n: tl.constexpr = G - 1
-    cols, row, known, m, at, at_gates = _places(C, B, M)
+    cols, row, known, m_state, m, at_state, at, at_gates = _places(C, B, M)
     t = t.to(tl.int64)
     step = B.to(tl.int64) * C.pitch
+    step_out = B.to(tl.int64) * C.units
     GATES += t * G * step
     D += t * G * step
     S += t * C.statistics * B
@@ -199,7 +225,7 @@ def backward(
     if C.gated:
         A += t * step
     if DH_ALL is not None:
-        DH_ALL += t * step
+        DH_ALL += t * step_out
     if MASK is not None:
         MASK += t * B
     if RESET is not None:
@@ -216,20 +242,30 @@ def backward(
     if PART == "early":
         dn_h = tl.load(PRODUCT + at, m, 0.0).to(tl.float32)
         h_from = tl.load(H_ALL + at, m, 0.0).to(tl.float32)
-        _, _, entering = enter(C, h_from, h_from, RESET, row, known)
+        _, _, entering = enter(
+            C, h_from, h_from, RESET, RESET_H, RESET_C, at_state, m_state, row, known
+        )
         on_h = factor(FACTOR_H, at, m)
         r = tl.load(GATES + at_gates, m, 0.0).to(tl.float32)
         dr = dn_h * entering * on_h * slope(C.sigma, r)
-        dz = tl.load(D + at_gates + C.pitch, m, 0.0).to(tl.float32)
-        tl.store(D + at_gates, dr, m)
+        dz = tl.load(D + at_gates + (E - 1) * C.pitch, m, 0.0).to(tl.float32)
+        d = with_reset(C, dr, dz, dn_h)[:E]
+        store_gates(C, D + at_gates, d, m, E)
         direct = tl.load(DIRECT + at, m, 0.0) + dn_h * r * on_h
         tl.store(DIRECT + at, direct, m)
         of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
-        s = projection_back(C, (dr, dz), dr, gain, of_forward, cols)
+        s = projection_back(C, d, dr, gain, of_forward, cols)
         store_gates(C, DS + row * (E * C.pitch) + cols[None, :], s, m, E)
     else:
-        if t == T - 1:
-            dh = tl.load(DH + at, m, 0.0)
+        last = t == T - 1
+        dh = tl.zeros([M, C.block], tl.float32)
+        to_h = dh
+        dc = dh
+        if last:
+            if DH_LAST is not None:
+                dh = tl.load(DH_LAST + at_state, m_state, 0.0)
+            if DC_LAST is not None:
+                dc = tl.load(DC_LAST + at_state, m_state, 0.0)
         else:
             at_h = at
             if C.moving_h:
@@ -238,23 +274,26 @@ def backward(
             direct = tl.load(DIRECT + at, m, 0.0)
             held = tl.load(HELD + at, m, 0.0)
             on_h = factor(FACTOR_H, at_h, m)
-            dh = leave(C, dq, on_h, direct, held, H_ALL + step, RESET, at, m, row + B, known)
+            dh, to_h = leave(C, dq, on_h, direct, held, H_ALL + step, RESET, at, m, row + B, known)
+            if C.kind == "lstm":
+                dc = tl.load(DC + at_state, m_state, 0.0)
         if DH_ALL is not None:
-            dh += tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
-        dc = 0.0 * dh
-        if C.kind == "lstm":
-            dc = tl.load(DC + at, m, 0.0)
+            dh += tl.load(DH_ALL + at_state, m_state, 0.0).to(tl.float32)
         state = state_vectors(C, VECTORS, cols)
         of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
-        d, entering, direct, dc, held, sums = open_back(
-            C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
-            at, m, row, known, cols,
+        d, entering, direct, dc, to_c, held, sums = open_back(
+            C, dh, dc, of_forward, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C, FACTOR_N,
+            state, at, at_state, m, m_state, row, known, cols,
         )  # fmt: skip
         tl.store(DIRECT + at, direct, m)
         tl.store(HELD + at, held, m)
         if C.kind == "lstm":
-            tl.store(DC + at, dc, m)
-        _add_sums(C, SUMS, sums, cols)
+            tl.store(DC + at_state, dc, m_state)
+        if RESET_H is not None:
+            _add(DRESET_H + at_state, to_h, m_state, last)
+            if C.kind == "lstm":
+                _add(DRESET_C + at_state, to_c, m_state, last)
+        _add_sums(C, SUMS, sums, cols, last)
         if C.reset == "before":
             kept_n = dh
             if C.groups[n] >= 0:
@@ -262,7 +301,7 @@ def backward(
             s_n = late_gate_back(C, d[1], gain[n], of_forward[1][n], kept_n, cols)
             s_n = clip(s_n, C.limit)
             tl.store(DS + at, s_n, m)
-            tl.store(D + at_gates + C.pitch, d[0], m)
+            tl.store(D + at_gates + (E - 1) * C.pitch, d[0], m)
             tl.store(D + at_gates + n * C.pitch, d[1], m)
         else:
             d_n = dh
@@ -274,12 +313,14 @@ def backward(
 
 
 @triton.jit
-def _add_sums(C: tl.constexpr, SUMS, sums, cols):
-    """Add the sums over the rows of this program to its part of SUMS (programs, 4, pitch)."""
-    at = SUMS + tl.program_id(0).to(tl.int64) * (4 * C.pitch) + cols
-    wide = cols < C.pitch
-    first: tl.constexpr = 0 if C.cell_norm != "none" else 2
-    last: tl.constexpr = 4 if C.hidden_norm else 2
-    for i in tl.static_range(first, last):
-        place = at + i * C.pitch
-        tl.store(place, tl.load(place, wide, 0.0) + tl.sum(sums[i], 0), wide)
+def _add(at, v, m, first):
+    """Add to what is in memory, where nothing is before the first time."""
+    tl.store(at, tl.load(at, m & (first == 0), 0.0) + v, m)
+
+
+@triton.jit
+def _add_sums(C: tl.constexpr, SUMS, sums, cols, first):
+    """Add the sums over the rows of this program to its part of SUMS (programs, sums, pitch)."""
+    at = SUMS + tl.program_id(0).to(tl.int64) * (C.sums * C.pitch) + cols
+    for i in tl.static_range(tl.constexpr(C.sums)):
+        _add(at + i * C.pitch, tl.sum(sums[i], 0), cols < C.pitch, first)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lnrnn.engines.triton.cell import within
 from lnrnn.engines.triton.exchange import (
     counted,
     floats,
@@ -29,11 +28,14 @@ from lnrnn.engines.triton.exchange import (
     word_of_pair,
 )
 from lnrnn.engines.triton.memory import (
+    added_sums,
     factor,
     load_gates,
+    no_sums,
     product,
     state_vectors,
     store_gates,
+    store_sums,
     vectors,
 )
 from lnrnn.engines.triton.step import (
@@ -210,8 +212,8 @@ def receive_parts(
 
 @triton.jit(do_not_specialize=["T", "B", "first"])
 def forward(
-    P, U, VECTORS, H_LAST, C_LAST, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
-    H_ALL, C_ALL, N, A, S, HS, WORDS, LOST, T, B, first,
+    P, U, VECTORS, H0, C0, H_LAST, C_LAST, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C,
+    FACTOR_H, FACTOR_N, OUT, H_ALL, C_ALL, N, A, S, HS, WORDS, LOST, T, B, first,
     C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
     SAVE: tl.constexpr, CHUNK: tl.constexpr, CHUNKS: tl.constexpr, PAIRS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -228,9 +230,12 @@ def forward(
     known = (rows < B)[:, None]
     leads = known & (q == 0)
     m = known & (cols < C.pitch)[None, :]
+    m_state = known & (cols < C.units)[None, :]
     at = row * C.pitch + cols[None, :]
+    at_state = row * C.units + cols[None, :]
     at_gates = row * (G * C.pitch) + cols[None, :]
     step = B.to(tl.int64) * C.pitch
+    step_out = B.to(tl.int64) * C.units
     HS += tile.to(tl.int64) * (2 * M * words_of_h(C, PAIRS))
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
 
@@ -252,11 +257,17 @@ def forward(
     bias, gain, shift = vectors(C, VECTORS, cols)
     state = state_vectors(C, VECTORS, cols)
 
-    h = tl.load(H_LAST + at, m, 0.0)
+    h = tl.load(H0 + at_state, m_state, 0.0)
     c = 0.0 * h
     if C.kind == "lstm":
-        c = tl.load(C_LAST + at, m, 0.0)
-    h_from, c_from, entering = enter(C, h, c, RESET, row, known)
+        c = tl.load(C0 + at_state, m_state, 0.0)
+    if SAVE:
+        tl.store(H_ALL + at, h, m)
+        if C.kind == "lstm":
+            tl.store(C_ALL + at, c, m)
+    h_from, c_from, entering = enter(
+        C, h, c, RESET, RESET_H, RESET_C, at_state, m_state, row, known
+    )
     link = (WORDS, q, tl.full((), 1, tl.int32), LOST)
     send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
     for t in range(T):
@@ -269,10 +280,10 @@ def forward(
         of_h = ()
         for g in tl.static_range(G):
             of_h = of_h + (parts[g] + bias[g],)
-        gates, u, kept, gated = early(C, of_h, p, gain, shift, link)
+        gates, u, kept, gated = early(C, of_h, p, gain, shift, c_from, state, link)
         if C.reset == "inside":
             gates, u, kept = late(C, gates[0] * gated, gates, u, kept, p, gain, shift, cols, link)
-        h, c, of_states = close(
+        gates, h, c, of_states = close(
             C, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
             at, m, row, known, cols, link,
         )  # fmt: skip
@@ -281,13 +292,17 @@ def forward(
         if C.moving_h:
             FACTOR_H += step
         more = t + 1 < T
-        h_from, c_from, entering = enter(C, h, c, RESET, row, known & more)
+        h_from, c_from, entering = enter(
+            C, h, c, RESET, RESET_H, RESET_C, at_state, m_state, row, known & more
+        )
         if more:
             link = (WORDS, q, t + 2, LOST)
             send_h(C, HS, entering * factor(FACTOR_H, at, m), link, DT, PAIRS)
-        H_ALL += step
-        tl.store(H_ALL + at, h, m)
+        tl.store(OUT + at_state, h, m_state)
+        OUT += step_out
         if SAVE:
+            H_ALL += step
+            tl.store(H_ALL + at, h, m)
             save(C, gates, u, gated, kept, of_states, P, N, A, S, B, at, at_gates, m, row, leads)
             if C.kind == "lstm":
                 C_ALL += step
@@ -308,21 +323,22 @@ def forward(
             FACTOR_N += step
     if tl.load(LOST, volatile=True) != 0:
         h = 0.0 * h + float("nan")
-        tl.store(H_ALL + at, h, m)
-    tl.store(H_LAST + at, h, m)
+        tl.store(OUT - step_out + at_state, h, m_state)
+    tl.store(H_LAST + at_state, h, m_state)
     if C.kind == "lstm":
-        tl.store(C_LAST + at, c, m)
+        tl.store(C_LAST + at_state, c, m_state)
 
 
 @triton.jit(do_not_specialize=["T", "B", "first"])
 def backward(
-    GATES, UT, VECTORS, MASK, RESET, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
-    H_ALL, C_ALL, N, A, S, DH_ALL, DH, DC, D, SUMS, DQ, WORDS, LOST, T, B, first,
+    GATES, U, VECTORS, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C, FACTOR_H, FACTOR_N,
+    H_ALL, C_ALL, N, A, S, DH_ALL, DH_LAST, DC_LAST, DH, DC, DRESET_H, DRESET_C, D, SUMS,
+    DQ, WORDS, LOST, T, B, first,
     C: tl.constexpr, M: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
     CHUNK: tl.constexpr, CHUNKS: tl.constexpr, SOURCES: tl.constexpr, PAIRS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The derivative: D, gradients of the initial states in DH and DC, and SUMS."""
+    """The derivative: D, gradients of the initial states and of those of resets, and SUMS."""
     G: tl.constexpr = C.gates
     GP: tl.constexpr = 4 if C.gates == 3 else C.gates
     q = tl.program_id(0) + first
@@ -332,9 +348,12 @@ def backward(
     row = rows.to(tl.int64)[:, None]
     known = (rows < B)[:, None]
     m = known & (cols < C.pitch)[None, :]
+    m_state = known & (cols < C.units)[None, :]
     at = row * C.pitch + cols[None, :]
+    at_state = row * C.units + cols[None, :]
     at_gates = row * (G * C.pitch) + cols[None, :]
     step = B.to(tl.int64) * C.pitch
+    step_out = B.to(tl.int64) * C.units
     DQ += tile.to(tl.int64) * (2 * M * C.programs * words_of_h(C, PAIRS))
     WORDS += tile.to(tl.int64) * (2 * CHANNELS * C.peers * M)
     last = (T - 1).to(tl.int64)
@@ -349,7 +368,7 @@ def backward(
     if C.gated:
         A += last * step
     if DH_ALL is not None:
-        DH_ALL += last * step
+        DH_ALL += last * step_out
     if MASK is not None:
         MASK += last * B
     if RESET is not None:
@@ -370,29 +389,32 @@ def backward(
     u_tiles = ()
     for n in tl.static_range(CHUNKS):
         k = n * CHUNK + tl.arange(0, CHUNK)
-        at_u = UT + (((place % GP) * C.pitch + unit) * C.pitch)[None, :] + k[:, None]
+        at_u = U + (k * (G * C.pitch))[:, None] + ((place % GP) * C.pitch + unit)[None, :]
         of_u = (k < C.pitch)[:, None] & of_gate[None, :]
         u_tiles = u_tiles + (tl.load(at_u, of_u, 0.0).to(DT),)
     _, gain, _ = vectors(C, VECTORS, cols)
     state = state_vectors(C, VECTORS, cols)
 
-    dh = tl.load(DH + at, m, 0.0)
+    dh = tl.zeros([M, C.block], tl.float32)
+    if DH_LAST is not None:
+        dh = tl.load(DH_LAST + at_state, m_state, 0.0)
     dc = 0.0 * dh
-    if C.kind == "lstm":
-        dc = tl.load(DC + at, m, 0.0)
-    gain_c, shift_c, gain_h, shift_h = 0.0 * dh, 0.0 * dh, 0.0 * dh, 0.0 * dh
+    if DC_LAST is not None:
+        dc = tl.load(DC_LAST + at_state, m_state, 0.0)
+    of_reset_h, of_reset_c = 0.0 * dh, 0.0 * dh
+    totals = no_sums(C, dh)
     of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
     of_output = 0.0
     if DH_ALL is not None:
-        of_output = tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
+        of_output = tl.load(DH_ALL + at_state, m_state, 0.0).to(tl.float32)
     for back in range(T):
         back = tl.full((), back, tl.int32)
         link = (WORDS, q, back + 1, LOST)
         if DH_ALL is not None:
             dh += of_output
-        d, _entering, direct, dc, held, sums = open_back(
-            C, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
-            at, m, row, known, cols, link,
+        d, _entering, direct, dc, to_c, held, sums = open_back(
+            C, dh, dc, of_forward, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C, FACTOR_N,
+            state, at, at_state, m, m_state, row, known, cols, link,
         )  # fmt: skip
         d_n = 0.0 * dh
         if C.gated:
@@ -403,12 +425,7 @@ def backward(
             part = product(C, u_tiles[n], joined, DT, PRECISION)
             send_parts(C, DQ, part, n * CHUNK, link, DT, PAIRS)
         store_gates(C, D + at_gates, d, m, G)
-        if C.cell_norm != "none":
-            gain_c += sums[0]
-            shift_c += sums[1]
-        if C.hidden_norm:
-            gain_h += sums[2]
-            shift_h += sums[3]
+        totals = added_sums(C, totals, sums)
         on_h = factor(FACTOR_H, at, m)
         # what the next step reads is on its way while this one waits
         more = back + 1 < T
@@ -425,12 +442,15 @@ def backward(
             if C.gated:
                 A -= step
             if DH_ALL is not None:
-                DH_ALL -= step
+                DH_ALL -= step_out
         of_forward = saved(C, H_ALL, C_ALL, GATES, N, A, S, B, at, at_gates, m, row, known)
         if DH_ALL is not None:
-            of_output = tl.load(DH_ALL + at, m, 0.0).to(tl.float32)
+            of_output = tl.load(DH_ALL + at_state, m_state, 0.0).to(tl.float32)
         dq = receive_parts(C, DQ, link, M, SOURCES, DT, PAIRS)
-        dh = leave(C, dq, on_h, direct, held, at_h, RESET, at, m, row, known)
+        dh, to_h = leave(C, dq, on_h, direct, held, at_h, RESET, at, m, row, known)
+        if RESET_H is not None:
+            of_reset_h += to_h
+            of_reset_c += to_c
         if MASK is not None:
             MASK -= B
         if RESET is not None:
@@ -447,15 +467,11 @@ def backward(
         dh = 0.0 * dh + float("nan")
         for g in tl.static_range(G):
             tl.store(D + at_gates + g * C.pitch, dh, m)
-    tl.store(DH + at, dh, m)
+    tl.store(DH + at_state, dh, m_state)
     if C.kind == "lstm":
-        tl.store(DC + at, dc, m)
-    # sums over the rows: gain and shift of the cell's norm, then of the hidden one
-    at_sums = SUMS + tile.to(tl.int64) * (4 * C.pitch) + cols
-    wide = cols < C.pitch
-    if C.cell_norm != "none":
-        tl.store(at_sums, tl.sum(within(C, gain_c, cols), 0), wide)
-        tl.store(at_sums + C.pitch, tl.sum(within(C, shift_c, cols), 0), wide)
-    if C.hidden_norm:
-        tl.store(at_sums + 2 * C.pitch, tl.sum(within(C, gain_h, cols), 0), wide)
-        tl.store(at_sums + 3 * C.pitch, tl.sum(within(C, shift_h, cols), 0), wide)
+        tl.store(DC + at_state, dc, m_state)
+    if RESET_H is not None:
+        tl.store(DRESET_H + at_state, of_reset_h, m_state)
+        if C.kind == "lstm":
+            tl.store(DRESET_C + at_state, of_reset_c, m_state)
+    store_sums(C, SUMS, tile, totals, cols)

@@ -14,6 +14,8 @@ from lnrnn.engines.triton.cell import (
     clip,
     early_gates,
     gru_back,
+    hidden_normed,
+    hidden_normed_back,
     incoming_c,
     late_gate,
     late_gate_back,
@@ -30,6 +32,7 @@ from lnrnn.engines.triton.cell import (
     scales,
     slope,
     squares,
+    with_reset,
     within,
 )
 from lnrnn.engines.triton.exchange import EARLY, total, totals
@@ -44,12 +47,17 @@ from lnrnn.engines.triton.memory import (
 
 
 @triton.jit
-def enter(C: tl.constexpr, h, c, RESET, row, known):
+def enter(C: tl.constexpr, h, c, RESET, RESET_H, RESET_C, at_state, m_state, row, known):
     """The states after a reset, and h after its clip."""
     if RESET is not None:
         fresh = flag(RESET, row, known)
-        h = tl.where(fresh, 0.0, h)
-        c = tl.where(fresh, 0.0, c)
+        to_h, to_c = 0.0, 0.0
+        if RESET_H is not None:
+            to_h = tl.load(RESET_H + at_state, m_state, 0.0)
+            if C.kind == "lstm":
+                to_c = tl.load(RESET_C + at_state, m_state, 0.0)
+        h = tl.where(fresh, to_h, h)
+        c = tl.where(fresh, to_c, c)
     return h, c, clip(h, C.hidden_clip)
 
 
@@ -77,13 +85,16 @@ def group_totals_of_two(C: tl.constexpr, sums, link):
 
 
 @triton.jit
-def early(C: tl.constexpr, s, p, gain, shift, link=None):
-    """From h U of the early gates: the gates, u, what is kept of norms, and what r multiplies."""
+def early(C: tl.constexpr, s, p, gain, shift, c, state, link=None):
+    """From h U of the early gates: the gates, u, what is kept of norms, and what r multiplies.
+
+    `c` is as it came in, for peepholes; `state` is as from `state_vectors`.
+    """
     v = raw(C, s, p, C.early)
     sums = group_totals(C, squares(C, v, 0, C.early_norms), link)
     kept = scales(C, sums, 0, C.early_norms)
     u = normed(C, v, kept, C.early)
-    gates, gated = early_gates(C, u, p, gain, shift)
+    gates, gated = early_gates(C, u, p, gain, shift, incoming_c(C, c), state)
     return gates, u, kept, gated
 
 
@@ -100,7 +111,7 @@ def close(
     C: tl.constexpr, gates, h, c, h_from, c_from, entering, on_n, state, MASK, TAKE_H, TAKE_C,
     at, m, row, known, cols, link=None,
 ):  # fmt: skip
-    """The new h and c, and what is kept of the norms of the states.
+    """The gates, the new h and c, and what is kept of the norms of the states.
 
     `h` and `c` are the states before a reset, which a masked step holds; `state` is as from
     `state_vectors`.
@@ -110,22 +121,22 @@ def close(
     c_new = c
     if C.kind == "lstm":
         cell = new_cell(C, gates, incoming_c(C, c_from), on_n)
-        h_new, c_new, c_mean, c_kept, h_mean, h_kept = lstm_output(
-            C, cell, gates[G - 1], state[0], state[1], state[2], state[3], cols, link
-        )
+        h_new, c_new, o, c_mean, c_kept = lstm_output(C, cell, gates[G - 1], state, cols, link)
+        gates = gates[: G - 1] + (o,)
         c_new = within(C, zoned_out(TAKE_C, at, m, C.take_c, c_from, c_new), cols)
         if C.cell_norm != "none":
             of_states = of_states + (c_mean, c_kept)
-        if C.hidden_norm:
-            of_states = of_states + (h_mean, h_kept)
     else:
         h_new = clip(new_h(C, gates, entering, on_n), C.cell_clip)
+    h_new, h_mean, h_kept = hidden_normed(C, h_new, state, cols, link)
+    if C.hidden_norm:
+        of_states = of_states + (h_mean, h_kept)
     h_new = within(C, zoned_out(TAKE_H, at, m, C.take_h, h_from, h_new), cols)
     if MASK is not None:
         valid = flag(MASK, row, known)
         h_new = tl.where(valid, h_new, h)
         c_new = tl.where(valid, c_new, c)
-    return h_new, c_new, of_states
+    return gates, h_new, c_new, of_states
 
 
 @triton.jit
@@ -141,6 +152,12 @@ def save(
         tl.store(A + at, gated, m)
     for i in tl.static_range(tl.constexpr(C.norms)):
         tl.store(S + i * B + row, kept[i], known)
+    save_of_states(C, of_states, S, B, row, known)
+
+
+@triton.jit
+def save_of_states(C: tl.constexpr, of_states, S, B, row, known):
+    """What is kept of the norms of the states."""
     for i in tl.static_range(tl.constexpr(C.statistics - C.norms)):
         tl.store(S + (C.norms + i) * B + row, of_states[i], known)
 
@@ -184,8 +201,8 @@ def saved(C: tl.constexpr, H, C_, GATES, N, A, S, B, at, at_gates, m, row, known
 
 @triton.jit
 def open_back(
-    C: tl.constexpr, dh, dc, of_forward, MASK, RESET, TAKE_H, TAKE_C, FACTOR_N, state,
-    at, m, row, known, cols, link=None,
+    C: tl.constexpr, dh, dc, of_forward, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C, FACTOR_N,
+    state, at, at_state, m, m_state, row, known, cols, link=None,
 ):  # fmt: skip
     """The way back through a step, up to the pre-activations of the gates.
 
@@ -197,12 +214,14 @@ def open_back(
         entering: h as it entered, (M, block).
         direct: what returns to h after a reset beside the product.
         dc: what returns to c, before the step.
+        to_c: what returns to the c that a reset went to.
         held: what returns to h of masked rows.
-        sums: row by row, gradients of the vectors of the states' norms.
+        sums: row by row, gradients of gain and shift of the cell's norm, of those of the hidden
+            norm, of peepholes, as far as there are such.
     """
     G: tl.constexpr = C.gates
     zero = 0.0 * dh
-    held, held_c = zero, zero
+    held, held_c, to_c = zero, zero, zero
     gates, kept = of_forward[0], of_forward[2]
     if MASK is not None:
         valid = flag(MASK, row, known)
@@ -210,38 +229,60 @@ def open_back(
         dh = tl.where(valid, dh, 0.0)
         held_c = tl.where(valid, 0.0, dc)
         dc = tl.where(valid, dc, 0.0)
-    _, c_from, entering = enter(C, of_forward[4], of_forward[5], RESET, row, known)
+    _, c_from, entering = enter(
+        C, of_forward[4], of_forward[5], RESET, RESET_H, RESET_C, at_state, m_state, row, known
+    )
     on_n = factor(FACTOR_N, at, m)
     dh, direct = zoned_out_back(TAKE_H, at, m, C.take_h, dh)
-    sums = (zero, zero, zero, zero)
+    of_h = (zero, zero)
+    if C.hidden_norm:
+        of_h = (kept[C.statistics - 2], kept[C.statistics - 1])
+    sums = ()
     if C.kind == "lstm":
         dc, past_c = zoned_out_back(TAKE_C, at, m, C.take_c, dc)
         of_c = (zero, zero)
-        of_h = (zero, zero)
         if C.cell_norm != "none":
             of_c = (kept[C.norms], kept[C.norms + 1])
-        if C.hidden_norm:
-            of_h = (kept[C.statistics - 2], kept[C.statistics - 1])
         c_entering = incoming_c(C, c_from)
-        do, dcell, gain_c, shift_c, gain_h, shift_h = lstm_output_back(
-            C, dh, dc, new_cell(C, gates, c_entering, on_n), gates[G - 1],
-            of_c[0], of_c[1], of_h[0], of_h[1], state[0], state[1], state[2], state[3], cols, link,
-        )  # fmt: skip
-        sums = (gain_c, shift_c, gain_h, shift_h)
+        cell, o = new_cell(C, gates, c_entering, on_n), gates[G - 1]
+        do, dcell, gain_c, shift_c, gain_h, shift_h, of_o = lstm_output_back(
+            C, dh, dc, cell, o, of_c, of_h, state, cols, link
+        )
         d, dc = lstm_gates_back(C, do, dcell, gates, c_entering, on_n)
+        peepholes = ()
+        if C.peepholes != "none":
+            for g in tl.static_range(G - 2):
+                through = clip(d[g], C.limit)
+                peepholes = peepholes + (through * c_entering,)
+                dc += through * state[8 - G + g]
+            peepholes = peepholes + (of_o,)
+        if C.cell_norm != "none":
+            sums = sums + (gain_c, shift_c)
+        if C.hidden_norm:
+            sums = sums + (gain_h, shift_h)
+        sums = sums + peepholes
         if C.cell_clip_at == "incoming":
             dc = opened(dc, c_from, C.cell_clip)
         dc += past_c
         if RESET is not None:
-            dc = tl.where(flag(RESET, row, known), 0.0, dc)
+            fresh = flag(RESET, row, known)
+            to_c = tl.where(fresh, dc, 0.0)
+            dc = tl.where(fresh, 0.0, dc)
         dc += held_c
-    elif C.kind == "gru":
-        dz, dn, past = gru_back(C, dh, gates, entering, on_n)
-        direct += past
-        d = (dz, dn)
     else:
-        d = (dh * slope(C.phi, gates[0]),)
-    return d, entering, direct, dc, held, sums
+        new = new_h(C, gates, entering, on_n)
+        dh, gain_h, shift_h = hidden_normed_back(
+            C, dh, clip(new, C.cell_clip), of_h, state, cols, link
+        )
+        if C.hidden_norm:
+            sums = sums + (gain_h, shift_h)
+        if C.kind == "gru":
+            dz, dn, past = gru_back(C, opened(dh, new, C.cell_clip), gates, entering, on_n)
+            direct += past
+            d = (dz, dn)
+        else:
+            d = (dh * slope(C.phi, gates[0]),)
+    return d, entering, direct, dc, to_c, held, sums
 
 
 @triton.jit
@@ -260,7 +301,7 @@ def reset_back(C: tl.constexpr, d, gain, of_forward, cols, link=None):
     dr = through * of_forward[3] * slope(C.sigma, r)
     if C.reset == "whole":
         dn = dn * r
-    return (dr, dz, dn), through * r
+    return with_reset(C, dr, dz, dn), through * r
 
 
 @triton.jit
@@ -291,11 +332,18 @@ def projection_back(C: tl.constexpr, d, d_n, gain, of_forward, cols, link=None):
 
 @triton.jit
 def leave(C: tl.constexpr, dq, on_h, direct, held, H, RESET, at, m, row, known):
-    """The gradient of h before the step, from that of h in its product, times the factor on it."""
+    """The gradient of h before the step, and of the h that a reset went to.
+
+    From that of h in its product, times the factor on it.
+    """
     dh = dq * on_h
     if C.hidden_clip > 0:
-        dh = opened(dh, tl.load(H + at, m, 0.0).to(tl.float32), C.hidden_clip)
+        entered = tl.load(H + at, m, 0.0).to(tl.float32)
+        dh = opened(dh, entered, C.hidden_clip)
     dh += direct
+    to_h = 0.0 * dh
     if RESET is not None:
-        dh = tl.where(flag(RESET, row, known), 0.0, dh)
-    return dh + held
+        fresh = flag(RESET, row, known)
+        to_h = tl.where(fresh, dh, 0.0)
+        dh = tl.where(fresh, 0.0, dh)
+    return dh + held, to_h

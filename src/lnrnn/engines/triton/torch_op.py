@@ -155,93 +155,79 @@ recurrence = Operator("lnrnn::triton_recurrence", _Kernels())
 def _forward(c: Cell, a: Inputs, keep: bool) -> tuple[Tensor, ...]:
     """All h, what a backward pass takes, the last h and c."""
     n = Sizes(*a.x.shape)
-    x = a.x.reshape(n.steps * n.batch, n.inputs)
     like, single = a.x, a.recurrent
-    kernel = buffers.projecting(c, a.kernel, x.dtype)
-    if a.bias_x is None:
-        projected = x @ kernel
-    else:
-        projected = torch.addmm(buffers.by_gate(c, a.bias_x).flatten().to(x.dtype), x, kernel)
-    p, of_inputs = _input_parts(c, a, projected)
+    made = buffers.weights(c, a)
+    x, w = like.reshape(n.steps * n.batch, n.inputs), buffers.projecting(a, made.w)
+    projected = x @ w if made.bias is None else torch.addmm(made.bias.flatten(), x, w)
+    p, of_inputs = _input_parts(c, single, made.vectors, projected)
     p = p.view(n.steps, n.batch, c.gates, c.pitch)
 
     kept = buffers.kept(c, like, single, keep, buffers.MADE)
-    h_all = kept.h_all if keep else like.new_empty((n.steps + 1, n.batch, c.pitch))
-    h_last = buffers.filled(c, a.h0).clone()
-    c_last = buffers.filled(c, a.c0).clone() if c.lstm else single.new_empty(0)
-    if keep:
-        h_all[0] = h_last
-        if c.lstm:
-            kept.c_all[0] = c_last
+    out = like.new_empty((n.steps, n.batch, c.units))
+    h_last = single.new_empty((n.batch, c.units))
+    c_last = single.new_empty((n.batch, c.units) if c.lstm else (0,))
     arrays = Forward(
-        p, buffers.recurrent(c, a), buffers.vectors(c, a), h_last, c_last, _extras(c, a), h_all,
-        kept.c_all, kept.normed, kept.gated, kept.statistics,
+        p, made.u[:1], made.vectors, a.h0.contiguous(), buffers.state(a.c0), h_last, c_last,
+        _extras(c, a), out, kept.h_all, kept.c_all, kept.normed, kept.gated, kept.statistics,
     )  # fmt: skip
     loops.forward(c, arrays, keep)
-    h = buffers.cut(c, h_all[1:])
-    h = h.clone(memory_format=torch.contiguous_format) if keep else h.contiguous()
     if keep:
-        kept = kept._replace(gates=p, of_inputs=of_inputs)
+        kept = kept._replace(gates=p, of_inputs=of_inputs, u=made.u, w=made.w, vectors=made.vectors)
         kept = kept._replace(projected=projected) if c.x_norms else kept
-    final = (buffers.cut(c, h_last), buffers.cut(c, c_last) if c.lstm else c_last)
-    return h, *kept, *(s.contiguous() for s in final)
+    return out, *kept, h_last, c_last
 
 
-def _input_parts(c: Cell, a: Inputs, projected: Tensor) -> tuple[Tensor, Tensor]:
+def _input_parts(
+    c: Cell, single: Tensor, vectors: Tensor, projected: Tensor
+) -> tuple[Tensor, Tensor]:
     """P, and the statistics of the norms of inputs; P takes the place of x W where that can be."""
     rows = projected.shape[0]
-    statistics = a.recurrent.new_empty((2 * c.x_norms, rows))
-    centred = any(c.summed) and any(c.centred_ahead)
-    if not (c.x_norms or centred or a.shift_x is not None or a.shift_h is not None):
+    statistics = single.new_empty((2 * c.x_norms, rows))
+    if not c.norms_inputs:
         return projected, statistics
     p = torch.empty_like(projected) if c.x_norms else projected
     options = choose.parallel(c)
     parallel.inputs[(triton.cdiv(rows, options.rows),)](
-        projected, p, buffers.affine_of_inputs(c, a), statistics, rows,
+        projected, p, vectors, statistics, rows,
         C=constants(c), M=options.rows, num_warps=options.warps,
     )  # fmt: skip
     return p, statistics
 
 
 def _extras(c: Cell, a: Inputs) -> Extras:
-    flags = [None if f is None else f.contiguous().view(torch.uint8) for f in (a.mask, a.reset)]
     factors = (a.take_h, a.take_c, a.recurrent_mask, a.candidate_mask)
-    return Extras(*flags, *(None if f is None else buffers.filled(c, f) for f in factors))
+    return Extras(
+        buffers.flags(a.mask),
+        buffers.flags(a.reset),
+        buffers.state(a.reset_h),
+        buffers.state(a.reset_c),
+        *(None if f is None else buffers.filled(c, f) for f in factors),
+    )
 
 
 def _backward(
     c: Cell, a: Inputs, kept: Kept, incoming: tuple[Tensor | None, ...], of_x: bool
 ) -> dict[str, Tensor]:
     """The gradients by the name of the input."""
-    dh_all, dh_last, dc_last = incoming
-    n = Sizes(*a.x.shape)
-    single, rows = a.recurrent, (n.batch, c.pitch)
-
-    def state(d: Tensor | None) -> Tensor:
-        return single.new_zeros(rows) if d is None else buffers.filled(c, d.float()).clone()
-
-    dh = state(dh_last)
-    dc = state(dc_last) if c.lstm else single.new_empty(0)
+    dh_all, dh_last, dc_last = (buffers.state(d) for d in incoming)
+    of_states = {n: getattr(a, n) for n in ("h0", "c0", "reset_h", "reset_c")}
+    found = {n: s.new_empty(s.shape) for n, s in of_states.items() if s is not None}
     d = torch.empty_like(kept.gates)
-    vectors = buffers.vectors(c, a)
     arrays = Backward(
-        kept.gates, buffers.recurrent_back(c, a), vectors, _extras(c, a), kept.h_all, kept.c_all,
-        kept.normed, kept.gated, kept.statistics,
-        None if dh_all is None else buffers.filled(c, dh_all), dh, dc, d,
+        kept.gates, kept.u[-1:], kept.vectors, _extras(c, a), kept.h_all, kept.c_all, kept.normed,
+        kept.gated, kept.statistics, dh_all, dh_last, dc_last, *map(found.get, of_states), d,
     )  # fmt: skip
     sums = loops.backward(c, arrays)
-    found = {"h0": buffers.cut(c, dh)}
-    if c.lstm:
-        found["c0"] = buffers.cut(c, dc)
-    for i, name in enumerate(("gain_c", "shift_c")):
-        if getattr(a, name) is not None:
-            found[name] = buffers.cut(c, sums[i])
-    return found | _outer_gradients(c, a, kept, d, vectors, of_x)
+    names = ("gain_c", "shift_c") if c.cell_norm != "none" else ()
+    names += ("gain_hidden", "shift_hidden") if c.hidden_norm else ()
+    vectors = dict(zip(names, sums, strict=False))
+    found |= {n: buffers.cut(c, v) for n, v in vectors.items() if getattr(a, n) is not None}
+    if a.peephole is not None:
+        found["peephole"] = buffers.joined(c, sums[len(names) :])
+    return found | _outer_gradients(c, a, kept, d, of_x)
 
 
-def _outer_gradients(
-    c: Cell, a: Inputs, kept: Kept, d: Tensor, vectors: Tensor, of_x: bool
-) -> dict[str, Tensor]:
+def _outer_gradients(c: Cell, a: Inputs, kept: Kept, d: Tensor, of_x: bool) -> dict[str, Tensor]:
     """From the gradients of the pre-activations all that the recurrence does not need."""
     n = Sizes(*a.x.shape)
     rows, wide = n.steps * n.batch, c.gates * c.pitch
@@ -253,7 +239,7 @@ def _outer_gradients(
     sums = a.recurrent.new_empty((programs, 6, c.gates, c.pitch))
     parallel.gradients[(programs,)](
         d, dx, None if c.same else ds, kept.gates, kept.normed, kept.projected, kept.statistics,
-        kept.of_inputs, vectors, buffers.affine_of_inputs(c, a), sums, rows, n.batch,
+        kept.of_inputs, kept.vectors, sums, rows, n.batch,
         C=constants(c), M=options.rows, LOOP=loop, num_warps=options.warps,
     )  # fmt: skip
     gain_x, shift, gain_r, shift_r, bias_x, bias_h = (
@@ -266,17 +252,19 @@ def _outer_gradients(
     found = {name: of[name] for name in DIFFERENTIABLE if name in of}
     dx, ds = dx.view(rows, wide), ds.view(rows, wide)
     x = a.x.reshape(rows, n.inputs)
-    kernel = buffers.projecting(c, a.kernel, x.dtype)
     if of_x:
-        found["x"] = (dx @ kernel.t()).view(a.x.shape)
+        found["x"] = (dx @ buffers.projecting(a, kept.w).t()).view(a.x.shape)
     found["kernel"] = buffers.joined(c, buffers.product(x.t(), dx).unflatten(1, (c.gates, c.pitch)))
-    h = buffers.entered(c, a, kept.h_all).reshape(rows, c.pitch)
-    if c.reset == "before":
-        late = (c.gates - 1) * c.pitch
-        r = kept.gates.view(rows, c.gates, c.pitch)[:, 0]
-        of_n = buffers.product((r * h).t(), ds[:, late:])
-        du = torch.cat([buffers.product(h.t(), ds[:, :late]), of_n], 1)
-    else:
+    h, gated = buffers.entered(c, a, kept)
+    if c.diagonal:
+        found["recurrent"] = buffers.cut(c, (h.float() * ds).sum(0))
+        return found
+    if gated is None:
         du = buffers.product(h.t(), ds)
+    else:
+        late = (c.gates - 1) * c.pitch
+        du = torch.cat(
+            [buffers.product(h.t(), ds[:, :late]), buffers.product(gated.t(), ds[:, late:])], 1
+        )
     found["recurrent"] = buffers.joined(c, du[: c.units].unflatten(1, (c.gates, c.pitch)))
     return found

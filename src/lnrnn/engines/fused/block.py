@@ -1,0 +1,187 @@
+"""Dreamer's block GRU by a fused engine: what it takes, a sequence, and the definition.
+
+What the first block product takes of the inputs sees no state: the framework computes it for all
+steps at once, and differentiates it.  All that is behind it is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lnrnn.engines.fused.call import Taken
+from lnrnn.engines.portable.ops import Array, Ops, States
+from lnrnn.engines.portable.relatives import BlockGRU, BlockSteps
+from lnrnn.engines.portable.sequence import MaskedOutput, loop, shown
+from lnrnn.relatives.relative import Relative
+from lnrnn.relatives.weights import Sizes
+
+
+class Inputs(NamedTuple):
+    """The arrays of a forward pass; those of layers are None where there is but one."""
+
+    hidden_kernel: Array  # (H, P)
+    hidden_bias: Array  # (P,)
+    hidden_gain: Array  # (P,)
+    state_kernel: Array  # (K, H/K, H/K)
+    projected_kernel: Array  # (P, H)
+    layer_kernel: Array | None  # (K, H/K, (L - 1) H/K)
+    layer_bias: Array | None  # ((L - 1) H,)
+    gain: Array  # (L H,)
+    gate_kernel: Array  # (K, H/K, 3 H/K)
+    gate_bias: Array  # (3 H,)
+    x: Array  # (T, B, H)
+    h0: Array  # (B, H)
+    mask: Array | None  # (T, B)
+    reset: Array | None  # (T, B)
+
+
+class Numbers(NamedTuple):
+    """The scalars of a call."""
+
+    epsilon: float
+    update_bias: float
+
+
+OPTIONAL = ("layer_kernel", "layer_bias", "mask", "reset")
+TAKEN = Taken(Inputs, Numbers, tuple(n for n in Inputs._fields if n not in OPTIONAL))
+DIFFERENTIABLE = Inputs._fields[: Inputs._fields.index("mask")]
+Recurrence = Callable[[Relative, Numbers, Inputs], tuple[Array, ...]]
+
+
+def sequence(
+    ops: Ops,
+    recurrence: Recurrence,
+    relative: Relative,
+    params: Mapping[str, Array],
+    x: Array,
+    states: States,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    masked_output: MaskedOutput = "zero",
+    unroll: bool = False,
+    return_sequences: bool = True,
+) -> tuple[Array, States]:
+    """Run a block GRU over a sequence; the call of the portable engine's.
+
+    Args:
+        ops: a framework's operations.
+        recurrence: an engine's binding to a framework: relative, numbers and inputs to all h and
+            the last.
+        relative: the cell.
+        params: its weights, see [lnrnn.relatives.weights][].
+        x: inputs (T, B, I).
+        states: h (B, H).
+        mask: (T, B), True at valid steps; a masked step holds h.
+        reset: (T, B), True where h is zeroed before the step.
+        masked_output: what a masked step emits, as of
+            [lnrnn.engines.portable.sequence.sequence][].
+        unroll: has nothing to unroll.
+        return_sequences: whether all outputs are returned or the last only.
+
+    Returns:
+        Outputs (T, B, H), or the last (B, H), and the final h.
+    """
+    steps = BlockGRU(ops, relative, params)
+    weights, layers = steps.params, steps.sizes.layers
+
+    def joined(name: str, first: int) -> Array | None:
+        parts = [weights[f"{name}_{k}"] for k in range(first, layers)]
+        return ops.concat(parts) if parts else None
+
+    given = Inputs(
+        *(weights[name] for name in Inputs._fields[:5]),
+        joined("block_kernel", 1),
+        joined("block_bias", 1),
+        joined("block_gain", 0),
+        weights["gate_kernel"],
+        weights["gate_bias"],
+        steps.inputs(x),
+        states[0],
+        mask,
+        reset,
+    )
+    numbers = Numbers(relative.epsilon, relative.update_bias)
+    h, last = recurrence(relative, numbers, given)
+    return shown(ops, h if return_sequences else last, mask, masked_output), (last,)
+
+
+def definition(ops: Ops, relative: Relative, a: Inputs) -> tuple[Array, ...]:
+    """All h (T, B, H) and the last, in a framework's operations."""
+    sizes = sizes_of(a)
+    weights = {name: getattr(a, name) for name in (*Inputs._fields[:5], "gate_kernel", "gate_bias")}
+
+    def part(name: str, joined: Array | None, first: int) -> None:
+        if joined is not None:
+            parts = ops.split(joined, sizes.layers - first)
+            weights.update({f"{name}_{k}": v for k, v in enumerate(parts, first)})
+
+    part("block_kernel", a.layer_kernel, 1)
+    part("block_bias", a.layer_bias, 1)
+    part("block_gain", a.gain, 0)
+    final, h = loop(
+        BlockSteps(ops, relative, weights, sizes),
+        a.x,
+        (a.h0,),
+        prepare=lambda x: x,
+        mask=a.mask,
+        reset=a.reset,
+        reset_states=None,
+        take_h=None,
+        take_c=None,
+        recurrent_mask=None,
+        candidate_mask=None,
+        unroll=False,
+        emit=True,
+    )
+    return h, *final
+
+
+def sizes_of(a: Inputs) -> Sizes:
+    """The sizes of a call, without those of the inputs."""
+    units, projection = a.hidden_kernel.shape
+    return Sizes(0, units, projection, a.gate_kernel.shape[0], a.gain.shape[0] // units)
+
+
+def kept_width(a: Inputs) -> int:
+    """How many numbers of a row a forward pass keeps for its backward pass."""
+    sizes = sizes_of(a)
+    return sizes.projection + (sizes.layers + 3) * sizes.units
+
+
+def check(a: Inputs, flag: Any) -> None:
+    """Raise ValueError unless shapes and dtypes fit; kernels read the inputs unchecked.
+
+    Args:
+        a: the inputs.
+        flag: the framework's boolean dtype.
+    """
+    steps, batch, units = a.x.shape
+    sizes = sizes_of(a)
+    one, wide, layers = units // sizes.blocks, sizes.projection, sizes.layers
+    fits = Inputs(
+        (units, wide), (wide,), (wide,),
+        (sizes.blocks, one, one), (wide, units),
+        (sizes.blocks, one, (layers - 1) * one), ((layers - 1) * units,), (layers * units,),
+        (sizes.blocks, one, 3 * one), (3 * units,),
+        (steps, batch, units), (batch, units), (steps, batch), (steps, batch),
+    )  # fmt: skip
+    if steps == 0 or units % sizes.blocks or (layers > 1) != (a.layer_kernel is not None):
+        raise ValueError(
+            f"A block GRU has one step or more, and its units divide into the blocks; got "
+            f"{sizes} and x of the shape {tuple(a.x.shape)}: pass what fits."
+        )
+    for name, array, shape in zip(Inputs._fields, a, fits, strict=True):
+        if array is None:
+            continue
+        if tuple(array.shape) != shape:
+            raise ValueError(
+                f"{name} has the shape {shape} beside x {tuple(a.x.shape)}; got "
+                f"{tuple(array.shape)}: pass what fits."
+            )
+        if array.dtype != (flag if name in ("mask", "reset") else a.x.dtype):
+            raise ValueError(
+                f"The inputs of a recurrence are of one dtype, flags bool; got {name} "
+                f"{array.dtype} beside {a.x.dtype}: convert it."
+            )
