@@ -172,7 +172,10 @@ def test_dtypes_and_sharding_names() -> None:
             INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, metadata=metadata
         )
         specs: Any = nnx.get_partition_spec(nnx.state(layer, nnx.Param))
-    assert specs["kernel"].get_value() == jax.sharding.PartitionSpec(None, "model")
+    # a variable around it in newer releases
+    assert getattr(specs["kernel"], "value", specs["kernel"]) == jax.sharding.PartitionSpec(
+        None, "model"
+    )
     assert layer.kernel[...].dtype == jnp.float32
     assert layer(x).dtype == jnp.bfloat16
     rnn: Any = nnx.RNN(LayerNormLSTMCell(INPUTS, UNITS, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))

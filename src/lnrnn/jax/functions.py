@@ -237,7 +237,7 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll, again is not None)
+    request = _request(found, x, unroll)
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
         partial(chosen.load(request), found),
@@ -364,10 +364,8 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool, resets: bool = False) -> select.Request:
-    return select.Request(
-        variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x), reset_states=resets
-    )
+def _request(variant: Variant, x: jax.Array, unroll: bool) -> select.Request:
+    return select.Request(variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x))
 
 
 def device_of(x: jax.Array) -> str:

@@ -116,12 +116,12 @@ def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], None]]]:
     """Modules and containers of them that a node holds: their names, and how to replace them."""
     items: Any
     set_item: Any
-    if isinstance(node, nnx.Module):
-        items, set_item = list(vars(node).items()), partial(setattr, node)
-    elif isinstance(node, (list, nnx.List)):
+    if isinstance(node, (list, nnx.List)):  # a module too in older releases
         items, set_item = list(enumerate(node)), node.__setitem__
     elif isinstance(node, (dict, nnx.Dict)):
         items, set_item = list(node.items()), node.__setitem__
+    elif isinstance(node, nnx.Module):
+        items, set_item = list(vars(node).items()), partial(setattr, node)
     else:
         return []
     kinds = (nnx.Module, list, dict, nnx.List, nnx.Dict)

@@ -208,17 +208,24 @@ def varying(given: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Within `shard_map`, all arrays as those of one device: the core adds up nothing over them."""
     axes = {n: _axes_of(a) for n, a in given.items()}
     every = frozenset().union(*axes.values())
-    return {
-        n: jax.lax.pcast(a, tuple(every - axes[n]), to="varying") if every - axes[n] else a
-        for n, a in given.items()
-    }
+    return {n: _made_varying(a, every - axes[n]) for n, a in given.items()}
+
+
+def _made_varying(a: jax.Array, axes: frozenset[str]) -> jax.Array:
+    """An array as one that differs over axes of `shard_map`; newer releases name it otherwise."""
+    if not axes:
+        return a
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(a, tuple(axes), to="varying")
+    return lax.pvary(a, tuple(axes))
 
 
 def _axes_of(a: jax.Array) -> frozenset[str]:
-    """The axes of `shard_map` over which an array differs, where JAX follows them."""
-    typeof: Any = getattr(jax, "typeof", lambda a: None)  # not in older ones, which do not follow
-    kind = getattr(typeof(a), "manual_axis_type", None)
-    return frozenset() if kind is None else kind.varying
+    """The axes of `shard_map` over which an array differs."""
+    kind: Any = jax.typeof(a)
+    now = getattr(kind, "manual_axis_type", None)  # in newer releases
+    return getattr(kind, "vma", frozenset()) if now is None else now.varying
 
 
 def _widened(a: jax.Array) -> jax.Array:
