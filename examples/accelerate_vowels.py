@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator  # pyright: ignore[reportMissingImports]
+from accelerate.utils import set_seed  # pyright: ignore[reportMissingImports]
 from japanese_vowels import LEARNING_RATE, UNITS, Classifier, read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader

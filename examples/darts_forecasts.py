@@ -5,8 +5,8 @@
 
 Two series that come with statsmodels: ten figures of the economy of the United States by quarter
 (macrodata), of which the next four quarters are forecast, and the yearly number of sunspots, one
-feature, of which the next six years are.  A norm of the input projection hears of one feature
-little more than its sign, so that a series of one wants a variant that norms the sum.
+feature, of which the next six years are.  Of one feature a norm of the input projection hears
+little more than its sign; the third module norms the sum of both projections in its place.
 """
 
 from __future__ import annotations
@@ -17,15 +17,23 @@ import warnings
 from typing import Any, ClassVar
 
 import numpy as np
-import statsmodels.api as sm
-from darts import TimeSeries
-from darts.metrics import rmse
-from darts.models import BlockRNNModel
-from darts.models.forecasting.block_rnn_model import CustomBlockRNNModule
-from darts.models.forecasting.pl_forecasting_module import io_processor
-from darts.utils.data.torch_datasets.utils import PLModuleInput, PLModuleOutput
+import statsmodels.api as sm  # pyright: ignore[reportMissingImports]
+from darts import TimeSeries  # pyright: ignore[reportMissingImports]
+from darts.metrics import rmse  # pyright: ignore[reportMissingImports]
+from darts.models import BlockRNNModel  # pyright: ignore[reportMissingImports]
+from darts.models.forecasting.block_rnn_model import (  # pyright: ignore[reportMissingImports]
+    CustomBlockRNNModule,
+)
+from darts.models.forecasting.pl_forecasting_module import (  # pyright: ignore[reportMissingImports]
+    io_processor,
+)
+from darts.utils.data.torch_datasets.utils import (  # pyright: ignore[reportMissingImports]
+    PLModuleInput,
+    PLModuleOutput,
+)
 from torch import nn
 
+from lnrnn import Variant, dialects
 from lnrnn.torch import LayerNormLSTM
 
 LEVELS = ["realgdp", "realcons", "realinv", "realgovt", "realdpi", "cpi", "m1"]
@@ -35,7 +43,7 @@ RATES = ["tbilrate", "unemp", "infl"]
 class LayerNormBlock(CustomBlockRNNModule):
     """The outputs of the last steps, one for each step to forecast, through a linear layer."""
 
-    variant: ClassVar[str | None] = None
+    variant: ClassVar[Variant | None] = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -57,15 +65,18 @@ class LayerNormBlock(CustomBlockRNNModule):
 
 
 class SumNormedBlock(LayerNormBlock):
-    """One norm of the sum of both projections, where the scale of the input counts."""
+    """Norms of the sum of both projections, where the scale of the input counts.
 
-    variant = "magenta_lnlstm"
+    The variant, and not its name, so that it starts from our initial values.
+    """
+
+    variant = dialects.get("magenta_lnlstm").variant
 
 
 MODULES = {
     "Darts's LSTM": "LSTM",
     "LayerNormLSTM": LayerNormBlock,
-    'variant="magenta_lnlstm"': SumNormedBlock,
+    "norms of the sum": SumNormedBlock,
 }
 
 
@@ -122,7 +133,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")  # of loaders with few workers
+    warnings.filterwarnings("ignore", module="pytorch_lightning|torch.utils.data")  # of loaders
     for title, read, start, steps in (
         ("economy, 10 features", economy, 140, 4),
         ("sunspots, 1 feature", sunspots, 220, 6),
@@ -135,7 +146,7 @@ def main() -> None:
                 for seed in range(given.seeds)
             ]
             shown = " ".join(f"{e:.3f}" for e in found)
-            print(f"  {name:<26} mean error {np.mean(found):.3f} of seeds {shown}", flush=True)
+            print(f"  {name:<18} mean error {np.mean(found):.3f} of seeds {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 from japanese_vowels import LEARNING_RATE, UNITS, Classifier, read
-from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer, seed_everything  # pyright: ignore[reportMissingImports]
+from lightning.pytorch.callbacks import ModelCheckpoint  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
