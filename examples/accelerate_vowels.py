@@ -37,7 +37,7 @@ class Progress:
 
 
 def batched(samples: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Tensor]:
-    """Recordings (T, 12) of unequal lengths, which the classifier packs, and their speakers (B,)."""
+    """Recordings (T, 12), T unequal, which the classifier packs, and their speakers (B,)."""
     series, speakers = zip(*samples, strict=True)
     return list(series), torch.stack(speakers)
 

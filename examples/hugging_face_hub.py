@@ -25,12 +25,7 @@ from lnrnn.torch import LayerNormGRU
 RMS = Variant(cell="gru", norms=(Norm("sum"),), norm="rms", reset="whole", bias_x=True)
 
 
-class SequenceClassifier(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="lnrnn",
-    tags=["layer-normalization", "rnn"],
-):
+class SequenceClassifier(nn.Module, PyTorchModelHubMixin):
     """The classes of sequences (B, T, I), from the last state of a recurrent layer."""
 
     def __init__(self, inputs: int, classes: int, units: int = 32, variant: Variant = RMS) -> None:

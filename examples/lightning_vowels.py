@@ -48,7 +48,7 @@ class Speakers(LightningModule):
 
 
 def batched(samples: list[tuple[Tensor, Tensor]]) -> Batch:
-    """Recordings (T, 12) of unequal lengths, which the classifier packs, and their speakers (B,)."""
+    """Recordings (T, 12), T unequal, which the classifier packs, and their speakers (B,)."""
     series, speakers = zip(*samples, strict=True)
     return list(series), torch.stack(speakers)
 

@@ -72,7 +72,8 @@ class Step(nn.Module):
 
     def forward(self, obs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """The actions and the states after a step."""
-        y, after = self.rnn.step(self.normalizer(obs), states if len(states) > 1 else states[0])
+        hx: Any = states if len(states) > 1 else next(iter(states))
+        y, after = self.rnn.step(self.normalizer(obs), hx)
         return self.output(self.mlp(y)), *(after if len(states) > 1 else (after,))
 
     def get_dummy_inputs(self) -> tuple[Tensor, ...]:

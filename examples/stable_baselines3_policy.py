@@ -1,4 +1,4 @@
-"""Stable-Baselines3: the layer-normalised LSTM policy that Stable Baselines 2 had, for RecurrentPPO.
+"""Stable-Baselines3: the layer-normalised LSTM policy of Stable Baselines 2, for RecurrentPPO.
 
     python examples/stable_baselines3_policy.py             # beside the LSTM policy of sb3-contrib
     python examples/stable_baselines3_policy.py --old agent.zip --environment Pendulum-v1
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
+import gymnasium  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO  # pyright: ignore[reportMissingImports]
@@ -87,7 +87,7 @@ class MlpLnLstmPolicy(RecurrentActorCriticPolicy):
 
     def load_stable_baselines(self, path: str | Path) -> None:
         """Take the weights of an `MlpLnLstmPolicy` that Stable Baselines 2 saved as a .zip."""
-        layers, _ = read(path, OLD)
+        layers, _ = read(Path(path), OLD)
         self.lstm_actor.load_params(layers.single.params)
         if self.lstm_critic is not None:
             self.lstm_critic.load_params(layers.single.params)

@@ -232,6 +232,39 @@ def test_a_run_over_all_frameworks_writes_its_files(
         assert math.isclose(row.ratio_to_ours * ours.minimum_ms, row.minimum_ms)
 
 
+def test_a_run_on_a_device_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the device, the kernels and their clock."""
+    from lnrnn.bench import on_cuda
+
+    def clock(run: Any, calls: int) -> float:
+        run()
+        return calls * 0.25
+
+    for name, fake in {
+        "missing": lambda: None,
+        "described": lambda: "a device",
+        "versions": lambda: {"CUDA": "none"},
+        "seconds": clock,
+        "peak": lambda run: 2**20,
+        "competitors": lambda given: on_cuda.on_device(given, "native"),
+    }.items():
+        monkeypatch.setattr(on_cuda, name, fake)
+    options = ["--dtype", "bfloat16", "--grid", "4,2,8", "--repeats", "2", "--out", str(tmp_path)]
+    assert cli.main(["bench", "--device", "cuda", *options]) == 0
+    assert "a device." in capsys.readouterr().out
+    (found,) = report.read(tmp_path)
+    assert found.settings.device == "cuda" and found.versions["CUDA"] == "none"
+    assert {r.competitor for r in found.rows} == {
+        "lnrnn triton", "lnrnn un-normalised", "torch.nn.LSTM", "lnrnn portable, float32",
+        "torch.nn.LSTM, float32",
+    }  # fmt: skip
+    assert {(r.minimum_ms, r.peak_MiB, r.point) for r in found.rows} == {
+        (250.0, 1.0, Point(4, 2, 8))
+    }
+
+
 def test_a_model_is_measured_on_all_frameworks(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,11 +379,12 @@ def test_memory_is_measured_in_a_process_of_its_own(threads: int) -> None:
 def test_grids() -> None:
     assert parse_points("small") == (Point(100, 32, 128), Point(100, 1, 128))
     assert parse_points("full") == GRIDS["full"] == FULL and len(set(FULL)) == 9
+    assert Point(1024, 16, 768) in parse_points("cuda")
     assert parse_points("7,2,3") == (Point(7, 2, 3),)
 
 
 BAD = {
-    "--grid 1,2": "small, full or T,B,H, three whole numbers from 1; got '1,2'",
+    "--grid 1,2": "small, full, cuda or T,B,H, three whole numbers from 1; got '1,2'",
     "--grid 0,1,2": "got '0,1,2'",
     "--grid small large": "got 'large'",
     "--repeats 0": "--repeats: it is a whole number from 1",
@@ -359,7 +393,10 @@ BAD = {
     "--task packed --framework jax": "--task packed is measured on torch alone; got 'jax'",
     "--task projected --cell gru": "--task projected is of an lstm; got 'gru' as --cell",
     "--task step --grid 1,1,8 100,2,8": "--task step is one step, a point 1,B,H; got 100,2,8",
-    "--dtype float16": "invalid choice: 'float16'",
+    "--dtype float16": "add --device cuda",
+    "--device cuda --framework jax": "--device cuda is measured from torch",
+    "--device cuda --task step": "--device cuda is measured from torch, a sequence; got",
+    "--device cuda": "The Triton engine cannot be measured: ",
     "--cell rnn": "invalid choice: 'rnn'",
 }
 

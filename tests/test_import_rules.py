@@ -43,11 +43,13 @@ _PROGRAMS = (
     "ai_edge_litert",
     "haste_pytorch",
     "keras_layernorm_rnn",
+    "labml_nn",
     "speechbrain",
     "tensorflow",
     "tensorflow_addons",
     "torch",
     "torchaudio",
+    "torchrl",
 )
 # the rule with the longest room counts
 RULES = (
@@ -266,6 +268,7 @@ RULES = (
             "lnrnn.engines.select",
             "lnrnn.insight.command",
             "lnrnn.insight.drawing",
+            _RELATIVES,
             "lnrnn.train",
             "lnrnn.variant",
         ),
@@ -292,6 +295,14 @@ RULES = (
         inside=("matplotlib",),
     ),
     rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
+    rule(
+        "lnrnn.bench.on_cuda",
+        "numpy",
+        "torch",
+        "lnrnn.bench",
+        "lnrnn.engines.triton.refuse",
+        "lnrnn.variant",
+    ),
     *(
         rule(
             f"lnrnn.bench.on_{f}",
@@ -315,7 +326,14 @@ RULES = (
         inside=("flatbuffers", "google_crc32c", "h5py", "lnrnn.keras", "torch"),
     ),
     # compares with the reference, and is loaded when a comparison is asked for
-    rule("lnrnn.convert.check", *_MATHEMATICS, "lnrnn.convert", "lnrnn.reference", "lnrnn.testing"),
+    rule(
+        "lnrnn.convert.check",
+        *_MATHEMATICS,
+        _RELATIVES,
+        "lnrnn.convert",
+        "lnrnn.reference",
+        "lnrnn.testing",
+    ),
     # runs original programs, in a process of its own
     rule("lnrnn.convert.programs", "numpy", inside=_PROGRAMS),
     rule(

@@ -26,7 +26,10 @@ public:
           of_h_(divided(n_.H, n_.K, one_)) {
         norm_.rms = 1;
         Memory own{me.memory}, shared{me.shared};
-        const int64_t most = chunk_ * rows_, H = n_.H, P = n_.P;
+        const int64_t H = n_.H, P = n_.P;
+        // of all rows of a chunk; a worker with fewer rows may have longer chunks
+        const int64_t chunk = std::min(n_.T * rows_, std::max(block_chunk_rows, rows_));
+        const int64_t most = back ? chunk : rows_;
         outer_memory_ = own.take<T>(back ? outer_memory<T>(most) : 0);
         hidden_statistics_ = own.take<Statistics<T>>(most);
         layer_statistics_ = own.take<Statistics<T>>(n_.L * most);

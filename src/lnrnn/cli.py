@@ -242,7 +242,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lnrnn.bench.settings import DTYPES, TASKS
+    from lnrnn.bench.settings import DEVICES, DTYPES, TASKS
 
     parser = _Parser(prog="lnrnn", description="Layer-normalised recurrent networks.", epilog=_EXIT)
     parser.add_argument("--version", action="version", version=__version__)
@@ -399,16 +399,23 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32 "
-        "(default: float32)",
+        help="of the products; bfloat16: under autocast, in Keras mixed_bfloat16, beside float32; "
+        "float16: on a CUDA device (default: float32)",
     )
     bench.add_argument(
         "--grid",
         nargs="+",
         type=_points,
         metavar="POINT",
-        help="small, full, or T,B,H of which H is the number of inputs as well (default: small, "
-        "and points of its own for each other task)",
+        help="small, full, cuda, or T,B,H of which H is the number of inputs as well (default: "
+        "small, and points of its own for each other task and for --device cuda)",
+    )
+    bench.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="cpu",
+        help="cuda: the Triton engine beside cuDNN and others, from PyTorch, all of --dtype "
+        "(default: cpu)",
     )
     bench.add_argument(
         "--repeats",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import device
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 from lnrnn import engines, reference
+from lnrnn.bench import on_cuda, problem
+from lnrnn.bench.settings import Point, Settings
 from lnrnn.engines import select
 from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.triton import check, choose, describe, torch_op
@@ -280,6 +283,18 @@ def test_a_training_step_launches_few_kernels(name, most, monkeypatch):
     assert 0 < launches.count <= most
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_a_benchmark_measures_computes_the_same(dtype):
+    settings = Settings(framework="torch", threads=1, dtype=dtype, device="cuda")
+    given = problem.Problem("lstm", Point(4, 3, 8))
+    ready = {c: c.build(given) for c in on_cuda.on_device(settings, "triton")}
+    problem.check(ready)
+    first = next(iter(ready))
+    before = engines.runs()
+    ready[first].calls["training"]()
+    assert dict(engines.runs() - before) == {("triton", "torch"): 1}
+
+
 def test_second_derivatives_are_the_definitions():
     torch.manual_seed(0)
     module = LayerNormLSTM(3, 5, engine="triton")
@@ -404,6 +419,17 @@ def test_a_wrong_kernel_is_refused(checked, wrong):
         y, _ = run(free.variant, params, x, states)
     portable = select.Portable().load(request)
     assert torch.allclose(y, portable(free.variant, params, x, states)[0])
+
+
+def test_the_script_for_a_device_says_what_is_refused(checked, wrong):
+    assert len(device.entries(few=False)) > 250
+    said = device.refused(("gru_x_h", "float32", 20), "cpu")
+    assert said and said.startswith("gru_x_h, float32, 20 units: The Triton engine is refused")
+
+
+def test_the_script_for_a_device_passes(checked):
+    assert device.refused(("lstm_peephole_cell_output", "bfloat16", 20), "cpu") is None
+    assert list(torch_op.recurrence.passes._refusals.values()) == [None]
 
 
 def test_answers_are_kept_in_a_file(checked):

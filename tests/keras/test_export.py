@@ -182,9 +182,54 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
         assert not [n.op for n in nodes if "Lnrnn" in n.op or "PyFunc" in n.op]
         assert_close("y", frozen(x)[0], expected, "float32")
 
+    def test_after_a_conversion_that_fails():
+        """It takes functions out of TensorFlow's context, which other graphs may share."""
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
+
+        layer = KINDS["gru"].layer(UNITS, stateful=True)
+        x = tf.constant(sequences())
+        layer(x)
+        mixed(layer)
+
+        def traced() -> Any:
+            return tf.function(lambda x: layer(x)).get_concrete_function(x)
+
+        with pytest.raises(ValueError, match="resource"):  # the states are assigned
+            convert_variables_to_constants_v2(traced(), False, aggressive_inlining=True)
+        layer.reset_states()
+        found = traced()(x)
+        layer.reset_states()
+        assert_close("y", found, layer(x), "float32")
+
 
 if BACKEND == "torch":
     import onnxruntime
+    import torch
+
+    from lnrnn.keras import DreamerBlockGRU
+
+    def test_torch_export(tmp_path):
+        """Of Keras's own layers the length would be fixed."""
+        model = keras.Sequential(
+            [
+                keras.Input((None, INPUTS)),
+                keras.layers.Masking(-7.0),
+                keras.layers.Bidirectional(KINDS["gru"].layer(4, return_sequences=True)),
+                KINDS["lstm"].layer(UNITS, return_sequences=True),
+                DreamerBlockGRU(8, projection=4),
+            ]
+        )
+        mixed(model.layers[2], inputs=8)
+        varies = torch.export.Dim.DYNAMIC
+        path = tmp_path / "model.pt2"
+        model.export(path, format="torch", verbose=False, dynamic_shapes={0: varies, 1: varies})
+        loaded = torch.export.load(path).module()
+        for batch, steps in ((2, 9), (3, 4)):
+            x = sequences(batch, steps)
+            x[0, 1:3] = -7.0
+            assert_close("y", to_numpy(loaded(torch.tensor(x))), to_numpy(model(x)), "float32")
 
     @each_kind
     # Keras exports with PyTorch's older exporter, which distrusts every Python number

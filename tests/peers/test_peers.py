@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from tfa_model import (  # pyright: ignore[reportMissingImports]
 
 import lnrnn
 import lnrnn.keras
+from lnrnn import cli
 from lnrnn.convert import read
 from lnrnn.convert.check import check_layer
 from lnrnn.convert.forms import FORMS
 from lnrnn.convert.programs import program_of
+from lnrnn.relatives import RELATIVES
+from lnrnn.relatives.weights import Sizes
+from lnrnn.relatives.weights import shapes as relative_shapes
 from lnrnn.testing import assert_close
 
 HERE = Path(__file__).parent
@@ -43,6 +48,8 @@ PYTHONS = {
     "tensorflow": TFA,
     "torchaudio": TORCH,
     "speechbrain": TORCH,
+    "labml_nn": sys.executable,
+    "torchrl": sys.executable,
 }
 # what is not in either environment, see the documentation
 ABSENT = {"haste_pytorch"} - set(os.environ.get("LNRNN_PEERS", "").split(","))
@@ -165,3 +172,20 @@ def test_the_original_program_gives_our_outputs(name, tmp_path):
     found = program_of(name)
     assert found is not None
     assert "gives the same outputs" in check_layer(weights, PYTHONS.get(found[0], TORCH))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("labml_hyperlstm", Sizes(5, 8, 3, hyper=4)),
+        ("torchrl_dreamerv3_blockgru", Sizes(5, 12, 7, blocks=3, layers=2)),
+    ],
+)
+def test_the_original_program_gives_the_outputs_of_a_relative(name, sizes, tmp_path, capsys):
+    form, random = RELATIVES[name], np.random.default_rng(8)
+    shapes = relative_shapes(form.relative, sizes)
+    params = {n: random.normal(0.2, 0.5, s).astype(np.float32) for n, s in shapes.items()}
+    source, out = tmp_path / "theirs.npz", str(tmp_path / "ours.safetensors")
+    save_npz(source, form.from_canonical(params, "model."))
+    assert cli.main(["convert", str(source), "--to", out, "--check"]) == 0
+    assert "gives the same outputs" in capsys.readouterr().out

@@ -15,6 +15,8 @@ from lnrnn.train.program import load_keras
 def of(settings: Settings) -> list[Competitor]:
     """What is measured on the framework of the settings, which is loaded, ours first."""
     _limit_threads(settings.threads)
+    if settings.device == "cuda":
+        return _module("on_cuda").competitors(settings)
     load_keras(settings.framework, "--framework")
     framework, float32 = settings.framework, settings.dtype == "float32"
     if framework == "torch":

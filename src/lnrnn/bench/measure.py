@@ -23,12 +23,25 @@ class Times(NamedTuple):
 Name = TypeVar("Name", bound=Hashable)
 
 
-def interleaved(runs: Mapping[Name, Callable[[], Any]], repeats: int) -> dict[Name, Times]:
+def seconds(run: Callable[[], Any], calls: int) -> float:
+    """Of a call, by the clock of this machine."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def interleaved(
+    runs: Mapping[Name, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[Callable[[], Any], int], float] = seconds,
+) -> dict[Name, Times]:
     """Time functions in turn, again and again, each timing after a call that is not timed.
 
     Args:
         runs: functions by name.
         repeats: timings of each, fewer for one that takes more than 20 seconds in all.
+        clock: the seconds of a call, from a function and how often it is called.
 
     Returns:
         Times by name, each with one timing or more.
@@ -40,25 +53,18 @@ def interleaved(runs: Mapping[Name, Callable[[], Any]], repeats: int) -> dict[Na
     times: dict[Name, Times] = {}
     for name, run in runs.items():
         run()
-        times[name] = Times(max(1, int(_SECONDS_OF_A_TIMING / max(_time(run, 1), 1e-7))), [])
+        times[name] = Times(max(1, int(_SECONDS_OF_A_TIMING / max(clock(run, 1), 1e-7))), [])
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for repeat in range(repeats):
             for name, run in runs.items():
-                calls, seconds = times[name]
-                if not repeat or calls * sum(seconds) < _MOST_SECONDS:
+                calls, taken = times[name]
+                if not repeat or calls * sum(taken) < _MOST_SECONDS:
                     run()  # caches are its own then, as they are where a step follows a step
-                    seconds.append(_time(run, calls))
+                    taken.append(clock(run, calls))
     finally:
         if was_enabled:
             gc.enable()
     return times
-
-
-def _time(run: Callable[[], Any], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls

@@ -46,19 +46,19 @@ def competitors(settings: Settings) -> list[Competitor]:
     if projected:
         return found
     if settings.dtype == "float32":
-        found.append(Competitor("TorchScript loop", NORMALISED, lambda p: _scripted(p, packed)))
+        found.append(Competitor("TorchScript loop", NORMALISED, lambda p: scripted_loop(p, packed)))
         if settings.compiled:
             found.append(
                 Competitor(
                     "torch.compile loop",
                     NORMALISED,
-                    lambda p: _compiled(p, packed),
+                    lambda p: compiled_loop(p, packed),
                     lambda point: point == COMPILED,
                 )
             )
     if not packed:
         dtype = getattr(torch, settings.dtype)
-        found.append(Competitor("limit", LIMIT, lambda p: _limit(p, dtype)))
+        found.append(Competitor("limit", LIMIT, lambda p: products(p, dtype)))
     return found
 
 
@@ -67,12 +67,14 @@ def _modules(cell: str, dtype: str, run: Callable[[Any, Problem, str], Runs]) ->
 
     def ours(name: str, kind: str, engine: str, dtype: str, base: bool = False) -> Competitor:
         def build(problem: Problem) -> Runs:
-            return run(_ours(problem, kind, engine), problem, dtype)
+            return run(our_module(problem, kind, engine), problem, dtype)
 
         return Competitor(name, kind, build, dtype=dtype, base=base)
 
     def stock(name: str, dtype: str, base: bool) -> Competitor:
-        return Competitor(name, PLAIN, lambda p: run(_stock(p), p, dtype), dtype=dtype, base=base)
+        return Competitor(
+            name, PLAIN, lambda p: run(stock_module(p), p, dtype), dtype=dtype, base=base
+        )
 
     if dtype == "float32":
         return [
@@ -102,6 +104,7 @@ def runs(
     problem: Problem,
     gradients: Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]],
     batch_first: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Runs:
     """The runs of a function of x.
 
@@ -112,13 +115,15 @@ def runs(
         gradients: from those of the weights to those of the canonical `kernel` and
             `recurrent_kernel`.
         batch_first: the layout.
+        dtype: of x.
     """
 
     def laid_out(array: np.ndarray) -> Any:
         return np.ascontiguousarray(array.swapaxes(0, 1)) if batch_first else array
 
-    x, dy = torch.tensor(laid_out(problem.x)), torch.tensor(laid_out(problem.dy))
-    return _runs(call, x, dy, weights, lambda a: laid_out(a.float().numpy()), gradients)
+    x = torch.tensor(laid_out(problem.x)).to(dtype)
+    dy = torch.tensor(laid_out(problem.dy))
+    return _runs(call, x, dy, weights, lambda a: laid_out(_array(a)), gradients)
 
 
 def _runs(
@@ -143,10 +148,14 @@ def _runs(
 
     def named() -> dict[str, np.ndarray]:
         of_x, *of_weights = training()
-        kernel, recurrent = gradients([g.numpy() for g in of_weights])
+        kernel, recurrent = gradients([_array(g) for g in of_weights])
         return {"x": array(of_x), "kernel": kernel, "recurrent_kernel": recurrent}
 
     return Runs({"forward": forward, "training": training}, lambda: array(forward()), named)
+
+
+def _array(t: Tensor) -> np.ndarray:
+    return t.float().numpy(force=True)
 
 
 def _in(dtype: str) -> Any:
@@ -154,7 +163,8 @@ def _in(dtype: str) -> Any:
     return torch.autocast("cpu", getattr(torch, dtype), enabled=dtype != "float32")
 
 
-def _ours(problem: Problem, kind: str, engine: str) -> Any:
+def our_module(problem: Problem, kind: str, engine: str) -> Any:
+    """Our module with the weights of a problem."""
     make = _MODULES[problem.cell][0]
     variant = None if kind == NORMALISED else "none"
     module = make(
@@ -168,14 +178,16 @@ def _sizes(problem: Problem) -> dict[str, int]:
     return {"proj_size": problem.hidden} if problem.projected else {}
 
 
-def _stock(problem: Problem) -> Any:
+def stock_module(problem: Problem) -> Any:
+    """PyTorch's module with the weights of a problem."""
     make, units = _MODULES[problem.cell][1], problem.point.units
     module = make(units, units, **_sizes(problem))
-    module.load_state_dict(_ours(problem, PLAIN, "portable").state_dict())
+    module.load_state_dict(our_module(problem, PLAIN, "portable").state_dict())
     return module
 
 
-def _transposed(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def transposed(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of a module's weights as those of the canonical kernels."""
     # the first two parameters are those of the kernels
     return found[0].T, found[1].T
 
@@ -185,7 +197,7 @@ def _module(module: nn.Module, problem: Problem, dtype: str) -> Runs:
         with _in(dtype):
             return module(x)[0]
 
-    return runs(call, list(module.parameters()), problem, _transposed)
+    return runs(call, list(module.parameters()), problem, transposed)
 
 
 def _packed(module: nn.Module, problem: Problem, dtype: str) -> Runs:
@@ -201,7 +213,7 @@ def _packed(module: nn.Module, problem: Problem, dtype: str) -> Runs:
     def padded(data: Tensor) -> np.ndarray:
         return pad_packed_sequence(PackedSequence(data.float(), packed.batch_sizes))[0].numpy()
 
-    return _runs(call, packed.data, dy.data, list(module.parameters()), padded, _transposed)
+    return _runs(call, packed.data, dy.data, list(module.parameters()), padded, transposed)
 
 
 def _steps(settings: Settings) -> list[Competitor]:
@@ -220,16 +232,22 @@ def _steps(settings: Settings) -> list[Competitor]:
         return torch.compile(_our_cell(problem), fullgraph=True)
 
     return [
-        row("lnrnn module.step", NORMALISED, lambda p: _ours(p, NORMALISED, "auto").step, False),
+        row(
+            "lnrnn module.step", NORMALISED, lambda p: our_module(p, NORMALISED, "auto").step, False
+        ),
         row("lnrnn cell", NORMALISED, _our_cell, True),
         row("lnrnn cell, exported", NORMALISED, _exported, True),
         *([row("lnrnn cell, compiled", NORMALISED, compiled, True)] if settings.compiled else []),
         row(
-            "lnrnn, T = 1", NORMALISED, lambda p: _of_one(_ours(p, NORMALISED, "auto")), False, True
+            "lnrnn, T = 1",
+            NORMALISED,
+            lambda p: _of_one(our_module(p, NORMALISED, "auto")),
+            False,
+            True,
         ),
         *(_streams() if settings.dtype == "float32" else []),
         row(f"{stock}Cell", PLAIN, _stock_cell, True),
-        row(f"{stock}, T = 1", PLAIN, lambda p: _of_one(_stock(p)), False, True),
+        row(f"{stock}, T = 1", PLAIN, lambda p: _of_one(stock_module(p)), False, True),
         *(
             [_in_integers(stock)]
             if settings.dtype == "float32" and settings.cell != "simple"
@@ -267,7 +285,7 @@ def _in_integers(stock: str) -> Competitor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.ao.quantization.quantize_dynamic(
-                nn.Sequential(_stock(problem)), {nn.LSTM, nn.GRU}, dtype=torch.qint8
+                nn.Sequential(stock_module(problem)), {nn.LSTM, nn.GRU}, dtype=torch.qint8
             )[0]
         return _step(_of_one(module), problem, "float32", False)._replace(y=None)
 
@@ -315,14 +333,14 @@ def _exported(problem: Problem) -> Any:
 
 def _stock_cell(problem: Problem) -> Any:
     cell = _CELLS[problem.cell][1](problem.point.units, problem.point.units)
-    weights = _ours(problem, PLAIN, "portable").state_dict()
+    weights = our_module(problem, PLAIN, "portable").state_dict()
     cell.load_state_dict({n.removesuffix("_l0"): w for n, w in weights.items()})
     return cell
 
 
 def lstm(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """A layer-normalised LSTM as one writes it, (T, B, I) to (T, B, H)."""
-    h = torch.zeros(x.size(1), w["recurrent_kernel"].size(0))
+    h = x.new_zeros(x.size(1), w["recurrent_kernel"].size(0))
     c = torch.zeros_like(h)
     wide, units = w["bias"].size(0), h.size(1)
     z_x = torch.layer_norm(x @ w["kernel"], [wide], w["x_norm_gain"]) + w["bias"]
@@ -339,7 +357,7 @@ def lstm(x: Tensor, w: dict[str, Tensor]) -> Tensor:
 
 def gru(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """A layer-normalised GRU as one writes it, (T, B, I) to (T, B, H)."""
-    h = torch.zeros(x.size(1), w["recurrent_kernel"].size(0))
+    h = x.new_zeros(x.size(1), w["recurrent_kernel"].size(0))
     wide = w["recurrent_kernel"].size(1)
     z_x = torch.layer_norm(x @ w["kernel"], [wide], w["x_norm_gain"], w["x_norm_bias"])
     outputs: list[Tensor] = []
@@ -356,7 +374,7 @@ def gru(x: Tensor, w: dict[str, Tensor]) -> Tensor:
 
 def simple(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """A layer-normalised simple RNN as one writes it, (T, B, I) to (T, B, H)."""
-    h = torch.zeros(x.size(1), w["recurrent_kernel"].size(0))
+    h = x.new_zeros(x.size(1), w["recurrent_kernel"].size(0))
     outputs: list[Tensor] = []
     for z in (x @ w["kernel"] + w["bias_x"]).unbind(0):
         z = z + h @ w["recurrent_kernel"]
@@ -374,7 +392,7 @@ _LOOPS: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
 
 
 def _loop(
-    loop: Callable[[Tensor, dict[str, Tensor]], Tensor], problem: Problem, packed: bool
+    loop: Callable[[Tensor, dict[str, Tensor]], Tensor], problem: Problem, packed: bool = False
 ) -> Runs:
     """Of a loop; what it computes beyond the lengths of packed sequences is set to zero."""
     weights = {
@@ -389,18 +407,21 @@ def _loop(
     )
 
 
-def _scripted(problem: Problem, packed: bool) -> Runs:
+def scripted_loop(problem: Problem, packed: bool = False) -> Runs:
+    """The runs of a loop in TorchScript."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.script as a whole
         loop: Any = torch.jit.script(_LOOPS[problem.cell])
     return _loop(loop, problem, packed)
 
 
-def _compiled(problem: Problem, packed: bool) -> Runs:
+def compiled_loop(problem: Problem, packed: bool = False) -> Runs:
+    """The runs of a loop by torch.compile."""
     return _loop(torch.compile(_LOOPS[problem.cell], fullgraph=True), problem, packed)
 
 
-def _limit(problem: Problem, dtype: torch.dtype) -> Runs:
+def products(problem: Problem, dtype: torch.dtype) -> Runs:
+    """Large products of the same floating-point work."""
     a, b = (torch.randn(shape, dtype=dtype) for shape in problem.product)
 
     def times(count: int) -> None:

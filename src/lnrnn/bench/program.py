@@ -7,6 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from lnrnn.bench import competitors, machine, measure, memory, problem, report
 from lnrnn.bench.problem import Competitor, Problem
 from lnrnn.bench.report import Measurement, Row
-from lnrnn.bench.settings import OVERHEAD, TASKS, Point, Settings
+from lnrnn.bench.settings import CUDA, OVERHEAD, TASKS, Point, Settings
 from lnrnn.engines import runs as engine_runs
 from lnrnn.engines.native import core
 from lnrnn.train.settings import UserError
@@ -27,6 +29,7 @@ def bench(
     grid: list[tuple[Point, ...]] | None,
     threads: int | None,
     task: str,
+    device: str = "cpu",
     **options: Any,
 ) -> int:
     """Measure, and write tables, CSV, JSON and plot.
@@ -38,6 +41,7 @@ def bench(
         grid: the points, in groups; None for those of the task.
         threads: processors to use; None for all.
         task: a name of [TASKS][lnrnn.bench.settings.TASKS].
+        device: `"cpu"` or `"cuda"`, which is measured from PyTorch in this process.
         options: other fields of [Settings][lnrnn.bench.settings.Settings].
 
     Returns:
@@ -55,24 +59,47 @@ def bench(
             f"--task {task} is measured on {' and '.join(possible)} alone; got {framework!r} as "
             "--framework."
         )
-    points = tuple(dict.fromkeys(p for group in grid or [TASKS[task].points] for p in group))
+    if device == "cuda":
+        framework = _on_cuda(framework, task)
+    elif options["dtype"] == "float16":
+        raise UserError("--dtype float16 is measured on a CUDA device: add --device cuda.")
+    usual = CUDA if device == "cuda" else TASKS[task].points
+    points = tuple(dict.fromkeys(p for group in grid or [usual] for p in group))
     longer = [p for p in points if p.steps > 1]
     if task == "step" and longer:
         raise UserError(f"--task step is one step, a point 1,B,H; got {longer[0]} in --grid.")
     if TASKS[task].projected and options["cell"] != "lstm":
         raise UserError(f"--task {task} is of an lstm; got {options['cell']!r} as --cell.")
-    if core.missing():
+    if device == "cpu" and core.missing():
         raise UserError(f"The native engine cannot be measured: {core.missing()}.")
     folder = out or Path("runs", time.strftime("bench-%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said at once
     if framework is None:
         results = _all(points, threads, task, options)
     else:
-        options |= {"task": task, "threads": threads or available}
+        options |= {"task": task, "threads": threads or available, "device": device}
         results = [_one(Settings(framework=framework, points=points, **options))]
     report.write(folder, results)
     print(f"\nbench.md, bench.csv, bench.json and bench.png are in {folder}.")
     return 0
+
+
+def _on_cuda(framework: str | None, task: str) -> str:
+    """The framework that is measured on a CUDA device; UserError where none can be."""
+    if framework not in (None, "torch") or task != "sequence":
+        raise UserError(
+            f"--device cuda is measured from torch, a sequence; got {framework or 'torch'!r} as "
+            f"--framework and {task!r} as --task: leave them out."
+        )
+    reason = _device().missing() if find_spec("torch") else "PyTorch is not installed"
+    if reason:
+        raise UserError(f"The Triton engine cannot be measured: {reason}.")
+    return "torch"
+
+
+def _device() -> Any:
+    """What measures on a CUDA device; it loads PyTorch."""
+    return import_module("lnrnn.bench.on_cuda")
 
 
 def _all(
@@ -103,21 +130,24 @@ def _all(
 
 def _one(settings: Settings) -> Measurement:
     every, task = competitors.of(settings), TASKS[settings.task]
-    packages = (settings.framework, "keras", "numpy")
-    result = Measurement(
-        settings,
-        {p: _version(p) for p in packages},
-        machine.processor(),
-        machine.instruction_sets(),
-        core.instruction_set(),
-        [],
-    )
+    if settings.device == "cuda":
+        numbers = {"torch": _version("torch")} | _device().versions()
+        result = Measurement(settings, numbers, _device().described(), [], "", [])
+    else:
+        result = Measurement(
+            settings,
+            {p: _version(p) for p in (settings.framework, "keras", "numpy")},
+            machine.processor(),
+            machine.instruction_sets(),
+            core.instruction_set(),
+            [],
+        )
     print(report.heading(result), flush=True)
     peaks: dict[str, dict[tuple[Point, str], int]] = {}
     points = settings.points
-    if settings.task == "sequence":
+    if settings.task == "sequence" and settings.device == "cpu":
         points = (*(p for p in points if p != OVERHEAD), OVERHEAD)
-    if task.memory and settings.memory and memory.measurable():
+    if task.memory and settings.memory and settings.device == "cpu" and memory.measurable():
         for competitor in every:
             if any(map(competitor.at, settings.points)):
                 peaks[competitor.name] = memory.of(settings, competitor.name)
@@ -145,13 +175,18 @@ def _rows(
 ) -> list[Row]:
     """The gate and then the figures of a point."""
     ready = {c: c.build(given) for c in here}
-    problem.check(ready)
+    cuda = settings.device == "cuda"
+    with _device().exactly() if cuda else nullcontext():
+        problem.check(ready)
     rows = []
+    clock = _device().seconds if cuda else measure.seconds
     for call in TASKS[settings.task].calls:
         runs = {c: runs.calls[call] for c, runs in ready.items()}
         engines = {c: _engine(c, run) for c, run in runs.items()}
-        for competitor, times in measure.interleaved(runs, settings.repeats).items():
+        for competitor, times in measure.interleaved(runs, settings.repeats, clock).items():
             peak = peaks.get(competitor.name, {}).get((given.point, call))
+            if cuda and settings.memory:
+                peak = _device().peak(runs[competitor])
             engine = engines[competitor]
             rows.append(Row.of(settings, given.point, call, competitor, engine, times, peak))
     return report.with_ratios(rows)
@@ -164,4 +199,5 @@ def _engine(competitor: Competitor, run: Callable[[], Any]) -> str:
     before = engine_runs()
     run()
     # the portable engine may count when it is traced alone
-    return "native" if any(e == "native" for e, _ in engine_runs() - before) else "portable"
+    fused = [e for e, _ in engine_runs() - before if e != "portable"]
+    return fused[0] if fused else "portable"

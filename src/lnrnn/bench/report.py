@@ -154,6 +154,8 @@ def _title(result: Measurement) -> str:
 
 
 def _machine(result: Measurement) -> str:
+    if result.settings.device == "cuda":
+        return f"{result.processor}."
     sets = ", ".join(result.instruction_sets) or "unknown"
     return (
         f"{result.settings.threads} thread(s) of {result.processor}, which has {sets}; the native "

@@ -37,11 +37,19 @@ FULL = (
     Point(1000, 8, 128),
     Point(10000, 8, 128),
 )
-GRIDS = {"small": SMALL, "full": FULL}
+CUDA = (
+    Point(100, 32, 128),
+    Point(100, 32, 256),
+    Point(100, 64, 512),
+    Point(512, 16, 768),
+    Point(1024, 16, 768),
+)
+GRIDS = {"small": SMALL, "full": FULL, "cuda": CUDA}
 _BATCHES = (Point(100, 32, 128), Point(100, 32, 256))
 OVERHEAD = Point(1, 1, 16)  # the time of a call that has next to nothing to compute
 COMPILED = Point(100, 32, 128)  # the only one that a loop is compiled by torch.compile at
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
 
 
 class Task(NamedTuple):
@@ -91,11 +99,13 @@ class Settings:
         threads: processors to use.
         task: a name of `TASKS`.
         cell: `"lstm"`, `"gru"` or `"simple"`.
-        dtype: that of the products, `"float32"` or `"bfloat16"`; weights are float32.
+        dtype: that of the products, `"float32"` or `"bfloat16"`; weights are float32.  On a CUDA
+            device that of all, and `"float16"` as well.
         points: of the grid, in order.
         repeats: timings of each competitor.
         memory: whether peak memory is measured, in a process for each competitor.
         compiled: whether torch.compile is measured.
+        device: `"cpu"` or `"cuda"`.
     """
 
     framework: str
@@ -107,6 +117,7 @@ class Settings:
     repeats: int = 10
     memory: bool = True
     compiled: bool = False
+    device: str = "cpu"
 
 
 def parse_points(text: str) -> tuple[Point, ...]:
@@ -129,5 +140,7 @@ def parse_points(text: str) -> tuple[Point, ...]:
         return GRIDS[text]
     numbers = text.split(",")
     if len(numbers) != 3 or not all(n.isdecimal() and int(n) for n in numbers):
-        raise ValueError(f"it is small, full or T,B,H, three whole numbers from 1; got {text!r}")
+        raise ValueError(
+            f"it is {', '.join(GRIDS)} or T,B,H, three whole numbers from 1; got {text!r}"
+        )
     return (Point(*map(int, numbers)),)

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +18,16 @@ from lnrnn.convert import export, programs
 from lnrnn.convert.containers import lite_model
 from lnrnn.convert.errors import FileError
 from lnrnn.convert.weights import Weights
+from lnrnn.reference import relatives
+from lnrnn.relatives.table import Published
+from lnrnn.relatives.weights import sizes_of
 from lnrnn.testing.tolerances import assert_close
 
 Array = np.ndarray
 
 STEPS, BATCH = 9, 3
 _SECONDS = 300
+_NO_ORIGIN = "A check needs to know the original program; these weights name none."
 
 
 def check_layer(weights: Weights, python: str = sys.executable) -> str:
@@ -38,8 +45,35 @@ def check_layer(weights: Weights, python: str = sys.executable) -> str:
             outputs differ by more than the tolerance of the dtype.
     """
     if weights.origin is None:
-        raise FileError("A check needs to know the original program; these weights name none.")
-    form = weights.origin.dialect
+        raise FileError(_NO_ORIGIN)
+    form, sizes = weights.origin.dialect, weights.sizes
+    name, x = program_of(form), inputs(sizes.inputs)
+    arrays = export.originals(weights, form, "")
+    if form.startswith("tflite_"):
+        model = lite_model.model(arrays, weights.variant, sizes, x.shape[:2])
+        arrays = {"model": np.frombuffer(model, np.uint8)}
+    about = {
+        "form": form,
+        **sizes._asdict(),
+        "variant": weights.variant.to_dict(),
+        "zoneout": weights.zoneout,
+    }
+    return compared(name, run(about, arrays, x, python, name), outputs(weights, x))
+
+
+def check_relative(form: Published | None, params: Mapping[str, Array], python: str) -> str:
+    """Run the original program of a relative and compare outputs, as `check_layer` does."""
+    if form is None:
+        raise FileError(_NO_ORIGIN)
+    sizes, name = sizes_of(form.relative, params), program_of(form.name)
+    about = {"form": form.name, **sizes._asdict(), "variant": asdict(form.relative)}
+    x = inputs(sizes.inputs)
+    theirs = run(about, form.from_canonical(params, ""), x, python, name)
+    return compared(name, theirs, relatives.forward(form.relative, params, x).y)
+
+
+def program_of(form: str) -> str:
+    """The module of a form's original program."""
     found = programs.program_of(form)
     if found is None:
         starts = ", ".join(f"{start}*" for start in programs.PROGRAMS)
@@ -47,11 +81,17 @@ def check_layer(weights: Weights, python: str = sys.executable) -> str:
             f"Original programs can be run of {starts}; {form} has none that pip installs: compare "
             "with outputs that you saved."
         )
-    name = found[0]
-    x = np.random.default_rng(16070645).standard_normal((STEPS, BATCH, weights.sizes.inputs))
-    x = x.astype(np.float32)
-    theirs = run(weights, x, python, name)
-    ours = outputs(weights, x)
+    return found[0]
+
+
+def inputs(size: int) -> Array:
+    """Random inputs (T, B, I)."""
+    x = np.random.default_rng(16070645).standard_normal((STEPS, BATCH, size))
+    return x.astype(np.float32)
+
+
+def compared(name: str, theirs: Array, ours: Array) -> str:
+    """A sentence with the largest difference; raises FileError if it is not of rounding."""
     try:
         assert_close("y", theirs, ours, "float32")
     except AssertionError as error:
@@ -71,20 +111,10 @@ def outputs(weights: Weights, x: Array) -> Array:
     return reference.forward(weights.variant, params, x.astype(np.float64), **options).y
 
 
-def run(weights: Weights, x: Array, python: str, name: str) -> Array:
-    """The outputs of the original program."""
-    assert weights.origin is not None
-    form, sizes = weights.origin.dialect, weights.sizes
-    arrays = export.originals(weights, form, "")
-    if form.startswith("tflite_"):
-        model = lite_model.model(arrays, weights.variant, sizes, x.shape[:2])
-        arrays = {"model": np.frombuffer(model, np.uint8)}
-    about = {
-        "form": form,
-        **sizes._asdict(),
-        "variant": weights.variant.to_dict(),
-        "zoneout": weights.zoneout,
-    }
+def run(
+    about: Mapping[str, Any], arrays: Mapping[str, Array], x: Array, python: str, name: str
+) -> Array:
+    """The outputs of the original program on its own weights."""
     with tempfile.TemporaryDirectory() as folder:
         request, result = Path(folder, "request.npz"), Path(folder, "result.npz")
         given = {f"w/{n}": a for n, a in arrays.items()}

@@ -15,7 +15,7 @@ from lnrnn.convert.find import Fit, Found, find, read_layers, with_settings
 from lnrnn.convert.tensors import Array, Container
 from lnrnn.convert.weights import Checkpoint, Weights
 from lnrnn.relatives.relative import Relative
-from lnrnn.relatives.table import RELATIVES
+from lnrnn.relatives.table import RELATIVES, Published
 from lnrnn.relatives.weights import sizes_of
 from lnrnn.variant import Variant
 
@@ -105,15 +105,22 @@ def convert(
     container = open_file(source)
     found = _relative(container, dialect, select)
     if found is not None:
-        relative, params, said = found
-        given = {"--check": check, "--set": tuple(settings), "--as-set": form_settings}
+        relative, params, origin = found
+        sizes = sizes_of(relative, params)
+        said = f"{origin.name if origin else relative.cell}: I={sizes.inputs} H={sizes.units}"
+        given = {"--set": tuple(settings), "--as-set": form_settings}
         _refuse(said, given | {"--int8": int8, "--as with .tflite": to.suffix == ".tflite"})
+        print(said)
+        if check is not None:
+            from lnrnn.convert.check import check_relative
+
+            print(check_relative(origin, params, check))
         if form is None:
             relatives.save(to, relative, params)
         else:
             arrays = relatives.originals(relative, params, form)
             export.write_arrays(to, arrays, dict.fromkeys(arrays, ""))
-        print(f"{_shown(said)}\nwrote {to}")
+        print(f"wrote {to}")
         return 0
     checkpoint, sentences = _layers(container, source.name, dialect, select, parse(settings))
     for sentence in sentences:
@@ -133,11 +140,10 @@ def convert(
 
 def _relative(
     container: Container, dialect: str | None, select: str | None
-) -> tuple[Relative, dict[str, Array], str] | None:
-    """A relative of a file, its weights and a sentence; None where layers are to be read."""
+) -> tuple[Relative, dict[str, Array], Published | None] | None:
+    """A relative of a file, its weights and whose they are; None where layers are to be read."""
     if relatives.is_ours(container) and dialect is None and select is None:
-        relative, params = relatives.from_container(container)
-        return relative, params, f"a {relative.cell}"
+        return *relatives.from_container(container), None
     if dialect is not None:
         form = RELATIVES.get(dialect)
     else:
@@ -146,9 +152,7 @@ def _relative(
         form = cells[0].form if alone else None
     if form is None:
         return None
-    params = relatives.read(container, form, select)
-    sizes = sizes_of(form.relative, params)
-    return form.relative, params, f"{form.name}: I={sizes.inputs} H={sizes.units}"
+    return form.relative, relatives.read(container, form, select), form
 
 
 def _beside(
@@ -169,7 +173,7 @@ def _refuse(said: str, options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise FileError(
-            f"{given[0]} is for layers with a variant; got it with a relative, {_shown(said)}: "
+            f"{given[0]} is for layers with a variant; got it with a relative, {said}: "
             "leave it out."
         )
 

@@ -2,7 +2,8 @@
 
 `python programs.py REQUEST.npz RESULT.npz`, in any Python that has NumPy and the original
 program.  The request holds `x` (T, B, I), the original weights `w/<name>`, and `about`, JSON
-with the name of the form, the sizes `inputs`, `units` and `hidden`, and the variant's fields; the
+with the name of the form, the sizes `inputs`, `units` and others, and the fields of the variant or
+relative; the
 result holds `y` (T, B, R).  Exit status 3: the program is not installed.
 """
 
@@ -120,6 +121,50 @@ def haste(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> A
         return _torch(torch, layer, weights)(torch.tensor(x))[0].numpy()
 
 
+def labml(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """The cells of labml-nn 0.5.1, from zero states."""
+    import torch
+    from labml_nn.hypernetworks.hyper_lstm import (  # pyright: ignore[reportMissingImports]
+        HyperLSTMCell,
+    )
+    from labml_nn.lstm import LSTMCell  # pyright: ignore[reportMissingImports]
+
+    inputs, units, small = about["inputs"], about["units"], about.get("hyper", 0)
+    if small:
+        cell, widths = HyperLSTMCell(inputs, units, small, about["projection"]), [units, small]
+    else:
+        cell, widths = LSTMCell(inputs, units, layer_norm=True), [units]
+    _torch(torch, cell, weights)
+    states = [torch.zeros(x.shape[1], width) for width in widths for _ in "hc"]
+    emitted = []
+    with torch.no_grad():
+        for one in torch.tensor(x):
+            states = cell(one, *states)
+            emitted.append(states[0])
+    return torch.stack(emitted).numpy()
+
+
+def torchrl(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """TorchRL's block GRU, batch first."""
+    import torch
+    from torchrl.modules.models.model_based import (  # pyright: ignore[reportMissingImports]
+        DreamerV3BlockGRU,
+    )
+
+    layer = DreamerV3BlockGRU(
+        about["inputs"],
+        about["units"],
+        projection_size=about["projection"],
+        num_blocks=about["blocks"],
+        num_layers=about["layers"],
+        norm_eps=about["variant"]["epsilon"],
+        update_bias=about["variant"]["update_bias"],
+    )
+    with torch.no_grad():
+        outputs = _torch(torch, layer, weights)(torch.tensor(x).transpose(0, 1))[0]
+    return outputs.transpose(0, 1).numpy()
+
+
 def tensorflow_lite(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
     """TensorFlow Lite, on the model that the request brings."""
     try:
@@ -141,6 +186,8 @@ PROGRAMS: dict[str, tuple[str, Program]] = {
     "torchaudio_": ("torchaudio", torchaudio),
     "speechbrain_": ("speechbrain", speechbrain),
     "haste_ln": ("haste_pytorch", haste),
+    "labml_": ("labml_nn", labml),
+    "torchrl_": ("torchrl", torchrl),
     "tflite_": ("tensorflow", tensorflow_lite),
 }
 """Start of a form's name: the module of its original program, and what runs that."""

@@ -223,11 +223,14 @@ def step(request: Request, engine: str = "auto") -> Callable[..., Any]:
     return portable.on(request.framework).step
 
 
-def relative_step(framework: str) -> Callable[..., Any]:
-    """The function of one step of a relative: the portable engine's."""
+def relative(framework: str, use: str) -> Callable[..., Any]:
+    """The portable engine's function of a `"sequence"` or a `"step"` of a relative.
+
+    What `choose` finds for a request with a relative may be faster, of a sequence.
+    """
     from lnrnn.engines import portable
 
-    return portable.on(framework).relative_step
+    return getattr(portable.on(framework), f"relative_{use}")
 
 
 def check_name(engine: str) -> str:

@@ -86,7 +86,8 @@ def dreamer_block_gru(
 ) -> tuple[jax.Array, jax.Array]:
     """Run Dreamer's block GRU over a sequence, in the dtype of x.
 
-    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
+    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The
+    equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
 
     Args:
         params: as of `dreamer_block_gru_init`.
@@ -174,7 +175,7 @@ def dreamer_block_gru_step(
     if reset is not None:
         fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
         h = jnp.where(fresh[0][:, None], 0, h)
-    (h,) = select.relative_step("jax")(relative, _weights(params, x), x, (h,))
+    (h,) = select.relative("jax", "step")(relative, _weights(params, x), x, (h,))
     return layout.spread(h)
 
 

@@ -92,7 +92,7 @@ class DreamerBlockGRUCell(keras.layers.Layer):
     def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
         """One step: inputs (B, I) and [h (B, H)] to the output and [h]."""
         given = states[0] if isinstance(states, (list, tuple)) else states
-        step = select.relative_step(keras.backend.backend())
+        step = select.relative(keras.backend.backend(), "step")
         (h,) = step(self.relative, self.tensors(), inputs, (given,))
         return h, [h]
 

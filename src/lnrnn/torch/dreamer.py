@@ -193,7 +193,7 @@ class DreamerBlockGRU(nn.Module):
             ((before,),) = inputs.begun_anew(reset, input, [(before,)], [again])
         with scope:
             x = inputs.converted(input if batched else input.unsqueeze(0), dtype)
-            step = select.relative_step("torch")
+            step = select.relative("torch", "step")
             (h,) = step(self.relative, self._weights(dtype), x, (before,))
         return (h, h.unsqueeze(0)) if batched else (h.squeeze(0), h)
 

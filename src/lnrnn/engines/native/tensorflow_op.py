@@ -247,19 +247,19 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
 
 def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
     """The definition of a pass as a function for graphs."""
-    meaning, _, parts = _functions(how, specs, _threads())
-    # TensorFlow forgets functions within one whose variables it could not make constants
-    if not all(map(context().has_function, parts)):
-        _functions.cache_clear()
-        meaning, _, parts = _functions(how, specs, _threads())
+    meaning, parts, _ = _functions(how, specs, _threads())
+    for part in parts:
+        # TensorFlow forgets them where it fails to make constants of a model's variables
+        if not context().has_function(part.signature.name):
+            context().add_function_def(part)
     return meaning
 
 
 @cache
-def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any, list[str]]:
-    """The definition of a pass, the pass itself, as functions for graphs, and what is within.
+def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, list[Any], Any]:
+    """The definition of a pass with its parts, and the pass itself, as functions for graphs.
 
-    TensorFlow runs the second in place of the first where it runs on a CPU.
+    TensorFlow runs the pass in place of its definition where it runs on a CPU.
     """
     name = f"lnrnn_{uuid.uuid4().hex}"  # no other process has it, nor what it saved
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
@@ -275,8 +275,7 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, Any
     with tf.init_scope():
         defined = function(meaning, "any")
         computed = function(lambda *a: _operator(how, a), "CPU")
-    parts = [f.signature.name for f in defined.graph.as_graph_def().library.function]
-    return defined, computed, parts
+    return defined, list(defined.graph.as_graph_def().library.function), computed
 
 
 def _operator(how: How, arrays: Arrays) -> list[Any]:

@@ -126,7 +126,7 @@ def _draw(a: Inputs) -> tuple[Inputs, tuple[Tensor | None, ...]]:
             shape = (steps, batch, units)
         elif name in ("mask", "reset"):
             return (torch.rand((steps, batch), generator=generator) < 0.7).to(like.device)
-        elif name in ("h0", "c0", "recurrent_mask", "candidate_mask"):
+        elif name in ("h0", "c0", "reset_h", "reset_c", "recurrent_mask", "candidate_mask"):
             shape = (batch, units)
         if name.startswith(("take", "recurrent_mask", "candidate_mask")):
             return (torch.rand(shape, generator=generator) < 0.8).to(like)

@@ -12,7 +12,7 @@ from lnrnn.engines.triton.memory import factor
 from lnrnn.engines.triton.step import enter
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_of_w", "of_u"])
 def weights(
     RECURRENT, KERNEL, BIAS_X, BIAS_H, GAIN_X, SHIFT_X, GAIN_H, SHIFT_H, GAIN_SUM, SHIFT_SUM,
     GAIN_C, SHIFT_C, GAIN_HIDDEN, SHIFT_HIDDEN, PEEPHOLE, U, PLAIN, W, BIAS, VECTORS,
