@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
         dtype: of the computation; None is that to which inputs and weights promote.
         param_dtype: of the weights.
         metadata: by the name of a weight the keywords of its `nnx.Param`, such as
-            `{"kernel": {"out_sharding": (None, "model")}}`.
+            `{"kernel": {"out_sharding": (None, "model")}}` (`sharding_names` in Flax 0.12.0).
         deterministic: whether random masks are off; `train()` and `eval()` of NNX set it.
         zoneout: as of [lnrnn.jax.Options][], as those below.
         zoneout_cell: of c; LSTM only.
