@@ -30,7 +30,8 @@ int differences(const std::vector<std::vector<T>>& first, const std::vector<std:
     return found;
 }
 
-// The largest distance of an array from another, relative to the latter.
+// The largest distance of an array from another, relative to the latter; what has all but vanished
+// may be zeros, as tiles take subnormal numbers.
 template <class T>
 double distance(const std::vector<std::vector<T>>& found, const std::vector<std::vector<T>>& right) {
     double largest = 0;
@@ -40,7 +41,7 @@ double distance(const std::vector<std::vector<T>>& found, const std::vector<std:
             const double r = number(right[i][j]), d = number(found[i][j]) - r;
             apart += d * d, size += r * r;
         }
-        if (apart > 0) largest = std::max(largest, std::sqrt(apart / size));
+        if (apart > 1e-60) largest = std::max(largest, std::sqrt(apart / size));
     }
     return largest;
 }
