@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingImports]
-from accelerate.utils import set_seed  # pyright: ignore[reportMissingImports]
+from accelerate.utils import DataLoaderConfiguration, set_seed  # pyright: ignore[reportMissingImports]
 from japanese_vowels import LEARNING_RATE, UNITS, Classifier, read
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="in all, those before included")
     parser.add_argument("--folder", type=Path, default=Path("runs/accelerate"))
     given = parser.parse_args()
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    # the order of an epoch by its number, not by the random numbers that were drawn before
+    loading = DataLoaderConfiguration(use_seedable_sampler=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16", dataloader_config=loading)
     set_seed(0)
     model: Any = Classifier(LayerNormLSTM(12, UNITS))
     optimizer: Any = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
@@ -69,7 +71,7 @@ def main() -> None:
     if begun:
         accelerator.load_state(str(given.folder))
     while progress.epochs < given.epochs:
-        train.set_epoch(progress.epochs)  # the order of the recordings is that of the epoch
+        train.set_epoch(progress.epochs)
         for series, speakers in train:
             optimizer.zero_grad()
             accelerator.backward(nn.functional.cross_entropy(model(series), speakers))

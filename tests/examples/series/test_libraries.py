@@ -31,7 +31,7 @@ def test_saved_forecaster(tmp_path) -> None:
     )
     model.fit(series, verbose=False)
     model.save(str(tmp_path / "model.pt"))
-    loaded = BlockRNNModel.load(str(tmp_path / "model.pt"))
+    loaded = BlockRNNModel.load(str(tmp_path / "model.pt"), trusted=True)
     found, wanted = (m.predict(5, verbose=False).values() for m in (loaded, model))
     np.testing.assert_array_equal(found, wanted)
 
