@@ -202,8 +202,8 @@ def test_a_run_of_0_1_0_goes_on_as_it_would_have(
         heading, *expected = [row[:-1] for row in csv.reader(stream)]
     found_heading, *found = metrics(Path("run"))
     assert found_heading == heading and [r[:2] for r in found] == [r[:2] for r in expected]
-    bits = [np.array([r[2:] for r in rows], np.float32) for rows in (found, expected)]
-    assert_close("bits per character", *bits, "float32")
+    bits, wanted = (np.array([r[2:] for r in rows], np.float32) for rows in (found, expected))
+    assert_close("bits per character", bits, wanted, "float32")
     assert lnrnn("sample", "run", "--length", 9) == 0
 
 

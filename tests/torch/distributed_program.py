@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -58,14 +59,14 @@ def train(
 def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
     """Each process writes its part of the weights and moments."""
     weights, moments = get_state_dict(model, optimizer)
-    checkpoint.save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
+    save_parts({"model": weights, "optimizer": moments}, checkpoint_id=folder)
 
 
 def load(folder: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
     """Read what any number of processes wrote."""
     weights, moments = get_state_dict(model, optimizer)
     state = {"model": weights, "optimizer": moments}
-    checkpoint.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    load_parts(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
 
 

@@ -18,7 +18,6 @@ from lnrnn.train.settings import Settings, UserError
 
 FILE = "checkpoint.npz"
 _FORMAT = 2
-_CANONICAL = {"weight_order": "canonical"}  # the setting that format 1, of lnrnn 0.1.0, implies
 
 
 class Row(NamedTuple):
@@ -119,7 +118,10 @@ def _checkpoint(state: dict[str, Any], arrays: Any) -> Checkpoint:
             f"lnrnn {__version__} reads runs of the formats 1 to {_FORMAT}; got one of the format "
             f"{form}: use the lnrnn that its run.json names, or a newer one."
         )
-    settings = Settings(**state.pop("settings"), **(_CANONICAL if form == 1 else {}))
+    fields = state.pop("settings")
+    if form == 1:  # of lnrnn 0.1.0
+        fields["weight_order"] = "canonical"
+    settings = Settings(**fields)
     progress = {name: Progress(**p) for name, p in state.pop("progress").items()}
     for model in progress.values():
         model.rows = [Row(*row) for row in model.rows]
