@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from lnrnn.engines import listen
@@ -124,7 +123,6 @@ class Native:
         precision, where that one rounds more.
         """
         from lnrnn.engines import native
-        from lnrnn.engines.fused.sequence import plan
 
         if isinstance(request.variant, Relative):
             return native.block_gru_on(request.framework)
@@ -133,7 +131,7 @@ class Native:
 
             if tensorflow_op.by_definition():
                 return Portable().load(request)
-        return partial(native.on(request.framework).sequence, plan=plan(request.variant))
+        return native.of(request.variant, request.framework)
 
     def weights_dtype(self, request: Request) -> str:
         """float32 for half precision, which only the operands of products have."""

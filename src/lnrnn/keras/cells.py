@@ -92,7 +92,7 @@ def device() -> str:
     return keras.distribution.list_devices()[0].split(":")[0].lower()
 
 
-def tensor_of(variable: Any, dtype: str) -> Any:
+def tensor_of(variable: Any, dtype: Any) -> Any:
     """The value of a variable in a dtype, which a traced scan may hold."""
     value: Any = ops.cast(ops.convert_to_tensor(variable), dtype)
     if keras.backend.backend() == "torch":

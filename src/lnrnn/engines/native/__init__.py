@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from lnrnn.engines.fused.block import sequence as block_sequence
-from lnrnn.engines.fused.sequence import sequence
+from lnrnn.engines.fused.sequence import plan, sequence
+from lnrnn.variant import Variant
 
 _bound: dict[str, SimpleNamespace] = {}
 _bound_blocks: dict[str, Any] = {}
@@ -25,6 +26,11 @@ def on(framework: str) -> SimpleNamespace:
         bound = partial(sequence, ops, op.recurrence, any_order=True)
         _bound[framework] = SimpleNamespace(sequence=bound)
     return _bound[framework]
+
+
+def of(variant: Variant, framework: str) -> Any:
+    """The same with the plan of one variant, which spares each call a look at its weights."""
+    return partial(on(framework).sequence, plan=plan(variant))
 
 
 def block_gru_on(framework: str) -> Any:

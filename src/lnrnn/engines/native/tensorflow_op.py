@@ -248,10 +248,11 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
 def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
     """The definition of a pass as a function for graphs."""
     meaning, parts, _ = _functions(how, specs, _threads())
+    known: Any = context()
     for part in parts:
         # TensorFlow forgets them where it fails to make constants of a model's variables
-        if not context().has_function(part.signature.name):
-            context().add_function_def(part)
+        if not known.has_function(part.signature.name):
+            known.add_function_def(part)
     return meaning
 
 
