@@ -68,6 +68,7 @@ USES = [
     *(("sequence", cell, "bfloat16") for cell in ("lstm", "gru", "simple")),
     ("packed", "lstm", "bfloat16"),
     *(("projected", "lstm", dtype) for dtype in ("float32", "bfloat16")),
+    ("blocks", "block_gru", "float32"),
     ("step", "gru", "bfloat16"),
     ("fit", "gru", "float32"),
     ("fit", "lstm", "bfloat16"),
@@ -79,7 +80,7 @@ def test_they_do_in_other_uses(task: str, cell: str, dtype: str, threads: int) -
     given = settings(threads, cell, task=task, dtype=dtype)
     found = ready(given, STEP if task == "step" else TINY)
     bases = [c.kind for c in found if c.base]
-    assert sorted(bases) == [NORMALISED, PLAIN]
+    assert sorted(bases) == [NORMALISED, PLAIN][: 1 if task == "blocks" else 2]
     assert {c.dtype for c in found if c.name in ("lnrnn", "lnrnn portable")} <= {dtype}
     for runs in found.values():
         assert tuple(runs.calls) == TASKS[task].calls
@@ -116,6 +117,7 @@ def test_the_gate_sees_a_wrong_weight(
         ("lnrnn native", {"task": "packed"}, 1.01),
         ("TorchScript loop", {"task": "packed"}, 1.01),
         ("lnrnn native", {"task": "projected"}, 1.01),
+        ("lnrnn native", {"task": "blocks", "cell": "block_gru"}, 1.01),
         ("lnrnn cell", {"task": "step"}, 1.01),
         ("torch.nn.LSTMCell", {"task": "step"}, 1.01),
         ("lnrnn", {"task": "fit"}, 1.01),
@@ -132,7 +134,9 @@ def test_the_gate_sees_it_in_other_uses(
     threads: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Wrong, "spoilt", ("recurrent_kernel", 3))
+    blocks = options.get("task") == "blocks"
+    spoilt = ("gate_kernel", 2) if blocks else ("recurrent_kernel", 3)
+    monkeypatch.setattr(Wrong, "spoilt", spoilt)
     monkeypatch.setattr(Wrong, "factor", factor)
     point = STEP if options.get("task") == "step" else TINY
     with pytest.raises(DisagreementError, match=f"^{name} disagrees with "):
@@ -146,12 +150,13 @@ def test_the_gate_sees_it_in_other_uses(
         ("sequence", "kernel"),
         ("sequence", "recurrent_kernel"),
         ("packed", "x"),
+        ("blocks", "hidden_gain"),
         ("fit", "kernel"),
         ("fit", "recurrent_kernel"),
     ],
 )
 def test_the_gate_sees_a_wrong_gradient(task: str, gradient: str, threads: int) -> None:
-    found = ready(settings(threads, task=task))
+    found = ready(settings(threads, TASKS[task].cell or "lstm", task=task))
     ours = next(iter(found))
     right = found[ours].gradients
     assert right is not None
@@ -391,7 +396,9 @@ BAD = {
     "--threads 100000": "--threads is at most the",
     "--framework numpy": "invalid choice: 'numpy'",
     "--task packed --framework jax": "--task packed is measured on torch alone; got 'jax'",
-    "--task projected --cell gru": "--task projected is of an lstm; got 'gru' as --cell",
+    "--task projected --cell gru": "--task projected is of one cell, lstm; got 'gru' as --cell",
+    "--task blocks --cell lstm": "--task blocks is of one cell, block_gru; got 'lstm' as --cell",
+    "--task blocks --dtype bfloat16": "--task blocks is in float32; got 'bfloat16' as --dtype",
     "--task step --grid 1,1,8 100,2,8": "--task step is one step, a point 1,B,H; got 100,2,8",
     "--dtype float16": "add --device cuda",
     "--device cuda --framework jax": "--device cuda is measured from torch",

@@ -282,6 +282,7 @@ RULES = (
         "lnrnn.engines.native",
         "lnrnn.engines.runs",
         "lnrnn.frontends",
+        _RELATIVES,
         "lnrnn.testing",
         "lnrnn.train",
         inside=("matplotlib",),
@@ -295,6 +296,7 @@ RULES = (
         inside=("matplotlib",),
     ),
     rule("lnrnn.bench.fit", "keras", "numpy", "lnrnn.bench"),
+    rule("lnrnn.bench.blocks", "numpy", "torch", "lnrnn.bench", _RELATIVES, "lnrnn.torch"),
     rule(
         "lnrnn.bench.on_cuda",
         "numpy",

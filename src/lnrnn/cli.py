@@ -391,10 +391,12 @@ def _parser() -> argparse.ArgumentParser:
         default="sequence",
         help="sequence: a layer forward, and with its gradients; projected: an LSTM that "
         "projects h to H / 2, from PyTorch; packed: sequences of T to T / 2 steps, from PyTorch; "
-        "step: one step of a stream, from PyTorch; fit: a Keras model in fit and predict "
-        "(default: sequence)",
+        "step: one step of a stream, from PyTorch; fit: a Keras model in fit and predict; "
+        "blocks: Dreamer's block GRU, from PyTorch (default: sequence)",
     )
-    bench.add_argument("--cell", choices=tuple(CELLS), default="lstm", help="(default: lstm)")
+    bench.add_argument(
+        "--cell", choices=tuple(CELLS), help="(default: lstm, or the one of the task)"
+    )
     bench.add_argument(
         "--dtype",
         choices=DTYPES,

@@ -24,6 +24,8 @@ def of(settings: Settings) -> list[Competitor]:
         torch.set_num_threads(settings.threads)
     if settings.task == "fit":
         return _module("fit").competitors(settings)
+    if settings.task == "blocks":
+        return _module("blocks").competitors()
     found: list[Competitor] = []
     if framework == "torch":
         found += _module("on_torch").competitors(settings)

@@ -242,8 +242,11 @@ _Kernels = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
 def _on_torch(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:
     from lnrnn.bench import on_torch
 
+    def named(found: list[np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(("kernel", "recurrent_kernel"), kernels(found), strict=True))
+
     weights = [v.value for v in layer.trainable_variables]
-    return on_torch.runs(layer, weights, problem, kernels, batch_first=True)
+    return on_torch.runs(layer, weights, problem, named, batch_first=True)
 
 
 def _on_jax(layer: Any, problem: Problem, kernels: _Kernels) -> Runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def runs(
     call: Callable[[Tensor], Tensor],
     weights: Sequence[Tensor],
     problem: Problem,
-    gradients: Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+    gradients: Callable[[list[np.ndarray]], Mapping[str, np.ndarray]],
     batch_first: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Runs:
@@ -112,8 +112,7 @@ def runs(
         call: from x to y, both (T, B, .), or (B, T, .) with `batch_first`.
         weights: what is differentiated beside x.
         problem: at whose x and dy.
-        gradients: from those of the weights to those of the canonical `kernel` and
-            `recurrent_kernel`.
+        gradients: from those of the weights to those of canonical ones, by name.
         batch_first: the layout.
         dtype: of x.
     """
@@ -132,7 +131,7 @@ def _runs(
     dy: Tensor,
     weights: Sequence[Tensor],
     array: Callable[[Tensor], np.ndarray],
-    gradients: Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+    gradients: Callable[[list[np.ndarray]], Mapping[str, np.ndarray]],
 ) -> Runs:
     """Of a function of x, whose results and gradients `array` lays out as (T, B, .)."""
     x.requires_grad_()
@@ -146,10 +145,9 @@ def _runs(
     def training() -> Sequence[Tensor]:
         return torch.autograd.grad(call(x), [x, *weights], dy)
 
-    def named() -> dict[str, np.ndarray]:
+    def named() -> Mapping[str, np.ndarray]:
         of_x, *of_weights = training()
-        kernel, recurrent = gradients([_array(g) for g in of_weights])
-        return {"x": array(of_x), "kernel": kernel, "recurrent_kernel": recurrent}
+        return {"x": array(of_x), **gradients([_array(g) for g in of_weights])}
 
     return Runs({"forward": forward, "training": training}, lambda: array(forward()), named)
 
@@ -186,10 +184,10 @@ def stock_module(problem: Problem) -> Any:
     return module
 
 
-def transposed(found: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def transposed(found: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Gradients of a module's weights as those of the canonical kernels."""
     # the first two parameters are those of the kernels
-    return found[0].T, found[1].T
+    return {"kernel": found[0].T, "recurrent_kernel": found[1].T}
 
 
 def _module(module: nn.Module, problem: Problem, dtype: str) -> Runs:
@@ -403,7 +401,7 @@ def _loop(
         lambda x: loop(x, weights) * valid if packed else loop(x, weights),
         list(weights.values()),
         problem,
-        lambda found: (found[0], found[1]),
+        lambda found: {"kernel": found[0], "recurrent_kernel": found[1]},
     )
 
 

@@ -11,12 +11,15 @@ import numpy as np
 from lnrnn.bench.settings import Point
 from lnrnn.frontends import families
 from lnrnn.params import Sizes
+from lnrnn.relatives import weights as of_relatives
+from lnrnn.relatives.relative import DREAMER
 from lnrnn.testing import assert_close, random_params
 from lnrnn.variant import Variant
 
 Array = np.ndarray
 FAMILIES = {"lstm": families.LSTM, "gru": families.GRU, "simple": families.SIMPLE}
 NORMALISED, PLAIN, LIMIT = "normalised", "un-normalised", "limit"
+BLOCK_GRU, BLOCKS = "block_gru", 8
 # the recurrence is kept from chaos, in which rounding errors of float32 would grow with T
 _RECURRENT = {"h_norm_gain": 0.25, "sum_norm_gain": 0.5, "recurrent_kernel": 0.5}
 
@@ -25,17 +28,17 @@ class Problem:
     """Inputs, upstream gradients and weights, the same for all competitors.
 
     Args:
-        cell: `"lstm"`, `"gru"` or `"simple"`.
+        cell: `"lstm"`, `"gru"`, `"simple"` or `"block_gru"`.
         point: T, B, H.
         projected: whether h is projected to R, half of the units; of an LSTM.
     """
 
     def __init__(self, cell: str, point: Point, projected: bool = False) -> None:
         self.cell, self.point, self.projected = cell, point, projected
-        self.variants: dict[str, Variant] = {
-            NORMALISED: families.find(FAMILIES[cell], None)[0],
-            PLAIN: families.plain(FAMILIES[cell]),
-        }
+        self.variants: dict[str, Variant] = {}
+        if cell != BLOCK_GRU:
+            self.variants[NORMALISED] = families.find(FAMILIES[cell], None)[0]
+            self.variants[PLAIN] = families.plain(FAMILIES[cell])
         if projected:
             self.variants = {k: v.replace(projection=True) for k, v in self.variants.items()}
         self.hidden = max(point.units // 2, 1) if projected else point.units  # R
@@ -54,9 +57,12 @@ class Problem:
             }
             for kind, variant in self.variants.items()
         }
+        if cell == BLOCK_GRU:
+            self.params[NORMALISED] = _block_gru(point.units, rng)
         shape = point.batch, point.units
+        names = self.variants[PLAIN].states if self.variants else ()
         self.states: list[Array] = [  # (B, H) each, of the step before
-            np.tanh(rng.standard_normal(shape, np.float32)) for _ in self.variants[PLAIN].states
+            np.tanh(rng.standard_normal(shape, np.float32)) for _ in names
         ]
 
     @property
@@ -67,6 +73,16 @@ class Problem:
         return (steps * batch, units), (units, gates * units)
 
 
+def _block_gru(units: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Weights of Dreamer's block GRU as it begins, and biases; projections as wide as h."""
+    sizes = of_relatives.Sizes(units, units, units, min(BLOCKS, units), 1)
+    found = {}
+    for name, shape in of_relatives.shapes(DREAMER, sizes).items():
+        mean, deviation = of_relatives.start(name, shape)
+        found[name] = mean + (deviation or 0.1) * rng.standard_normal(shape, np.float32)
+    return found
+
+
 class Runs(NamedTuple):
     """A competitor that is ready to run.
 
@@ -74,7 +90,7 @@ class Runs(NamedTuple):
         calls: what is timed, by the names of the task, in order; each returns when its results
             are there.
         y: the outputs (T, B, H) that it computes; None where there is nothing to compare.
-        gradients: the gradients of the canonical `kernel` (I, G H) and `recurrent_kernel`
+        gradients: the gradients of canonical weights, as `kernel` (I, G H) and `recurrent_kernel`
             (H, G H), and of `x` (T, B, I) where it gives them; None likewise.
     """
 

@@ -68,8 +68,13 @@ def bench(
     longer = [p for p in points if p.steps > 1]
     if task == "step" and longer:
         raise UserError(f"--task step is one step, a point 1,B,H; got {longer[0]} in --grid.")
-    if TASKS[task].projected and options["cell"] != "lstm":
-        raise UserError(f"--task {task} is of an lstm; got {options['cell']!r} as --cell.")
+    cell = options["cell"]
+    if TASKS[task].cell and cell not in (None, TASKS[task].cell):
+        raise UserError(
+            f"--task {task} is of one cell, {TASKS[task].cell}; got {cell!r} as --cell."
+        )
+    if task == "blocks" and options["dtype"] != "float32":
+        raise UserError(f"--task blocks is in float32; got {options['dtype']!r} as --dtype.")
     if device == "cpu" and core.missing():
         raise UserError(f"The native engine cannot be measured: {core.missing()}.")
     folder = out or Path("runs", time.strftime("bench-%Y%m%d-%H%M%S"))
@@ -78,6 +83,7 @@ def bench(
         results = _all(points, threads, task, options)
     else:
         options |= {"task": task, "threads": threads or available, "device": device}
+        options["cell"] = TASKS[task].cell or cell or "lstm"
         results = [_one(Settings(framework=framework, points=points, **options))]
     report.write(folder, results)
     print(f"\nbench.md, bench.csv, bench.json and bench.png are in {folder}.")
@@ -116,7 +122,8 @@ def _all(
             folder = Path(temporary, framework)
             command = [sys.executable, "-P", "-m", "lnrnn", "bench", "--framework", framework]
             command += ["--out", str(folder), "--task", task]
-            command += ["--cell", options["cell"], "--dtype", options["dtype"]]
+            command += ["--cell", options["cell"]] if options["cell"] else []
+            command += ["--dtype", options["dtype"]]
             command += ["--repeats", str(options["repeats"]), "--grid", *map(str, points)]
             command += ["--threads", str(threads)] if threads else []
             command += [] if options["memory"] else ["--no-memory"]

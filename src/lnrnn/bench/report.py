@@ -35,7 +35,7 @@ class Row(NamedTuple):
     Args:
         framework: that it runs on.
         task: what is done, a name of [TASKS][lnrnn.bench.settings.TASKS].
-        cell: `"lstm"`, `"gru"` or `"simple"`.
+        cell: as of [Settings][lnrnn.bench.settings.Settings].
         steps: T.
         batch: B.
         units: H and I.

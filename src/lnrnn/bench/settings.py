@@ -60,7 +60,8 @@ class Task(NamedTuple):
         points: the grid where none is given.
         frameworks: that it is measured on.
         memory: whether peak memory is measured.
-        projected: whether h is projected to half of the units, of an LSTM.
+        projected: whether h is projected to half of the units.
+        cell: the only one that it is of; empty for `"lstm"`, `"gru"` and `"simple"`.
     """
 
     calls: tuple[str, ...]
@@ -68,11 +69,15 @@ class Task(NamedTuple):
     frameworks: tuple[str, ...] = BACKENDS
     memory: bool = False
     projected: bool = False
+    cell: str = ""
 
 
 TASKS = {
     "sequence": Task(("forward", "training"), SMALL, memory=True),
-    "projected": Task(("forward", "training"), (Point(100, 32, 256),), ("torch",), projected=True),
+    "projected": Task(
+        ("forward", "training"), (Point(100, 32, 256),), ("torch",), projected=True, cell="lstm"
+    ),
+    "blocks": Task(("forward", "training"), (Point(64, 16, 512),), ("torch",), cell="block_gru"),
     "packed": Task(("forward", "training"), _BATCHES, ("torch",), memory=True),
     "step": Task(
         ("step",),
@@ -98,7 +103,7 @@ class Settings:
         framework: `"torch"`, `"jax"` or `"tensorflow"`.
         threads: processors to use.
         task: a name of `TASKS`.
-        cell: `"lstm"`, `"gru"` or `"simple"`.
+        cell: `"lstm"`, `"gru"`, `"simple"`, or the one of the task.
         dtype: that of the products, `"float32"` or `"bfloat16"`; weights are float32.  On a CUDA
             device that of all, and `"float16"` as well.
         points: of the grid, in order.
