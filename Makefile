@@ -89,25 +89,25 @@ STRESS = for split in rows units; do for isa in "" amx_emulated; do \
 	  LNRNN_SPLIT=$$split LNRNN_ISA=$$isa build/$(1)/stress $(2) || exit 1; done; done
 
 test-core:
-	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp
+	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp --parallel 2
 	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
 	build/ulp/streams && build/ulp/files
 	$(call STRESS,ulp,200)
 	LNRNN_ISA=avx512 build/ulp/stress 50 && LNRNN_ISA=avx2 build/ulp/stress 50
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
-	cmake --build build/asan && build/asan/tiles && build/asan/stress 20 && build/asan/operators
+	cmake --build build/asan --parallel 2 && build/asan/tiles && build/asan/stress 20 && build/asan/operators
 	build/asan/blocks 50 && LNRNN_SPLIT=units build/asan/blocks 50
 	$(call STRESS,asan,20)
 	build/asan/streams 100 && build/asan/files 20000
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
-	cmake --build build/tsan && build/tsan/stress 20 && build/tsan/operators
+	cmake --build build/tsan --parallel 2 && build/tsan/stress 20 && build/tsan/operators
 	build/tsan/blocks 50 && LNRNN_SPLIT=units build/tsan/blocks 50
 	$(call STRESS,tsan,20)
 
 # the C interface, installed, and the program of examples/c built with it and run
 test-c: .venv/ready
 	cmake -S . -B build/c -DLNRNN_C=ON -DCMAKE_INSTALL_PREFIX=build/c/installed
-	cmake --build build/c && cmake --install build/c
+	cmake --build build/c --parallel 2 && cmake --install build/c
 	cmake -S examples/c -B build/c/example -DCMAKE_PREFIX_PATH=$(CURDIR)/build/c/installed
 	cmake --build build/c/example
 	KERAS_BACKEND=torch .venv/bin/python -m pytest -q tests/c --example build/c/example/write
@@ -169,7 +169,7 @@ test-neon: .venv-zig/ready
 	CXX="$(CURDIR)/.venv-zig/bin/python -m ziglang c++ -target aarch64-linux-musl" \
 	  cmake -S . -B build/neon -DLNRNN_TESTS=ON -DCMAKE_EXE_LINKER_FLAGS=-static \
 	  -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
-	cmake --build build/neon
+	cmake --build build/neon --parallel 2
 	qemu-aarch64-static build/neon/ulp 64 && qemu-aarch64-static build/neon/tiles
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/stress 50
 	LNRNN_ISA=neon qemu-aarch64-static build/neon/blocks 50
