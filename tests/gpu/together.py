@@ -190,7 +190,7 @@ def dies(q: int) -> None:
 def case(name: str) -> dict:
     variant, steps, batch, units, dtype, chunk, extras, clip = CASES[name]
     loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2)
-    choose.fits_tile = lambda c, dtype, shared: False
+    choose.fits_tile = lambda c, kind, shared: False
     divide.launch = by_processes(late if name in DELAYED else lambda q: None)
     arrays, weights = problem(variant, steps, batch, units, extras)
     numbers = Numbers(epsilon=variant.epsilon, clip=clip)
@@ -213,9 +213,9 @@ def case(name: str) -> dict:
 def abandoned(start, absent: int) -> str:
     """What `divide.check` says after programs that a peer has left, whose last h is NaN."""
     loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, 32, 2)
-    choose.fits_tile = lambda c, dtype, shared: False
+    choose.fits_tile = lambda c, kind, shared: False
     divide.launch = by_processes(start, absent)
-    divide.POLLS = 100
+    choose.POLLS = 100
     arrays, _ = problem(LSTM, 3, 3, 32, ())
     found = torch_op.recurrence(LSTM, Numbers(), converted(arrays, torch.float32))
     assert all(f[..., :16].isnan().any() for f in (found[0][-1], found[1]))

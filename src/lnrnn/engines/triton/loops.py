@@ -2,105 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from lnrnn.engines.triton import buffers, choose, divide, rows, tile
+from lnrnn.engines.triton import buffers, choose, divide, memory, rows, tile
+from lnrnn.engines.triton.arrays import Backward, Forward
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell
-
-_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-
-
-class Extras(NamedTuple):
-    """What a step may take besides."""
-
-    mask: Tensor | None
-    reset: Tensor | None
-    reset_h: Tensor | None
-    reset_c: Tensor | None
-    take_h: Tensor | None
-    take_c: Tensor | None
-    factor_h: Tensor | None
-    factor_n: Tensor | None
-
-
-class Forward(NamedTuple):
-    """The arrays of a forward pass, see [lnrnn.engines.triton.buffers][]."""
-
-    p: Tensor
-    u: Tensor
-    vectors: Tensor
-    h0: Tensor
-    c0: Tensor | None
-    h_last: Tensor
-    c_last: Tensor
-    extras: Extras
-    out: Tensor
-    h_all: Tensor
-    c_all: Tensor
-    normed: Tensor
-    gated: Tensor
-    statistics: Tensor
-
-    def listed(self) -> tuple[Any, ...]:
-        """In the order of the kernels' arguments."""
-        return (*self[:7], *self.extras, *self[8:])
-
-
-class Backward(NamedTuple):
-    """The arrays of a backward pass."""
-
-    gates: Tensor
-    u: Tensor
-    vectors: Tensor
-    extras: Extras
-    h_all: Tensor
-    c_all: Tensor
-    normed: Tensor
-    gated: Tensor
-    statistics: Tensor
-    dh_all: Tensor | None
-    dh_last: Tensor | None
-    dc_last: Tensor | None
-    dh: Tensor
-    dc: Tensor
-    dreset_h: Tensor | None
-    dreset_c: Tensor | None
-    d: Tensor
-
-    def listed(self) -> tuple[Any, ...]:
-        """In the order of the kernels' arguments."""
-        return (*self[:3], *self.extras, *self[4:])
 
 
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
-    if c.diagonal or choose.fits_tile(c, a.p.dtype, _shared(a.p)):
+    kind = buffers.kind(a.p)
+    if c.diagonal or choose.fits_tile(c, kind, _shared(a.p)):
         _tile_forward(c, a, save)
     elif tiles := _split_of(c, a.p):
-        divide.forward(
-            c, tiles, a.listed(),
-            DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype), SAVE=save,
-        )  # fmt: skip
+        divide.forward(c, tiles, kind, a.listed(), **memory.products(kind), SAVE=save)
     else:
         _rows_forward(c, a, save)
 
 
 def backward(c: Cell, a: Backward) -> Tensor:
     """Fill d and the gradients of states; those of the vectors of states, (sums, K)."""
-    dtype = a.gates.dtype
-    if c.diagonal or choose.fits_tile(c, dtype, _shared(a.gates)):
+    kind = buffers.kind(a.gates)
+    if c.diagonal or choose.fits_tile(c, kind, _shared(a.gates)):
         sums = _tile_backward(c, a)
     elif tiles := _split_of(c, a.gates, back=True):
         sums = _sums(c, a, tiles.rows)
-        divide.backward(
-            c, tiles, (*a.listed(), sums), DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
-        )  # fmt: skip
+        divide.backward(c, tiles, kind, (*a.listed(), sums), **memory.products(kind))
     else:
         sums = _rows_backward(c, a)
     return sums.sum(0) if c.sums else sums[0]
@@ -123,7 +55,7 @@ def _split_of(c: Cell, rows_of_gates: Tensor, back: bool = False) -> choose.Spli
     if not like.is_cuda:
         return None
     processors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    return choose.split(c, like.dtype, like.shape[1], processors, _shared(like), back)
+    return choose.split(c, buffers.kind(like), like.shape[1], processors, _shared(like), back)
 
 
 def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:
@@ -132,22 +64,21 @@ def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:
 
 def _tile_forward(c: Cell, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
-    tiles = choose.tile(c, a.p.dtype)
+    kind = buffers.kind(a.p)
+    tiles = choose.tile(c, kind)
     tile.forward[(triton.cdiv(batch, tiles.rows),)](
-        *a.listed(), steps, batch, DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype),
-        SAVE=save, **_options(c, tiles),
-    )  # fmt: skip
+        *a.listed(), steps, batch, **memory.products(kind), SAVE=save, **_options(c, tiles)
+    )
 
 
 def _tile_backward(c: Cell, a: Backward) -> Tensor:
     steps, batch = a.gates.shape[:2]
-    tiles = choose.tile(c, a.gates.dtype, back=True)
+    kind = buffers.kind(a.gates)
+    tiles = choose.tile(c, kind, back=True)
     sums = _sums(c, a, tiles.rows)
-    dtype = a.gates.dtype
     tile.backward[(triton.cdiv(batch, tiles.rows),)](
-        *a.listed(), sums, steps, batch, DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
-        **_options(c, tiles),
-    )  # fmt: skip
+        *a.listed(), sums, steps, batch, **memory.products(kind), **_options(c, tiles)
+    )
     return sums
 
 
