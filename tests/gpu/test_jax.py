@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_kernels import EXTRAS, SUPPORTED, by_reference, draw
 
 from lnrnn import engines
@@ -222,6 +223,37 @@ def test_a_batch_of_batches_is_one_launch(driver):
     y = jax.vmap(part)(*halves).swapaxes(0, 1).reshape(3, 4, 7)
     assert jnp.allclose(y, once, atol=1e-6)
     assert len(driver.launches) == 2 * count
+
+
+def test_a_batch_that_is_divided_among_devices(driver):
+    variant = SUPPORTED["lstm_x_h_cell_output"]
+    params, given = draw(variant, (3, 4, 7))
+    leaves = {n: jnp.asarray(p, "float32") for n, p in params.items()}
+    x, h0, c0 = (jnp.asarray(a, "float32") for a in (given.x, given.h0, given.c0))
+    request = select.Request(variant, "jax", named=True)
+    run = select.choose("triton", request).load(request)
+
+    @jax.jit
+    def gradients(leaves: Any, x: jax.Array, states: Any) -> Any:
+        def total(leaves: Any, x: jax.Array, states: Any) -> jax.Array:
+            return (run(variant, leaves, x, states)[0] * given.dy).sum()
+
+        return jax.grad(total, argnums=(0, 1, 2))(leaves, x, states)
+
+    mesh = Mesh(np.array(jax.devices()), ("parts",))
+
+    def placed(array: jax.Array, *axes: str | None) -> jax.Array:
+        return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    whole = jax.block_until_ready(gradients(leaves, x, (h0, c0)))
+    driver.launches.clear()
+    states = placed(h0, "parts"), placed(c0, "parts")
+    found = gradients(jax.tree.map(placed, leaves), placed(x, None, "parts"), states)
+    assert found[1].sharding.spec[1] == "parts"
+    jax.block_until_ready(found)
+    for one, two in zip(*map(jax.tree.leaves, (whole, found)), strict=True):
+        assert_close("gradient", np.asarray(two), np.asarray(one), "float32", gradient=True)
+    assert {launch.scalars["B"] for launch in driver.launches if "tile" in launch.kernel} == {2}
 
 
 # ---- the self-check

@@ -201,9 +201,11 @@ def sharded(
 
         def each_part(*arrays: jax.Array) -> tuple[jax.Array, ...]:
             parts = local(*arrays)
-            # sums over the batch are added up over its parts
+            # sums over the batch are added up over its parts; what is kept of weights is no sum
             return tuple(
-                p if batch is None or "b" in how.axes(n) else jax.lax.psum(p, batch)
+                p
+                if batch is None or "b" in how.axes(n) or n in how.kept
+                else jax.lax.psum(p, batch)
                 for n, p in zip(results, parts, strict=True)
             )
 

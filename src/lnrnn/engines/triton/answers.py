@@ -26,8 +26,7 @@ from lnrnn import __version__
 from lnrnn.engines.triton.choose import Kind
 
 VARIABLE = "LNRNN_GPU_CHECK"
-BATCH = 19
-_STEPS, _INPUTS = 5, 5
+_STEPS, _BATCH, _INPUTS = 5, 19, 5
 
 
 class Bounds(NamedTuple):
@@ -93,6 +92,21 @@ def refused(reason: str) -> str:
     )
 
 
+def batch_like(batch: int, loops: Callable[[int], Any]) -> int:
+    """How many sequences a check has: few, but as many as the same kernels compute.
+
+    Args:
+        batch: of the call.
+        loops: the kernels that compute so many sequences.
+    """
+    wanted, few = loops(batch), min(batch, _BATCH)
+    if loops(few) == wanted:
+        return few
+    while batch > 1 and loops(batch // 2) == wanted:
+        batch //= 2
+    return batch
+
+
 def precision(kind: Kind) -> str:
     """Of `BOUNDS`."""
     return "tf32" if kind.precision == "tf32" else kind.dtype
@@ -125,15 +139,16 @@ def worst(
     return reason
 
 
-def drawn(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def drawn(shapes: Mapping[str, tuple[int, ...]], batch: int) -> dict[str, np.ndarray]:
     """Random arrays with the options of a call's inputs, and `dh`, `dh_last` and `dc_last`.
 
     Args:
         shapes: of the inputs that are there, by name.
+        batch: how many sequences.
     """
     rng = np.random.default_rng(0)
     units = shapes["h0"][-1]
-    steps, batch, inputs = map(min, shapes["x"], (_STEPS, BATCH, _INPUTS))
+    steps, inputs = min(shapes["x"][0], _STEPS), min(shapes["x"][2], _INPUTS)
     state, sequence = (batch, units), (steps, batch, units)
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

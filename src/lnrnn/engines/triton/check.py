@@ -12,7 +12,8 @@ from torch import Tensor
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
-from lnrnn.engines.triton import answers, buffers, divide
+from lnrnn.engines.triton import answers, buffers, divide, loops
+from lnrnn.engines.triton.cell import INTERPRETED
 from lnrnn.variant import Variant
 
 Run = Callable[[Variant, Numbers, Inputs, tuple[Tensor | None, ...]], list[Tensor]]
@@ -29,17 +30,23 @@ def refusal(variant: Variant, numbers: Numbers, a: Inputs, run: Run) -> str | No
     """
     if not answers.wanted(a.x.is_cuda):
         return None
+    c = buffers.cell_of(variant, numbers, a, INTERPRETED)
+
+    def of(batch: int) -> Any:
+        return loops.of(c, a.x, batch)
+
+    batch = answers.batch_like(a.x.shape[1], of)
     given = tuple((n, t.ndim) for n, t in a._asdict().items() if t is not None)
     parts = (
         "torch", torch.__version__, _device(a.x), variant, numbers, a.recurrent.shape[0],
-        min(a.x.shape[1], answers.BATCH), answers.precision(buffers.kind(a.x)), given,
+        of(batch), batch, answers.precision(buffers.kind(a.x)), given,
     )  # fmt: skip
-    return answers.answer(parts, lambda: compare(variant, numbers, a, run))
+    return answers.answer(parts, lambda: compare(variant, numbers, a, batch, run))
 
 
-def compare(variant: Variant, numbers: Numbers, a: Inputs, run: Run) -> str | None:
+def compare(variant: Variant, numbers: Numbers, a: Inputs, batch: int, run: Run) -> str | None:
     """Run kernels on random arrays like these and compare: the largest error if it is too large."""
-    drawn, incoming = _draw(a)
+    drawn, incoming = _draw(a, batch)
     double = Inputs(*(_double(t) for t in drawn))
     leaves = {n: t.requires_grad_() for n, t in double._asdict().items() if _has_gradient(n, t)}
     values = definition.recurrence(ops_torch, variant, numbers, double._replace(**leaves))
@@ -59,10 +66,10 @@ def compare(variant: Variant, numbers: Numbers, a: Inputs, run: Run) -> str | No
     return answers.worst(buffers.kind(a.x), names, found, expected, len(values))
 
 
-def _draw(a: Inputs) -> tuple[Inputs, tuple[Tensor | None, ...]]:
+def _draw(a: Inputs, batch: int) -> tuple[Inputs, tuple[Tensor | None, ...]]:
     """Random tensors with the dtypes and options of others, and gradients of the outputs."""
     shapes = {n: tuple(t.shape) for n, t in a._asdict().items() if t is not None}
-    drawn = answers.drawn(shapes)
+    drawn = answers.drawn(shapes, batch)
 
     def tensor(name: str, like: Tensor) -> Tensor | None:
         return None if name not in drawn else torch.tensor(drawn[name]).to(like)

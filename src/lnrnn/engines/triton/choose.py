@@ -126,14 +126,38 @@ def split(
     """
     if c.units > _WIDEST or c.reset == "before":
         return None
-    chunk = 128 if kind.single or back else 256
     for rows, own in _SPLIT_SINGLE if kind.single else _SPLIT_HALF:
+        # what fits into registers
+        wide = not kind.single or (kind.precision == "tf32" and own == 8)
+        chunk = 256 if wide and not back else 128
         programs = -(-c.units // own)
         filled = 4 if c.gates == 3 else c.gates
         of_u = _bytes(c, kind, -(-programs * own // chunk) * chunk, own) * filled // c.gates
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
             return Split(rows, own, 8, chunk, 8)
     return None
+
+
+class Loop(NamedTuple):
+    """Which kernel computes all steps, `"tile"`, `"split"` or `"rows"`, and its options."""
+
+    kernel: str
+    options: Any
+
+
+def loop(c: Cell, kind: Kind, batch: int, processors: int, shared: int, back: bool = False) -> Loop:
+    """Of a pass; see `split` for the arguments."""
+    if c.diagonal or fits_tile(c, kind, shared):
+        return Loop("tile", tile(c, kind, back))
+    if options := split(c, kind, batch, processors, shared, back):
+        return Loop("split", options)
+    return Loop("rows", rows(c))
+
+
+def loops(c: Cell, kind: Kind, batch: int, processors: int, shared: int) -> tuple[Loop, Loop]:
+    """Of both passes."""
+    found = (loop(c, kind, batch, processors, shared, back) for back in (False, True))
+    return tuple(found)  # pyright: ignore[reportReturnType]
 
 
 def constants_of_split(c: Cell, options: Split, kind: Kind) -> dict[str, Any]:

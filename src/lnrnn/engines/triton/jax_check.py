@@ -24,12 +24,12 @@ def refusal(how: Any, given: Arrays) -> str | None:
     if not answers.wanted(not INTERPRETED):
         return None
     ranks = tuple(a.ndim for a in given)
-    batch = min(how.inputs(given).x.shape[1], answers.BATCH)
-    parts = ("jax", jax.__version__, how, ranks, batch)
-    return answers.answer(parts, lambda: compare(how, given))
+    batch = answers.batch_like(how.inputs(given).x.shape[1], how.loops)
+    parts = ("jax", jax.__version__, how, ranks, how.loops(batch), batch)
+    return answers.answer(parts, lambda: compare(how, given, batch))
 
 
-def compare(how: Any, given: Arrays) -> str | None:
+def compare(how: Any, given: Arrays, batch: int) -> str | None:
     """Run kernels on random arrays like these and compare: the largest error if it is too large."""
     shapes = {n: a.shape for n, a in zip(how.names, given, strict=True)}
     dtypes = {n: a.dtype for n, a in zip(how.names, given, strict=True)}
@@ -37,7 +37,7 @@ def compare(how: Any, given: Arrays) -> str | None:
     moving = how.differentiable
     # a call may be traced, and its check is not
     with jax.ensure_compile_time_eval():
-        drawn = answers.drawn(shapes)
+        drawn = answers.drawn(shapes, batch)
         arrays = {n: jnp.asarray(drawn[n], dtypes[n]) for n in how.names}
         incoming = [
             jnp.asarray(drawn[n], like_x if n == "dh" else dtypes["kernel"])

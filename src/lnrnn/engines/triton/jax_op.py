@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lnrnn.engines import counting
 from lnrnn.engines.fused import call as fused
@@ -144,6 +145,11 @@ class How(NamedTuple):
         a = self.inputs(given)
         return a.x if name.removeprefix("d") in _LIKE_X else a.kernel
 
+    def loops(self, batch: int) -> tuple[choose.Loop, choose.Loop]:
+        """Of both passes."""
+        on = self.device
+        return choose.loops(self.cell, self.kind, batch, on.processors, on.shared)
+
     def define(self, given: Arrays) -> tuple[jax.Array, ...]:
         return definition.recurrence(ops, self.variant, self.numbers, self.inputs(given))
 
@@ -200,7 +206,7 @@ def _call(
 
     def local(*given: jax.Array) -> tuple[jax.Array, ...]:
         counting.count("jax", "triton", backward=which == "backward")
-        a = dict(zip(names, given, strict=True))
+        a = dict(zip(names, map(_of_one_device, given), strict=True))
         run = _Pass(how, how.inputs([a[n] for n in how.names]))
         if which == "forward":
             found = run.forward(keep=len(results) > len(how.results))
@@ -216,6 +222,14 @@ Places = dict[str, jax.Array]
 
 def _shape(a: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(a.shape, a.dtype)
+
+
+def _of_one_device(a: jax.Array) -> jax.Array:
+    """An array without the type that says how it is divided; a pass runs on parts that have none."""
+    sharding = jax.typeof(a).sharding
+    if all(axes is None for axes in sharding.spec):
+        return a
+    return jax.sharding.reshard(a, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 class _Pass:
@@ -367,16 +381,15 @@ class _Pass:
         c, how = self.c, self.how
         given = dict(given, T=self.steps, B=self.batch)
         known |= memory.products(how.kind)
-        if c.diagonal or choose.fits_tile(c, how.kind, how.device.shared):
-            tiles = choose.tile(c, how.kind, back)
-            grid = self._programs(tiles.rows, self.batch)
+        kernel, options = how.loops(self.batch)[back]
+        if kernel == "tile":
+            grid = self._programs(options.rows, self.batch)
             made |= self._sums(back, grid[0])
-            kernel = tile.backward if back else tile.forward
-            return self._launch(kernel, grid, tiles, given, made, **known)
-        on = how.device
-        options = choose.split(c, how.kind, self.batch, on.processors, on.shared, back)
-        if options is None:
-            return (self._rows_backward if back else self._rows_forward)(given, made, known)
+            run = tile.backward if back else tile.forward
+            return self._launch(run, grid, options, given, made, **known)
+        if kernel == "rows":
+            run = self._rows_backward if back else self._rows_forward
+            return run(options, given, made, known)
         programs = self._programs(options.rows, self.batch)[0]
         whole = describe.divided(c, options.own, choose.POLLS)
         words = choose.words(whole, options, how.kind, programs, back)
@@ -387,14 +400,14 @@ class _Pass:
         made |= self._sums(back, programs)
         known |= choose.constants_of_split(whole, options, how.kind) | dict(C=constants(whole))
         launched = jax_launch.How((whole.programs, programs), known, options.warps, at_once=True)
-        kernel = split.backward if back else split.forward
-        return launch(kernel, launched, self._capability, given, made)
+        run = split.backward if back else split.forward
+        return launch(run, launched, self._capability, given, made)
 
     def _rows_forward(
-        self, given: dict[str, Any], made: dict[str, Any], known: dict[str, Any]
+        self, tiles: Tile, given: dict[str, Any], made: dict[str, Any], known: dict[str, Any]
     ) -> dict[str, jax.Array]:
         """By the row kernels: at each step a product, and a kernel that is told the step."""
-        c, tiles = self.c, choose.rows(self.c)
+        c = self.c
         grid, save = self._programs(tiles.rows, self.batch), known["SAVE"]
         u = given["U"].reshape(c.pitch, -1)
         early = c.early * c.pitch
@@ -425,10 +438,10 @@ class _Pass:
         return jax.lax.fori_loop(0, self.steps, steps, places)
 
     def _rows_backward(
-        self, given: dict[str, Any], made: dict[str, Any], known: dict[str, Any]
+        self, tiles: Tile, given: dict[str, Any], made: dict[str, Any], known: dict[str, Any]
     ) -> dict[str, jax.Array]:
         """Back likewise."""
-        c, tiles = self.c, choose.rows(self.c)
+        c = self.c
         grid = self._programs(tiles.rows, self.batch)
         ut = given["U"].reshape(c.pitch, -1).T
         early = c.early * c.pitch

@@ -14,27 +14,35 @@ from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell
 
 
+def of(c: Cell, like: Tensor, batch: int) -> tuple[choose.Loop, choose.Loop]:
+    """The loops of both passes, on the device of a tensor and in its dtype."""
+    processors, shared = _device(like)
+    return choose.loops(c, buffers.kind(like), batch, processors, shared)
+
+
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
     kind = buffers.kind(a.p)
-    if c.diagonal or choose.fits_tile(c, kind, _shared(a.p)):
-        _tile_forward(c, a, save)
-    elif tiles := _split_of(c, a.p):
-        divide.forward(c, tiles, kind, a.listed(), **memory.products(kind), SAVE=save)
+    (kernel, options), _ = of(c, a.p, a.p.shape[1])
+    if kernel == "tile":
+        _tile_forward(c, options, a, save)
+    elif kernel == "split":
+        divide.forward(c, options, kind, a.listed(), **memory.products(kind), SAVE=save)
     else:
-        _rows_forward(c, a, save)
+        _rows_forward(c, options, a, save)
 
 
 def backward(c: Cell, a: Backward) -> Tensor:
     """Fill d and the gradients of states; those of the vectors of states, (sums, K)."""
     kind = buffers.kind(a.gates)
-    if c.diagonal or choose.fits_tile(c, kind, _shared(a.gates)):
-        sums = _tile_backward(c, a)
-    elif tiles := _split_of(c, a.gates, back=True):
-        sums = _sums(c, a, tiles.rows)
-        divide.backward(c, tiles, kind, (*a.listed(), sums), **memory.products(kind))
+    _, (kernel, options) = of(c, a.gates, a.gates.shape[1])
+    sums = _sums(c, a, options.rows)
+    if kernel == "tile":
+        _tile_backward(c, options, a, sums)
+    elif kernel == "split":
+        divide.backward(c, options, kind, (*a.listed(), sums), **memory.products(kind))
     else:
-        sums = _rows_backward(c, a)
+        _rows_backward(c, options, a, sums)
     return sums.sum(0) if c.sums else sums[0]
 
 
@@ -43,46 +51,38 @@ def _sums(c: Cell, a: Backward, rows: int) -> Tensor:
     return a.dh.new_empty((triton.cdiv(a.gates.shape[1], rows), c.sums, c.pitch))
 
 
-def _shared(like: Tensor) -> int:
-    """Bytes of memory on chip that a program may have; any number where kernels are interpreted."""
-    if not like.is_cuda:
-        return 1 << 30
-    return torch.cuda.get_device_properties(like.device).shared_memory_per_block_optin
+def _device(like: Tensor) -> tuple[int, int]:
+    """Processors, and bytes of memory on chip that a program may have.
 
-
-def _split_of(c: Cell, rows_of_gates: Tensor, back: bool = False) -> choose.Split | None:
-    like = rows_of_gates
+    Where kernels are interpreted none runs beside another, and there is any memory.
+    """
     if not like.is_cuda:
-        return None
-    processors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    return choose.split(c, buffers.kind(like), like.shape[1], processors, _shared(like), back)
+        return 0, 1 << 30
+    found = torch.cuda.get_device_properties(like.device)
+    return found.multi_processor_count, found.shared_memory_per_block_optin
 
 
 def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:
     return dict(C=constants(c), M=tiles.rows, num_warps=tiles.warps, num_stages=1)
 
 
-def _tile_forward(c: Cell, a: Forward, save: bool) -> None:
+def _tile_forward(c: Cell, tiles: choose.Tile, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
     kind = buffers.kind(a.p)
-    tiles = choose.tile(c, kind)
     tile.forward[(triton.cdiv(batch, tiles.rows),)](
         *a.listed(), steps, batch, **memory.products(kind), SAVE=save, **_options(c, tiles)
     )
 
 
-def _tile_backward(c: Cell, a: Backward) -> Tensor:
+def _tile_backward(c: Cell, tiles: choose.Tile, a: Backward, sums: Tensor) -> None:
     steps, batch = a.gates.shape[:2]
     kind = buffers.kind(a.gates)
-    tiles = choose.tile(c, kind, back=True)
-    sums = _sums(c, a, tiles.rows)
     tile.backward[(triton.cdiv(batch, tiles.rows),)](
         *a.listed(), sums, steps, batch, **memory.products(kind), **_options(c, tiles)
     )
-    return sums
 
 
-def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
+def _rows_forward(c: Cell, tiles: choose.Tile, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
     like, extras = a.p, a.extras
     u = a.u.view(c.pitch, -1)
@@ -90,7 +90,6 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
     first, last = u[:, :early], u[:, early:]
     into = like.new_empty((batch, c.pitch))
     gated_into = torch.empty_like(into)
-    tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
     rows.begin[grid](
         a.h0, a.c0, a.h_last, a.c_last, extras.reset, extras.reset_h, extras.reset_c,
@@ -113,7 +112,7 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
             step(t, product, "all")
 
 
-def _rows_backward(c: Cell, a: Backward) -> Tensor:
+def _rows_backward(c: Cell, tiles: choose.Tile, a: Backward, sums: Tensor) -> None:
     steps, batch = a.gates.shape[:2]
     like = a.gates
     ut = a.u.view(c.pitch, -1).t()
@@ -121,9 +120,7 @@ def _rows_backward(c: Cell, a: Backward) -> Tensor:
     ds = like.new_empty((batch, early))
     ds_n = like.new_empty((batch, c.pitch))
     direct, held, product = (a.dh.new_empty((batch, c.pitch)) for _ in range(3))
-    tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
-    sums = _sums(c, a, tiles.rows)
 
     def step(t: int, product: Tensor, ds: Tensor, part: str) -> None:
         rows.backward[grid](
@@ -143,4 +140,3 @@ def _rows_backward(c: Cell, a: Backward) -> Tensor:
         product, direct, held, a.dh, a.dreset_h, a.h_all, a.extras.reset, a.extras.factor_h,
         batch, **options,
     )  # fmt: skip
-    return sums
