@@ -277,6 +277,11 @@ def _parser() -> argparse.ArgumentParser:
         help="train Keras's un-normalised layer of the same size beside it, on the same data",
     )
     train.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide the weights, gradients and moments among the processes, on torch, by FSDP2",
+    )
+    train.add_argument(
         "--out", type=Path, metavar="DIR", help="a new directory (default: runs/ and the time)"
     )
     train.add_argument(
