@@ -370,6 +370,8 @@ NB_MODULE(_core, m) {
         handlers["lnrnn_block_backward"] = nb::capsule(reinterpret_cast<void*>(xla_block_backward));
         return handlers;
     }, "The handlers for XLA's foreign function interface.");
+    m.def("xla_launch", [] { return nb::capsule(reinterpret_cast<void*>(xla_launch)); },
+          "The handler that launches kernels on CUDA.");
     m.def("xla_version", [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); },
           "The version of that interface for which they were compiled.");
 #endif

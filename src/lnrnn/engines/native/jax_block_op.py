@@ -1,7 +1,8 @@
-"""The core's block GRU on JAX: what the primitives of `jax_op` have to know of it."""
+"""The core's block GRU on JAX: what the primitives of `fused.jax_op` have to know of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 
 from lnrnn.engines.fused import block
 from lnrnn.engines.fused.block import Inputs, Numbers
+from lnrnn.engines.fused.jax_op import Arrays, bind, varying
 from lnrnn.engines.native import block as call
-from lnrnn.engines.native.jax_op import Arrays, bind, varying
+from lnrnn.engines.native.jax_op import core_call
 from lnrnn.engines.portable import ops_jax as ops
 from lnrnn.relatives.relative import Relative
 
@@ -44,6 +46,10 @@ class How(NamedTuple):
     words: tuple[int, ...]
     numbers: Numbers
     names: tuple[str, ...]
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        return ("cpu",)
 
     @property
     def target(self) -> str:
@@ -91,6 +97,11 @@ class How(NamedTuple):
         relative, rounding = call.decode(self.words, self.numbers), call.rounding_of(self.words)
         like = jax.numpy.zeros((), rounding) if rounding else None
         return block.definition(ops, relative, self.inputs(arrays), like)
+
+    def call(
+        self, which: str, names: tuple[str, ...], results: tuple[str, ...]
+    ) -> Callable[..., tuple[jax.Array, ...]]:
+        return core_call(which, self, names, results)
 
 
 def recurrence(
