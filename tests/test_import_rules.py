@@ -44,6 +44,8 @@ _PROGRAMS = (
     "haste_pytorch",
     "keras_layernorm_rnn",
     "labml_nn",
+    "mxnet",
+    "sockeye",
     "speechbrain",
     "tensorflow",
     "tensorflow_addons",
