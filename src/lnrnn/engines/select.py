@@ -155,7 +155,7 @@ class Triton:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.fused.sequence` on PyTorch tensors, computed by the kernels.
+        """`lnrnn.engines.fused.sequence` on tensors of PyTorch or JAX, computed by the kernels.
 
         The first call of each kind checks the kernels; where they are wrong on the device, the
         portable definition computes, with a warning, or it is an error if the engine was named.
