@@ -55,26 +55,35 @@ test-triton: .venv-triton/ready
 
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
-PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 DI-treetensor==0.5.0 numpy
+PEER_MXNET := mxnet==1.9.1 numpy==1.23.5 portalocker==4.4.2 PyYAML==6.0.4
 # these run beside ours; their cells need no more of what the packages ask for
 PEERS_HERE := labml-nn==0.5.1 torchrl==0.14.1 tensordict==0.14.3 pyvers==0.2.3 cloudpickle==3.1.3 orjson==3.13.0
 
 # PyTorch's checks of its own modules are in its wheel, all but this
 PEER_CHECKS := expecttest==0.3.0
 
-test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
+PEER_ENVIRONMENTS := .venv-peer-tfa/ready .venv-peer-torch/ready .venv-peer-mxnet/ready
+
+test-peers: .venv/ready $(PEER_ENVIRONMENTS)
 	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
 	.venv/bin/python -m pip install --quiet --no-deps $(PEERS_HERE)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
-	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
+	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python LNRNN_MXNET_PYTHON=.venv-peer-mxnet/bin/python \
+	  .venv/bin/python -m pytest -q tests/peers
 
+# of those in BARE one module is run, which needs no more of what they ask for
 .venv-peer-tfa/ready: PEERS = $(PEER_TFA)
+.venv-peer-tfa/ready: BARE = keras-layernorm-rnn==0.2.1
 .venv-peer-torch/ready: PEERS = $(PEER_TORCH)
-.venv-peer-tfa/ready .venv-peer-torch/ready:
+.venv-peer-torch/ready: BARE = sheeprl==0.8.4 DI-engine==0.5.3 nemo-toolkit==3.0.0
+.venv-peer-mxnet/ready: PEERS = $(PEER_MXNET)
+.venv-peer-mxnet/ready: BARE = sockeye==1.18.106
+$(PEER_ENVIRONMENTS):
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PEERS)
-	$(@D)/bin/python -m pip install --quiet --no-deps keras-layernorm-rnn==0.2.1
+	$(@D)/bin/python -m pip install --quiet --no-deps $(BARE)
 	touch $@
 
 # examples with other libraries, in environments of their own
