@@ -237,7 +237,7 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll)
+    request = _request(found, x, unroll, batch_first=not time_major)
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
         partial(chosen.load(request), found),
@@ -364,8 +364,17 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool) -> select.Request:
-    return select.Request(variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x))
+def _request(
+    variant: Variant, x: jax.Array, unroll: bool, batch_first: bool = False
+) -> select.Request:
+    return select.Request(
+        variant,
+        "jax",
+        x.dtype.name,
+        unroll=unroll,
+        device=device_of(x),
+        batch_first=batch_first,
+    )
 
 
 def device_of(x: jax.Array) -> str:
