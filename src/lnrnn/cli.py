@@ -186,7 +186,7 @@ def _machine() -> None:
         for framework in BACKENDS
         if framework in installed
         for engine, device in (("native", "cpu"), ("triton", "cuda"), ("portable", "cpu"))
-        if engine != "triton" or framework == "torch"
+        if engine != "triton" or framework != "tensorflow"
         for answer in (select.report(select.Request(variant, framework, device=device))[engine],)
     ]
     print(f"lnrnn {__version__}\n")
@@ -275,6 +275,11 @@ def _parser() -> argparse.ArgumentParser:
         "--compare",
         action="store_true",
         help="train Keras's un-normalised layer of the same size beside it, on the same data",
+    )
+    train.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide the weights, gradients and moments among the processes, on torch, by FSDP2",
     )
     train.add_argument(
         "--out", type=Path, metavar="DIR", help="a new directory (default: runs/ and the time)"

@@ -150,7 +150,7 @@ def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
     from lnrnn.train.model import build, set_state
 
     trained = build(name, saved.settings, len(saved.vocabulary))
-    set_state(trained, saved.arrays[name])
+    set_state(trained, saved.arrays[name], World())
     return trained, saved.vocabulary
 
 
@@ -158,7 +158,7 @@ def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
 def _world(settings: Settings, folder: Path) -> Iterator[World]:
     """The processes that train together, and a sentence when one of them is lost."""
     load_keras(settings.backend)
-    with join(settings.backend, os.environ) as world:
+    with join(settings.backend, os.environ, settings.shard) as world:
         world.check_batch(settings)
         try:
             yield world
