@@ -289,7 +289,7 @@ if BACKEND == "jax":
             (model.predict_step, state, (x,)),
             (model.train_step, trained, (x, y)),
         ):
-            program = jax.jit(step).lower(its, data).compile().as_text()
+            program = str(jax.jit(step).lower(its, data).compile().as_text())
             assert "lnrnn_forward" in program
             assert not re.findall(r"\[\d+,\d+,\d+\]\S* (?:transpose|copy)\(", program)
 

@@ -364,7 +364,7 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, **asked: bool) -> select.Request:
+def _request(variant: Variant, x: jax.Array, **asked: Any) -> select.Request:
     return select.Request(variant, "jax", x.dtype.name, device=device_of(x), **asked)
 
 
