@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lnrnn.engines.fused import call as fused
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.native import call, core, definition
+from lnrnn.engines.native import call, core, definition, jax_onnx
 from lnrnn.engines.native.call import Cell
 from lnrnn.engines.portable import ops_jax as ops
 from lnrnn.variant import Variant
@@ -200,6 +200,7 @@ def recurrence(
 
 def bind(how: Call, given: dict[str, jax.Array]) -> list[jax.Array]:
     """The results of a call."""
+    jax_onnx.tell(_MEANINGS)
     return _recurrence.bind(*given.values(), how=how, keep=False)
 
 
@@ -392,6 +393,9 @@ def _tangent_of(function: Any, arrays: Arrays, tangents: dict[int, Any]) -> Any:
 # ---- the primitives
 
 
+_MEANINGS: dict[str, Callable[..., Any]] = {}
+
+
 def _primitive(
     name: str,
     meaning: Callable[..., Any],
@@ -402,6 +406,7 @@ def _primitive(
 
     Where the names of its operands and results are known, `vmap` makes a larger batch.
     """
+    _MEANINGS[name] = meaning
     primitive = jax.extend.core.Primitive(name)
     primitive.multiple_results = True
 
