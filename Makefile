@@ -50,7 +50,7 @@ test-triton: .venv-triton/ready
 .venv-triton/ready: pyproject.toml
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $(TORCH) $(TRITON) numpy pytest pytest-xdist
+	$(@D)/bin/python -m pip install --quiet $(TORCH) $(TRITON) jax numpy pytest pytest-xdist
 	touch $@
 
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11

@@ -120,6 +120,7 @@ RULES = (
         "lnrnn.engines.fused",
         "lnrnn.engines.portable",
     ),
+    rule("lnrnn.engines.fused.jax_op", "jax", "numpy", "lnrnn.engines.fused"),
     rule("lnrnn.engines.native", *_MATHEMATICS, _RELATIVES, "lnrnn.engines.fused"),
     # says what it computes where neither PyTorch nor Triton is there
     *(
@@ -135,7 +136,7 @@ RULES = (
         "lnrnn.engines.triton.refuse",
         "lnrnn.variant",
         "lnrnn.engines.triton.describe",
-        inside=("torch",),
+        inside=("torch", "lnrnn.engines.native.core", "lnrnn.engines.triton.device"),
     ),
     *(
         rule(
@@ -149,14 +150,39 @@ RULES = (
             "lnrnn.engines.portable",
             "lnrnn.engines.triton",
         )
+        for m in ("buffers", "check", "divide", "loops", "torch_op")
+    ),
+    *(
+        rule(
+            f"lnrnn.engines.triton.{m}",
+            "jax",
+            "triton",
+            "numpy",
+            "lnrnn.variant",
+            "lnrnn.engines.counting",
+            "lnrnn.engines.fused",
+            "lnrnn.engines.native.core",
+            "lnrnn.engines.portable",
+            "lnrnn.engines.triton",
+        )
+        for m in ("jax_check", "jax_launch", "jax_op")
+    ),
+    rule(
+        "lnrnn.engines.triton.answers",
+        "numpy",
+        "triton",
+        "lnrnn.__version__",
+        "lnrnn.engines.triton",
+    ),
+    rule("lnrnn.engines.triton.device"),
+    # the kernels, which JAX launches without PyTorch
+    *(
+        rule(f"lnrnn.engines.triton.{m}", "triton", "lnrnn.engines.triton")
         for m in (
-            "buffers",
+            "arrays",
             "cell",
-            "check",
             "choose",
-            "divide",
             "exchange",
-            "loops",
             "prepare",
             "memory",
             "parallel",
@@ -164,7 +190,6 @@ RULES = (
             "split",
             "step",
             "tile",
-            "torch_op",
         )
     ),
     *(
@@ -181,7 +206,7 @@ RULES = (
         for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
     ),
     # what it imports of jax2onnx stands in a function that jax2onnx calls
-    rule("lnrnn.engines.native.jax_onnx", "jax", "numpy", inside=("jax2onnx",)),
+    rule("lnrnn.engines.fused.jax_onnx", "jax", "numpy", inside=("jax2onnx",)),
     rule("lnrnn.engines.native.tensorflow_library", "tensorflow", "lnrnn.engines.native._core"),
     *(
         rule(

@@ -123,7 +123,7 @@ EXPORT TF_Tensor* TF_AllocateOutput(TF_OpKernelContext* c, int i, int dtype, con
 }
 
 extern "C" const char* lnrnn_missing();
-extern "C" void lnrnn_use_core(CorePass pass);
+extern "C" void lnrnn_use_core(const Core* core);
 
 namespace {
 

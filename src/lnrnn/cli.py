@@ -186,7 +186,7 @@ def _machine() -> None:
         for framework in BACKENDS
         if framework in installed
         for engine, device in (("native", "cpu"), ("triton", "cuda"), ("portable", "cpu"))
-        if engine != "triton" or framework == "torch"
+        if engine != "triton" or framework != "tensorflow"
         for answer in (select.report(select.Request(variant, framework, device=device))[engine],)
     ]
     print(f"lnrnn {__version__}\n")

@@ -23,14 +23,12 @@ from typing import Any, NamedTuple
 
 os.environ.pop("TRITON_INTERPRET", None)
 
-import torch
 import triton
-import triton.language as tl
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lnrnn.engines.triton import choose, divide, parallel, prepare, rows, split, tile
+from lnrnn.engines.triton import choose, memory, parallel, prepare, rows, split, tile
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe, divided
 from lnrnn.variant import Norm, Variant
@@ -44,10 +42,10 @@ VARIANTS = {
     "gru": Variant(cell="gru", norms=(Norm("x", "rzn"), Norm("h", "rzn"))),
 }
 DTYPES = {
-    "bfloat16": (torch.bfloat16, tl.bfloat16, "bf16", "highest"),
-    "float16": (torch.float16, tl.float16, "fp16", "highest"),
-    "tf32": (torch.float32, tl.float32, "fp32", "high"),
-    "float32": (torch.float32, tl.float32, "fp32", "highest"),
+    "bfloat16": (choose.kind("bfloat16", True), "bf16"),
+    "float16": (choose.kind("float16", True), "fp16"),
+    "tf32": (choose.kind("float32", True), "fp32"),
+    "float32": (choose.kind("float32", False), "fp32"),
 }
 
 
@@ -148,23 +146,22 @@ def entries() -> list[Entry]:
 def arguments(entry: Entry) -> tuple[dict[str, Any], int, bool] | None:
     """What a kernel is compiled with, its warps, whether all programs start at once; or None."""
     room, function, variant, units, name, capability = entry
-    dtype, type_, _, precision = DTYPES[name]
-    torch.set_float32_matmul_precision(precision)
+    kind = DTYPES[name][0]
     cell = describe(VARIANTS[variant], units)
     device = DEVICES[capability]
     back = function == "backward"
-    known: dict[str, Any] = dict(C=cell, DT=type_, PRECISION=choose.precision(dtype), SAVE=True)
+    known: dict[str, Any] = dict(C=cell, SAVE=True, **memory.products(kind))
     if room == "tile":
-        if not choose.fits_tile(cell, dtype, device.shared):
+        if not choose.fits_tile(cell, kind, device.shared):
             return None
-        tiles = choose.tile(cell, dtype, back)
+        tiles = choose.tile(cell, kind, back)
         return known | dict(M=tiles.rows), tiles.warps, False
     if room == "split":
-        options = choose.split(cell, dtype, 16, device.processors, device.shared, back)
+        options = choose.split(cell, kind, 16, device.processors, device.shared, back)
         if options is None:
             return None
-        whole = divided(cell, options.own, divide.POLLS)
-        known |= divide.constants_of(whole, options, dtype)
+        whole = divided(cell, options.own, choose.POLLS)
+        known |= choose.constants_of_split(whole, options, kind)
         return known, options.warps, True
     tiles = getattr(choose, "weights" if room == "prepare" else room)(cell)
     return known | dict(M=tiles.rows, PART="all", LOOP=1), tiles.warps, False
@@ -180,7 +177,7 @@ def compiled(entry: Entry) -> dict[str, int]:
     cell: Cell = known["C"]
     known |= {"C": constants(cell), **dict.fromkeys(OPTIONAL)}
     known = {n: v for n, v in known.items() if n in kernel.arg_names}
-    like_x = DTYPES[name][2]
+    like_x = DTYPES[name][1]
     signature = {n: "constexpr" if n in known else _type(n, like_x) for n in kernel.arg_names}
     aligned = {
         (i,): [["tt.divisibility", 16]]

@@ -18,7 +18,7 @@ from lnrnn.bench import on_cuda, problem
 from lnrnn.bench.settings import Point, Settings
 from lnrnn.engines import select
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.triton import check, choose, describe, torch_op
+from lnrnn.engines.triton import answers, choose, describe, torch_op
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.cases import VARIANTS, Extra, random_inputs, random_params, sizes_for
 from lnrnn.testing.tolerances import assert_close
@@ -377,8 +377,8 @@ def checked(monkeypatch, tmp_path):
     monkeypatch.setenv("LNRNN_GPU_CHECK", "force")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch_op.recurrence.passes, "_refusals", {})
-    monkeypatch.setattr(check, "_answers", {})
-    monkeypatch.setattr(torch_op, "_warned", set())
+    monkeypatch.setattr(answers, "_answers", {})
+    monkeypatch.setattr(answers, "_warned", set())
     return tmp_path / "lnrnn" / "gpu-check.json"
 
 
@@ -433,8 +433,8 @@ def test_the_script_for_a_device_passes(checked):
 
 
 def test_answers_are_kept_in_a_file(checked):
-    check._write("a", None)
-    check._write("b", "off")
-    assert check._read() == {"a": None, "b": "off"}
+    answers._write("a", None)
+    answers._write("b", "off")
+    assert answers._read() == {"a": None, "b": "off"}
     checked.write_text("no answers")
-    assert check._read() == {}
+    assert answers._read() == {}

@@ -23,7 +23,7 @@ import torch
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
-from lnrnn.engines.triton import choose, divide, exchange, loops, split, torch_op
+from lnrnn.engines.triton import choose, divide, exchange, split, torch_op
 from lnrnn.variant import Norm, Variant
 
 SMALLEST_SCALE = 0.1
@@ -189,8 +189,8 @@ def dies(q: int) -> None:
 
 def case(name: str) -> dict:
     variant, steps, batch, units, dtype, chunk, extras, clip = CASES[name]
-    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, chunk, 2)
-    choose.fits_tile = lambda c, dtype, shared: False
+    choose.split = lambda *_: choose.Split(16, 16, 4, chunk, 2)
+    choose.fits_tile = lambda c, kind, shared: False
     divide.launch = by_processes(late if name in DELAYED else lambda q: None)
     arrays, weights = problem(variant, steps, batch, units, extras)
     numbers = Numbers(epsilon=variant.epsilon, clip=clip)
@@ -212,10 +212,10 @@ def case(name: str) -> dict:
 
 def abandoned(start, absent: int) -> str:
     """What `divide.check` says after programs that a peer has left, whose last h is NaN."""
-    loops._split_of = lambda c, t, back=False: choose.Split(16, 16, 4, 32, 2)
-    choose.fits_tile = lambda c, dtype, shared: False
+    choose.split = lambda *_: choose.Split(16, 16, 4, 32, 2)
+    choose.fits_tile = lambda c, kind, shared: False
     divide.launch = by_processes(start, absent)
-    divide.POLLS = 100
+    choose.POLLS = 100
     arrays, _ = problem(LSTM, 3, 3, 32, ())
     found = torch_op.recurrence(LSTM, Numbers(), converted(arrays, torch.float32))
     assert all(f[..., :16].isnan().any() for f in (found[0][-1], found[1]))

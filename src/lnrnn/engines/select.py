@@ -111,7 +111,7 @@ class Native:
             or core.refusal_of(request.dtype)
         )
         if reason is None and isinstance(request.variant, Relative):
-            reason = block.refusal(request.variant, request.framework, request.dtype)
+            reason = block.refusal(request.variant)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
         return Yes() if reason is None else No(reason)
@@ -124,13 +124,13 @@ class Native:
         """
         from lnrnn.engines import native
 
-        if isinstance(request.variant, Relative):
-            return native.block_gru_on(request.framework)
         if request.framework == "tensorflow" and request.dtype in ("float32", "float64"):
             from lnrnn.engines.native import tensorflow_op
 
             if tensorflow_op.by_definition():
                 return Portable().load(request)
+        if isinstance(request.variant, Relative):
+            return native.block_gru_on(request.framework)
         return native.of(request.variant, request.framework)
 
     def weights_dtype(self, request: Request) -> str:

@@ -237,7 +237,7 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll)
+    request = _request(found, x, unroll, engine != "auto")
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
         partial(chosen.load(request), found),
@@ -364,8 +364,10 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool) -> select.Request:
-    return select.Request(variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x))
+def _request(variant: Variant, x: jax.Array, unroll: bool, named: bool = False) -> select.Request:
+    return select.Request(
+        variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x), named=named
+    )
 
 
 def device_of(x: jax.Array) -> str:

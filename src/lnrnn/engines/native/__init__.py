@@ -34,7 +34,7 @@ def of(variant: Variant, framework: str) -> Any:
 
 
 def block_gru_on(framework: str) -> Any:
-    """`block.sequence` on `"jax"` or `"torch"` tensors."""
+    """`block.sequence` on `"tensorflow"`, `"jax"` or `"torch"` tensors."""
     if framework not in _bound_blocks:
         ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
         op: Any = import_module(f"lnrnn.engines.native.{framework}_block_op")

@@ -48,7 +48,7 @@ def refusal_on(framework: str, device: str) -> str | None:
     if device != "cpu":
         return f"it computes on a CPU, not on {device}"
     if framework == "jax":
-        return _refusal_on_jax()
+        return refusal_on_jax()
     if framework == "tensorflow":
         from lnrnn.engines.native import tensorflow_library
 
@@ -74,7 +74,8 @@ def instruction_sets() -> dict[str, str]:
     return dict(_core.isas())
 
 
-def _refusal_on_jax() -> str | None:
+def refusal_on_jax() -> str | None:
+    """Why the handlers for JAX are not usable, or None."""
     if not hasattr(_core, "xla_handlers"):
         return "its C++ core was compiled without jaxlib's headers: install again with jaxlib there"
     # JAX takes handlers of older interfaces, and does not start at all with those of a newer one
@@ -104,6 +105,11 @@ def xla_version() -> tuple[int, int] | None:
 def xla_handlers() -> dict[str, Any]:
     """The handlers for JAX's foreign function interface, by name."""
     return _core.xla_handlers()
+
+
+def xla_launch() -> Any:
+    """The handler that launches kernels on CUDA."""
+    return _core.xla_launch()
 
 
 def run(

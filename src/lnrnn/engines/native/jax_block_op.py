@@ -1,7 +1,8 @@
-"""The core's block GRU on JAX: what the primitives of `jax_op` have to know of it."""
+"""The core's block GRU on JAX: what the primitives of `fused.jax_op` have to know of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 
 from lnrnn.engines.fused import block
 from lnrnn.engines.fused.block import Inputs, Numbers
+from lnrnn.engines.fused.jax_op import Arrays, bind, varying
 from lnrnn.engines.native import block as call
-from lnrnn.engines.native.jax_op import Arrays, bind, varying
+from lnrnn.engines.native.jax_op import core_call
 from lnrnn.engines.portable import ops_jax as ops
 from lnrnn.relatives.relative import Relative
 
@@ -44,6 +46,10 @@ class How(NamedTuple):
     words: tuple[int, ...]
     numbers: Numbers
     names: tuple[str, ...]
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        return ("cpu",)
 
     @property
     def target(self) -> str:
@@ -88,13 +94,21 @@ class How(NamedTuple):
         )
 
     def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
-        relative = call.decode(self.words, self.numbers)
-        return block.definition(ops, relative, self.inputs(arrays))
+        relative, rounding = call.decode(self.words, self.numbers), call.rounding_of(self.words)
+        like = jax.numpy.zeros((), rounding) if rounding else None
+        return block.definition(ops, relative, self.inputs(arrays), like)
+
+    def call(
+        self, which: str, names: tuple[str, ...], results: tuple[str, ...]
+    ) -> Callable[..., tuple[jax.Array, ...]]:
+        return core_call(which, self, names, results)
 
 
-def recurrence(relative: Relative, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+def recurrence(
+    relative: Relative, numbers: Numbers, inputs: Inputs, rounding: str
+) -> tuple[Any, ...]:
     """All h (T, B, H) and the last."""
     given = varying({n: a for n, a in inputs._asdict().items() if a is not None})
-    how = How(call.encode(relative), numbers, tuple(given))
+    how = How(call.encode(relative, rounding), numbers, tuple(given))
     block.check(how.inputs(list(given.values())), np.dtype(bool))
     return tuple(bind(how, given))

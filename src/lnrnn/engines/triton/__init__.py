@@ -12,16 +12,14 @@ from typing import Any
 
 from lnrnn.engines.fused.sequence import sequence
 
-_bound: dict[bool, SimpleNamespace] = {}
+_bound: dict[tuple[str, bool], SimpleNamespace] = {}
 
 
 def on(framework: str, named: bool = False) -> SimpleNamespace:
-    """`sequence` on `"torch"` tensors; `named` where no other engine may compute."""
-    if framework != "torch":
-        raise ValueError(f"The Triton engine computes for torch, not {framework}.")
-    if named not in _bound:
-        ops: Any = import_module("lnrnn.engines.portable.ops_torch")
-        op: Any = import_module("lnrnn.engines.triton.torch_op")
+    """`sequence` on `"torch"` or `"jax"` tensors; `named` where no other engine may compute."""
+    if (framework, named) not in _bound:
+        ops: Any = import_module(f"lnrnn.engines.portable.ops_{framework}")
+        op: Any = import_module(f"lnrnn.engines.triton.{framework}_op")
         run = partial(op.recurrence, named=named)
-        _bound[named] = SimpleNamespace(sequence=partial(sequence, ops, run))
-    return _bound[named]
+        _bound[framework, named] = SimpleNamespace(sequence=partial(sequence, ops, run))
+    return _bound[framework, named]

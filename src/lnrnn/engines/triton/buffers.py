@@ -1,35 +1,12 @@
-"""The arrays of the kernels, and the parts of a pass that are the framework's own products.
+"""The arrays of a pass as PyTorch's tensors, and its products.
 
-Letters: T time, B batch, I inputs, G gates, and K = pitch, H filled up with zeros to a multiple of
-16.  "like x" is the dtype of x, all else is float32.
-
-| name | shape | what it is |
-|---|---|---|
-| P | (T, B, G, K) like x | the input part of each gate; a saving kernel leaves the gates there |
-| U | (K, G, K) like x | centred over each group of a layer norm, as its bias is |
-| PLAIN | the same | not centred, where a limit on derivatives wants it |
-| W, BIAS | (I, G, K), (G, K) like x | what makes x W, and what is added to it; or None |
-| VECTORS | (5 G + 8, K) | bias of h U, gain and shift of recurrent norms; of states; the vector \
-in place of U; gain and shift of inputs |
-| H0, C0, H_LAST, C_LAST | (B, H) | the initial states, the last ones |
-| RESET_H, RESET_C | (B, H) | what resets go to, or None |
-| MASK, RESET | (T, B) | bytes, or None |
-| TAKE_H, TAKE_C | (T, B, K) | zoneout, or None |
-| FACTOR_H, FACTOR_N | (B, K) or (T, B, K) | dropout of h, of the candidate, or None |
-| OUT, DH_ALL | (T, B, H) like x | all h, and their gradients or None |
-| H_ALL | (T + 1, B, K) like x | the states h, the initial one first |
-| C_ALL | (T + 1, B, K) | the states c of an lstm |
-| N | (T, B, G, K) like x | the normed values u of the recurrent norms |
-| A | (T, B, K) like x | what r multiplies |
-| S | (T, statistics, B) | 1 / s of each group; mean and 1 / s of the cell's and hidden norm |
-| D | (T, B, G, K) like x | gradients of the pre-activations |
-| SUMS | (programs, sums, K) | of the rows of a program, gradients of the vectors of states |
+See [lnrnn.engines.triton.arrays][] for their names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -37,60 +14,25 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.triton import choose, prepare
+from lnrnn.engines.triton import arrays, choose, prepare
+from lnrnn.engines.triton.arrays import Kept, Sizes
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell, describe
 from lnrnn.variant import Variant
 
-
-class Sizes(NamedTuple):
-    """Of a call: T, B and I."""
-
-    steps: int
-    batch: int
-    inputs: int
-
-
-class Kept(NamedTuple):
-    """What a forward pass keeps for its backward pass; empty tensors where a cell has none."""
-
-    h_all: Any
-    c_all: Any
-    gates: Any
-    normed: Any
-    gated: Any
-    statistics: Any
-    projected: Any
-    of_inputs: Any
-    u: Any
-    w: Any
-    vectors: Any
-
-
 # of what is kept those that are what else a forward pass makes
 MADE = ("gates", "projected", "of_inputs", "u", "w", "vectors")
-_OF_SINGLE = ("c_all", "statistics", "of_inputs", "vectors")
-_HALVES = (torch.bfloat16, torch.float16)
+
+
+def kind(like: Tensor) -> choose.Kind:
+    """Of products; those of float32 use TF32 where PyTorch's own switch allows it."""
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    return choose.kind(str(like.dtype).removeprefix("torch."), tf32)
 
 
 def shapes(c: Cell, like: Tensor) -> Kept:
-    """Of the arrays that a forward pass keeps."""
-    steps, batch, inputs = like.shape
-    rows, gates = (steps, batch, c.pitch), (steps, batch, c.gates, c.pitch)
-    return Kept(
-        h_all=(steps + 1, batch, c.pitch),
-        c_all=(steps + 1, batch, c.pitch) if c.lstm else (0,),
-        gates=gates,
-        normed=gates if c.norms else (0,),
-        gated=rows if c.gated else (0,),
-        statistics=(steps, c.statistics, batch),
-        projected=(steps * batch, c.gates * c.pitch) if c.x_norms else (0,),
-        of_inputs=(2 * c.x_norms, steps * batch),
-        u=(0,) if c.diagonal else (1 + c.plain_u, c.pitch, c.gates, c.pitch),
-        # where a product takes W as it lies there is no other
-        w=(inputs, c.gates, c.pitch) if c.pitch != c.units or like.dtype in _HALVES else (0,),
-        vectors=(5 * c.gates + 8, c.pitch),
-    )
+    """Of the arrays that a forward pass keeps for x."""
+    return arrays.shapes(c, Sizes(*like.shape), like.dtype != torch.float32)
 
 
 def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] = ()) -> Kept:
@@ -100,7 +42,7 @@ def kept(c: Cell, like: Tensor, single: Tensor, keep: bool, but: Sequence[str] =
     """
     return Kept(
         *(
-            (single if name in _OF_SINGLE else like).new_empty(
+            (single if name in arrays.OF_SINGLE else like).new_empty(
                 shape if keep and name not in but else (0,)
             )
             for name, shape in shapes(c, like)._asdict().items()

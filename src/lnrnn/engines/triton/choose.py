@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
+from typing import Any, NamedTuple
 
 from lnrnn.engines.triton.describe import Cell
+from lnrnn.engines.triton.exchange import CHANNELS
+
+# about a second of an H100
+POLLS = 1 << 20
+
+
+class Kind(NamedTuple):
+    """Of the operands of products: the name of their dtype, and how products of float32 are made.
+
+    That is `"tf32"` or `"tf32x3"`, and `"ieee"` of other dtypes.
+    """
+
+    dtype: str
+    precision: str
+
+    @property
+    def single(self) -> bool:
+        """Whether they are float32."""
+        return self.dtype == "float32"
 
 
 class Tile(NamedTuple):
@@ -49,25 +66,32 @@ def weights(c: Cell) -> Tile:
     return Tile(max(1, min(16, _WEIGHTS // c.block)), 8)
 
 
-def fits_tile(c: Cell, dtype: torch.dtype, shared: int) -> bool:
-    """Whether the tile kernel computes this cell in this dtype, with so much memory on chip."""
-    table = _SINGLE if dtype == torch.float32 else _HALF
-    return c.block in table and _bytes(c, dtype, c.block, c.block) <= shared - _SCRATCH
+def kind(dtype: str, tf32: bool) -> Kind:
+    """Of products in a dtype, where those of float32 may use TF32 or else are three for one."""
+    if dtype != "float32":
+        return Kind(dtype, "ieee")
+    return Kind(dtype, "tf32" if tf32 else "tf32x3")
 
 
-def tile(c: Cell, dtype: torch.dtype, back: bool = False) -> Tile:
+def fits_tile(c: Cell, kind: Kind, shared: int) -> bool:
+    """Whether the tile kernel computes this cell so, with so much memory on chip."""
+    table = _SINGLE if kind.single else _HALF
+    return c.block in table and _bytes(c, kind, c.block, c.block) <= shared - _SCRATCH
+
+
+def tile(c: Cell, kind: Kind, back: bool = False) -> Tile:
     """Of the tile kernel."""
     if c.diagonal:
         return parallel(c)
-    if dtype == torch.float32:
+    if kind.single:
         return Tile(16, (_SINGLE_BACK if back else _SINGLE)[c.block])
     return Tile(16, (_HALF_BACK if back else _HALF)[c.block])
 
 
-def _bytes(c: Cell, dtype: torch.dtype, rows: int, columns: int) -> int:
+def _bytes(c: Cell, kind: Kind, rows: int, columns: int) -> int:
     """What a part of U takes on chip: rows and columns of every gate."""
-    copies = 2 if dtype == torch.float32 and precision(dtype) == "tf32x3" else 1
-    return rows * columns * c.gates * dtype.itemsize * copies
+    size = 2 if not kind.single else 8 if kind.precision == "tf32x3" else 4
+    return rows * columns * c.gates * size
 
 
 def rows(c: Cell) -> Tile:
@@ -85,15 +109,8 @@ def rows_of_program(rows: int, at_once: int) -> int:
     return max(1, -(-rows // (at_once * _PROGRAMS)))
 
 
-def precision(dtype: torch.dtype) -> str:
-    """Of float32 products: TF32 where PyTorch's own switch allows it, else three for one."""
-    if dtype != torch.float32:
-        return "ieee"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
 def split(
-    c: Cell, dtype: torch.dtype, batch: int, processors: int, shared: int, back: bool = False
+    c: Cell, kind: Kind, batch: int, processors: int, shared: int, back: bool = False
 ) -> Split | None:
     """Of the split kernel, or None where it does not fit.
 
@@ -101,7 +118,7 @@ def split(
 
     Args:
         c: the cell.
-        dtype: of x.
+        kind: of products.
         batch: B.
         processors: how many the device has.
         shared: bytes of memory on chip that a program may have.
@@ -109,12 +126,62 @@ def split(
     """
     if c.units > _WIDEST or c.reset == "before":
         return None
-    single = dtype == torch.float32
-    chunk = 128 if single or back else 256
-    for rows, own in _SPLIT_SINGLE if single else _SPLIT_HALF:
+    for rows, own in _SPLIT_SINGLE if kind.single else _SPLIT_HALF:
+        # what fits into registers
+        wide = not kind.single or (kind.precision == "tf32" and own == 8)
+        chunk = 256 if wide and not back else 128
         programs = -(-c.units // own)
         filled = 4 if c.gates == 3 else c.gates
-        of_u = _bytes(c, dtype, -(-programs * own // chunk) * chunk, own) * filled // c.gates
+        of_u = _bytes(c, kind, -(-programs * own // chunk) * chunk, own) * filled // c.gates
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
             return Split(rows, own, 8, chunk, 8)
     return None
+
+
+class Loop(NamedTuple):
+    """Which kernel computes all steps, `"tile"`, `"split"` or `"rows"`, and its options."""
+
+    kernel: str
+    options: Any
+
+
+def loop(c: Cell, kind: Kind, batch: int, processors: int, shared: int, back: bool = False) -> Loop:
+    """Of a pass; see `split` for the arguments."""
+    if c.diagonal or fits_tile(c, kind, shared):
+        return Loop("tile", tile(c, kind, back))
+    if options := split(c, kind, batch, processors, shared, back):
+        return Loop("split", options)
+    return Loop("rows", rows(c))
+
+
+def loops(c: Cell, kind: Kind, batch: int, processors: int, shared: int) -> tuple[Loop, Loop]:
+    """Of both passes."""
+    found = (loop(c, kind, batch, processors, shared, back) for back in (False, True))
+    return tuple(found)  # pyright: ignore[reportReturnType]
+
+
+def constants_of_split(c: Cell, options: Split, kind: Kind) -> dict[str, Any]:
+    """What both split kernels are compiled for besides dtype and precision, `c` divided."""
+    return dict(
+        C=c,
+        M=options.rows,
+        CHUNK=options.chunk,
+        CHUNKS=-(-c.programs * c.block // options.chunk),
+        SOURCES=min(c.programs, options.sources),
+        PAIRS=not kind.single,
+        CHANNELS=CHANNELS,
+    )
+
+
+class Words(NamedTuple):
+    """How many words the programs of a split kernel have in common: of tiles, and of rows."""
+
+    tiles: int
+    rows: int
+
+
+def words(c: Cell, options: Split, kind: Kind, tiles: int, back: bool = False) -> Words:
+    """Of all tiles of rows; in each of them every program gets rows of words of all columns."""
+    rows = options.rows * (c.programs if back else 1)
+    of_tile = rows * c.programs * c.block // (1 if kind.single else 2)
+    return Words(tiles * 2 * of_tile, tiles * 2 * CHANNELS * c.peers * options.rows)

@@ -7,60 +7,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lnrnn.engines.triton import split
+from lnrnn.engines.triton import choose, split
 from lnrnn.engines.triton.cell import constants
-from lnrnn.engines.triton.choose import Split
+from lnrnn.engines.triton.choose import Kind, Split
 from lnrnn.engines.triton.describe import Cell, divided
-from lnrnn.engines.triton.exchange import CHANNELS
-
-# about a second of an H100
-POLLS = 1 << 20
 
 _watched: list[tuple[Tensor, Any]] = []
 
 
-def forward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
+def forward(c: Cell, options: Split, kind: Kind, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run the split kernel over arrays as the tile kernel takes them."""
-    _run(split.forward, c, options, arrays, options.rows, known)
+    _run(split.forward, c, options, kind, arrays, known)
 
 
-def backward(c: Cell, options: Split, arrays: tuple[Any, ...], **known: Any) -> None:
+def backward(c: Cell, options: Split, kind: Kind, arrays: tuple[Any, ...], **known: Any) -> None:
     """Run its derivative likewise."""
-    _run(split.backward, c, options, arrays, options.rows * -(-c.units // options.own), known)
+    _run(split.backward, c, options, kind, arrays, known, back=True)
 
 
 def _run(
-    kernel: Any, c: Cell, options: Split, arrays: tuple[Any, ...], rows: int, known: dict[str, Any]
-) -> None:
-    """Of each tile every program gets `rows` rows of words of all columns."""
+    kernel: Any, c: Cell, options: Split, kind: Kind, arrays: tuple[Any, ...],
+    known: dict[str, Any], back: bool = False,
+) -> None:  # fmt: skip
     gates = arrays[0]
     # a captured graph has no host beside it
     watched = not (gates.is_cuda and torch.cuda.is_current_stream_capturing())
     if watched:
         check()
     tiles = -(-gates.shape[1] // options.rows)
-    c = divided(c, options.own, POLLS)
-    known = known | constants_of(c, options, gates.dtype)
-    words = rows * c.programs * c.block // (2 if known["PAIRS"] else 1)
-    memory = _memory(c, options, tiles, words, gates)
+    c = divided(c, options.own, choose.POLLS)
+    known = known | choose.constants_of_split(c, options, kind)
+    memory = _memory(choose.words(c, options, kind, tiles, back), gates)
     known = {n: v for n, v in known.items() if n in kernel.arg_names}
     known |= dict(C=constants(c), num_warps=options.warps)
     launch(kernel, (c.programs, tiles), (*arrays, *memory, *gates.shape[:2]), known)
     if watched:
         _watch(memory[-1])
-
-
-def constants_of(c: Cell, options: Split, dtype: torch.dtype) -> dict[str, Any]:
-    """What both kernels are compiled for besides dtype and precision."""
-    return dict(
-        C=c,
-        M=options.rows,
-        CHUNK=options.chunk,
-        CHUNKS=-(-c.programs * c.block // options.chunk),
-        SOURCES=min(c.programs, options.sources),
-        PAIRS=dtype.itemsize == 2,
-        CHANNELS=CHANNELS,
-    )
 
 
 def launch(
@@ -92,17 +74,16 @@ def check(wait: bool = False) -> None:
     _watched[:] = waiting
     if failed:
         raise Lost(
-            f"The programs of a recurrence wait for each other at most {POLLS} polls, and one gave "
-            "up: the results of that call are wrong; run it with engine='portable'."
+            f"Programs of a recurrence wait for each other at most {choose.POLLS} polls, and one "
+            "gave up: the results of that call are wrong; run it with engine='portable'."
         )
 
 
-def _memory(c: Cell, options: Split, tiles: int, words: int, like: Tensor) -> list[Tensor]:
+def _memory(words: choose.Words, like: Tensor) -> list[Tensor]:
     """Words of tiles, words of rows, and the flag of a program that gave up."""
-    of_tiles, of_rows = tiles * 2 * words, tiles * 2 * CHANNELS * c.peers * options.rows
-    whole = torch.zeros(of_tiles + of_rows + 1, dtype=torch.int64, device=like.device)
-    parts = whole[:of_tiles], whole[of_tiles : of_tiles + of_rows], whole[-1:].view(torch.int32)
-    return list(parts)
+    whole = torch.zeros(sum(words) + 1, dtype=torch.int64, device=like.device)
+    of_tiles, of_rows, flag = whole.split((*words, 1))
+    return [of_tiles, of_rows, flag.view(torch.int32)]
 
 
 def _watch(flag: Tensor) -> None:

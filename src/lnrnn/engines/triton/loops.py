@@ -2,107 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from lnrnn.engines.triton import buffers, choose, divide, rows, tile
+from lnrnn.engines.triton import buffers, choose, divide, memory, rows, tile
+from lnrnn.engines.triton.arrays import Backward, Forward
 from lnrnn.engines.triton.cell import constants
 from lnrnn.engines.triton.describe import Cell
 
-_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
-
-class Extras(NamedTuple):
-    """What a step may take besides."""
-
-    mask: Tensor | None
-    reset: Tensor | None
-    reset_h: Tensor | None
-    reset_c: Tensor | None
-    take_h: Tensor | None
-    take_c: Tensor | None
-    factor_h: Tensor | None
-    factor_n: Tensor | None
-
-
-class Forward(NamedTuple):
-    """The arrays of a forward pass, see [lnrnn.engines.triton.buffers][]."""
-
-    p: Tensor
-    u: Tensor
-    vectors: Tensor
-    h0: Tensor
-    c0: Tensor | None
-    h_last: Tensor
-    c_last: Tensor
-    extras: Extras
-    out: Tensor
-    h_all: Tensor
-    c_all: Tensor
-    normed: Tensor
-    gated: Tensor
-    statistics: Tensor
-
-    def listed(self) -> tuple[Any, ...]:
-        """In the order of the kernels' arguments."""
-        return (*self[:7], *self.extras, *self[8:])
-
-
-class Backward(NamedTuple):
-    """The arrays of a backward pass."""
-
-    gates: Tensor
-    u: Tensor
-    vectors: Tensor
-    extras: Extras
-    h_all: Tensor
-    c_all: Tensor
-    normed: Tensor
-    gated: Tensor
-    statistics: Tensor
-    dh_all: Tensor | None
-    dh_last: Tensor | None
-    dc_last: Tensor | None
-    dh: Tensor
-    dc: Tensor
-    dreset_h: Tensor | None
-    dreset_c: Tensor | None
-    d: Tensor
-
-    def listed(self) -> tuple[Any, ...]:
-        """In the order of the kernels' arguments."""
-        return (*self[:3], *self.extras, *self[4:])
+def of(c: Cell, like: Tensor, batch: int) -> tuple[choose.Loop, choose.Loop]:
+    """The loops of both passes, on the device of a tensor and in its dtype."""
+    processors, shared = _device(like)
+    return choose.loops(c, buffers.kind(like), batch, processors, shared)
 
 
 def forward(c: Cell, a: Forward, save: bool) -> None:
     """Fill h_all, the last states, and where asked what a backward pass takes."""
-    if c.diagonal or choose.fits_tile(c, a.p.dtype, _shared(a.p)):
-        _tile_forward(c, a, save)
-    elif tiles := _split_of(c, a.p):
-        divide.forward(
-            c, tiles, a.listed(),
-            DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype), SAVE=save,
-        )  # fmt: skip
+    kind = buffers.kind(a.p)
+    (kernel, options), _ = of(c, a.p, a.p.shape[1])
+    if kernel == "tile":
+        _tile_forward(c, options, a, save)
+    elif kernel == "split":
+        divide.forward(c, options, kind, a.listed(), **memory.products(kind), SAVE=save)
     else:
-        _rows_forward(c, a, save)
+        _rows_forward(c, options, a, save)
 
 
 def backward(c: Cell, a: Backward) -> Tensor:
     """Fill d and the gradients of states; those of the vectors of states, (sums, K)."""
-    dtype = a.gates.dtype
-    if c.diagonal or choose.fits_tile(c, dtype, _shared(a.gates)):
-        sums = _tile_backward(c, a)
-    elif tiles := _split_of(c, a.gates, back=True):
-        sums = _sums(c, a, tiles.rows)
-        divide.backward(
-            c, tiles, (*a.listed(), sums), DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
-        )  # fmt: skip
+    kind = buffers.kind(a.gates)
+    _, (kernel, options) = of(c, a.gates, a.gates.shape[1])
+    sums = _sums(c, a, options.rows)
+    if kernel == "tile":
+        _tile_backward(c, options, a, sums)
+    elif kernel == "split":
+        divide.backward(c, options, kind, (*a.listed(), sums), **memory.products(kind))
     else:
-        sums = _rows_backward(c, a)
+        _rows_backward(c, options, a, sums)
     return sums.sum(0) if c.sums else sums[0]
 
 
@@ -111,47 +51,38 @@ def _sums(c: Cell, a: Backward, rows: int) -> Tensor:
     return a.dh.new_empty((triton.cdiv(a.gates.shape[1], rows), c.sums, c.pitch))
 
 
-def _shared(like: Tensor) -> int:
-    """Bytes of memory on chip that a program may have; any number where kernels are interpreted."""
-    if not like.is_cuda:
-        return 1 << 30
-    return torch.cuda.get_device_properties(like.device).shared_memory_per_block_optin
+def _device(like: Tensor) -> tuple[int, int]:
+    """Processors, and bytes of memory on chip that a program may have.
 
-
-def _split_of(c: Cell, rows_of_gates: Tensor, back: bool = False) -> choose.Split | None:
-    like = rows_of_gates
+    Where kernels are interpreted none runs beside another, and there is any memory.
+    """
     if not like.is_cuda:
-        return None
-    processors = torch.cuda.get_device_properties(like.device).multi_processor_count
-    return choose.split(c, like.dtype, like.shape[1], processors, _shared(like), back)
+        return 0, 1 << 30
+    found = torch.cuda.get_device_properties(like.device)
+    return found.multi_processor_count, found.shared_memory_per_block_optin
 
 
 def _options(c: Cell, tiles: choose.Tile) -> dict[str, Any]:
     return dict(C=constants(c), M=tiles.rows, num_warps=tiles.warps, num_stages=1)
 
 
-def _tile_forward(c: Cell, a: Forward, save: bool) -> None:
+def _tile_forward(c: Cell, tiles: choose.Tile, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
-    tiles = choose.tile(c, a.p.dtype)
+    kind = buffers.kind(a.p)
     tile.forward[(triton.cdiv(batch, tiles.rows),)](
-        *a.listed(), steps, batch, DT=_TYPES[a.p.dtype], PRECISION=choose.precision(a.p.dtype),
-        SAVE=save, **_options(c, tiles),
-    )  # fmt: skip
+        *a.listed(), steps, batch, **memory.products(kind), SAVE=save, **_options(c, tiles)
+    )
 
 
-def _tile_backward(c: Cell, a: Backward) -> Tensor:
+def _tile_backward(c: Cell, tiles: choose.Tile, a: Backward, sums: Tensor) -> None:
     steps, batch = a.gates.shape[:2]
-    tiles = choose.tile(c, a.gates.dtype, back=True)
-    sums = _sums(c, a, tiles.rows)
-    dtype = a.gates.dtype
+    kind = buffers.kind(a.gates)
     tile.backward[(triton.cdiv(batch, tiles.rows),)](
-        *a.listed(), sums, steps, batch, DT=_TYPES[dtype], PRECISION=choose.precision(dtype),
-        **_options(c, tiles),
-    )  # fmt: skip
-    return sums
+        *a.listed(), sums, steps, batch, **memory.products(kind), **_options(c, tiles)
+    )
 
 
-def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
+def _rows_forward(c: Cell, tiles: choose.Tile, a: Forward, save: bool) -> None:
     steps, batch = a.p.shape[:2]
     like, extras = a.p, a.extras
     u = a.u.view(c.pitch, -1)
@@ -159,7 +90,6 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
     first, last = u[:, :early], u[:, early:]
     into = like.new_empty((batch, c.pitch))
     gated_into = torch.empty_like(into)
-    tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
     rows.begin[grid](
         a.h0, a.c0, a.h_last, a.c_last, extras.reset, extras.reset_h, extras.reset_c,
@@ -182,7 +112,7 @@ def _rows_forward(c: Cell, a: Forward, save: bool) -> None:
             step(t, product, "all")
 
 
-def _rows_backward(c: Cell, a: Backward) -> Tensor:
+def _rows_backward(c: Cell, tiles: choose.Tile, a: Backward, sums: Tensor) -> None:
     steps, batch = a.gates.shape[:2]
     like = a.gates
     ut = a.u.view(c.pitch, -1).t()
@@ -190,9 +120,7 @@ def _rows_backward(c: Cell, a: Backward) -> Tensor:
     ds = like.new_empty((batch, early))
     ds_n = like.new_empty((batch, c.pitch))
     direct, held, product = (a.dh.new_empty((batch, c.pitch)) for _ in range(3))
-    tiles = choose.rows(c)
     grid, options = (triton.cdiv(batch, tiles.rows),), _options(c, tiles)
-    sums = _sums(c, a, tiles.rows)
 
     def step(t: int, product: Tensor, ds: Tensor, part: str) -> None:
         rows.backward[grid](
@@ -212,4 +140,3 @@ def _rows_backward(c: Cell, a: Backward) -> Tensor:
         product, direct, held, a.dh, a.dreset_h, a.h_all, a.extras.reset, a.extras.factor_h,
         batch, **options,
     )  # fmt: skip
-    return sums

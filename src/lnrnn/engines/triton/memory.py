@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
+
+from lnrnn.engines.triton.choose import Kind
+
+
+def products(kind: Kind) -> dict[str, Any]:
+    """What a kernel with products is compiled for."""
+    return dict(DT=getattr(tl, kind.dtype), PRECISION=kind.precision)
 
 
 @triton.jit

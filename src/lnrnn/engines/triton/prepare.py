@@ -1,6 +1,6 @@
 """The kernels around a pass: weights as the others take them, and h as it entered its products.
 
-See [lnrnn.engines.triton.buffers][] for the arrays.
+See [lnrnn.engines.triton.arrays][] for the arrays.
 """
 
 from __future__ import annotations

@@ -324,3 +324,33 @@ def _add_sums(C: tl.constexpr, SUMS, sums, cols, first):
     at = SUMS + tl.program_id(0).to(tl.int64) * (C.sums * C.pitch) + cols
     for i in tl.static_range(tl.constexpr(C.sums)):
         _add(at + i * C.pitch, tl.sum(sums[i], 0), cols < C.pitch, first)
+
+
+# ---- the same where the number of the step is in memory, as in a loop of JAX
+
+
+@triton.jit(do_not_specialize=["T", "B"])
+def forward_at(
+    AT, PRODUCT, INTO, GATED_INTO, P, VECTORS, H_LAST, C_LAST, MASK, RESET, RESET_H, RESET_C,
+    TAKE_H, TAKE_C, FACTOR_H, FACTOR_N, OUT, H_ALL, C_ALL, N, A, S, T, B,
+    C: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    forward(
+        PRODUCT, INTO, GATED_INTO, P, VECTORS, H_LAST, C_LAST, MASK, RESET, RESET_H, RESET_C,
+        TAKE_H, TAKE_C, FACTOR_H, FACTOR_N, OUT, H_ALL, C_ALL, N, A, S, tl.load(AT), T, B,
+        C, M, SAVE, PART,
+    )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["T", "B"])
+def backward_at(
+    AT, PRODUCT, DIRECT, HELD, DS, GATES, VECTORS, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C,
+    FACTOR_H, FACTOR_N, H_ALL, C_ALL, N, A, S, DH_ALL, DH_LAST, DC_LAST, DC, DRESET_H, DRESET_C,
+    D, SUMS, T, B,
+    C: tl.constexpr, M: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    backward(
+        PRODUCT, DIRECT, HELD, DS, GATES, VECTORS, MASK, RESET, RESET_H, RESET_C, TAKE_H, TAKE_C,
+        FACTOR_H, FACTOR_N, H_ALL, C_ALL, N, A, S, DH_ALL, DH_LAST, DC_LAST, DC, DRESET_H, DRESET_C,
+        D, SUMS, tl.load(AT), T, B, C, M, PART,
+    )  # fmt: skip

@@ -1,6 +1,6 @@
 """One step of a tile of rows, between the products of the loops over time.
 
-The arrays are those of [lnrnn.engines.triton.buffers][], pointed at the step; `at` are the offsets
+The arrays are those of [lnrnn.engines.triton.arrays][], pointed at the step; `at` are the offsets
 of a tile (M, block) of H columns, `at_gates` those of gate 0 in rows of gates, `row` those of rows
 (M, 1), `m` and `known` say which of them exist.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 
@@ -15,17 +14,15 @@ from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, Inputs, Numbers, check
 from lnrnn.engines.fused.torch_op import Operator, asked
 from lnrnn.engines.portable import ops_torch
-from lnrnn.engines.triton import buffers, choose, describe, loops, parallel
+from lnrnn.engines.triton import answers, buffers, choose, describe, loops, parallel
 from lnrnn.engines.triton import check as checking
-from lnrnn.engines.triton.buffers import Kept, Sizes
+from lnrnn.engines.triton.arrays import Backward, Extras, Forward, Kept, Sizes
 from lnrnn.engines.triton.cell import INTERPRETED, constants
 from lnrnn.engines.triton.describe import Cell
-from lnrnn.engines.triton.loops import Backward, Extras, Forward
 from lnrnn.engines.triton.refuse import DTYPES
 from lnrnn.variant import Variant
 
 _DTYPES = tuple(getattr(torch, name) for name in DTYPES)
-_warned: set[str] = set()
 
 
 class _Kernels:
@@ -67,18 +64,12 @@ class _Kernels:
                 )
 
     def ready(self, cell: tuple[float, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
-        reason = self._refusal(cell, numbers, inputs)
-        if reason is not None and named:
-            raise ValueError(_refused(reason))
-        if reason is not None and reason not in _warned:
-            _warned.add(reason)
-            warnings.warn(f"{_refused(reason)}  The portable engine computes.", stacklevel=2)
-        return reason is None
+        return answers.accepted(self._refusal(cell, numbers, inputs), named)
 
     def _refusal(self, cell: tuple[float, ...], numbers: Numbers, a: Inputs) -> str | None:
         """What the self-check says of a call, asked once for all calls of its kind."""
         x, given = a.x, tuple(t is not None and t.ndim for t in a)
-        key = (cell, numbers, x.shape[1], x.dtype, x.device, choose.precision(x.dtype), given)
+        key = (cell, numbers, x.shape[1], x.device, buffers.kind(x), given)
         key += tuple(a.kernel.shape)
         if key not in self._refusals:
             variant = describe.decode(cell)
@@ -106,7 +97,7 @@ class _Kernels:
         check(c, inputs, torch.bool, torch.float32)
         # a graph has no way out; other calls have asked already
         if (reason := self._refusal(cell, numbers, inputs)) is not None:
-            raise ValueError(_refused(reason))
+            raise ValueError(answers.refused(reason))
         counting.count("torch", "triton")
         with torch.cuda.device_of(inputs.x):
             return _forward(c, inputs, bool(keep))
@@ -128,13 +119,6 @@ class _Kernels:
 
 
 _encoded = cache(describe.encode)
-
-
-def _refused(reason: str) -> str:
-    return (
-        f"The Triton engine is refused on this device ({reason}): report it, and use "
-        "engine='portable' until it is mended."
-    )
 
 
 def _both_passes(

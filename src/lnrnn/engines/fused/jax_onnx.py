@@ -1,4 +1,4 @@
-"""What jax2onnx writes of the core's primitives: their meaning.
+"""What jax2onnx writes of the primitives of fused engines: their meaning.
 
 It reads a program of JAX before that is lowered, by a table of primitives.
 """
