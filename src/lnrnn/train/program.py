@@ -342,7 +342,6 @@ def load_keras(backend: str, option: str = "--backend") -> None:
                 + (f", or choose another {option}." if package == backend else ".")
             )
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     import keras
 
