@@ -1,23 +1,27 @@
-# Each target makes the environment that it needs; nothing but Python and make has to be there.
+# Each target makes the environment that it needs; all that it downloads comes by pip. Python 3.11 or later
+# (PYTHON) and make have to be there, and what stands behind "needs".
 #   make demo    train a layer-normalised LSTM beside a plain one on Shakespeare, about 4 minutes
 #   make test    the whole suite, on all three backends
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
-#                     and what PyTorch asks of its own recurrent modules
+#                     and what PyTorch asks of its own recurrent modules; needs Python 3.11 itself, the last
+#                     that TensorFlow Addons has wheels for
 #   make test-examples  the examples with other libraries (docs/integrations.md), shortened
-#   make test-triton  the GPU's kernels on the CPU, which make test does too
-#   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
-#   make test-c      the C interface: installed, and its example built and run
+#   make test-triton  the GPU's kernels on the CPU, which make test does too; needs Linux
+#   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes; needs Linux,
+#                     CMake, and a compiler with the sanitizers' libraries
+#   make test-c      the C interface: installed, and its example built and run; needs CMake and a compiler
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
-#                     there, by three Tritons, against what was recorded, about 20 minutes
+#                     there, by three Tritons, against what was recorded, about 20 minutes; needs Linux
 #   make test-device  on a machine with a GPU, with its own PyTorch (PYTHON): the self-check of all kernels,
 #                     then lnrnn bench beside cuDNN in three dtypes
-#   make test-docs   the documentation in a browser, Chromium, which has to be installed
+#   make test-docs   the documentation in a browser; needs Chromium
 #   make test-oldest  the oldest versions of Keras, JAX, Flax and TensorFlow that pyproject.toml allows,
 #                     about 12 minutes; make test has the oldest PyTorch
 #   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
-#                installed alone and tested
-#   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
+#                installed alone and tested; needs Linux and a compiler
+#   make test-neon    the C++ core for 64-bit ARM: cross compiled by Zig, which comes by pip, and run; needs
+#                     CMake and qemu-aarch64-static
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -91,7 +95,7 @@ test-examples: .venv-examples-agents/ready .venv-examples-series/ready
 	.venv-examples-agents/bin/python -m pytest -q tests/examples/agents
 	.venv-examples-series/bin/python -m pytest -q tests/examples/series
 
-SANITIZED := avx2;baseline;amx_emulated
+SANITIZED := $(if $(filter x86_64,$(shell uname -m)),avx2;)baseline;amx_emulated
 
 # all options by each instruction set and division of the work
 STRESS = for split in rows units; do for isa in "" amx_emulated; do \

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 for input that cannot be used, with one sentence on standard
         error; 128 + the signal's number (130 for Ctrl-C) when interrupted.
     """
+    # TensorFlow's notices would stand before the tables and in the display of training
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         options = vars(_parser().parse_args(argv))
         return options.pop("command")(**options)

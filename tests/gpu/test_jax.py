@@ -32,7 +32,7 @@ def library(tmp_path_factory) -> emulated.Emulated:
 def driver(library, monkeypatch) -> Any:
     """The driver, and no failure of what it ran."""
     monkeypatch.setattr(jax_launch, "binary", library.binary)
-    device.first.cache_clear()
+    device.first.cache_clear()  # asked before the driver was there
     refuse._of_driver.cache_clear()
     jax.clear_caches()
     library.launches.clear()
@@ -294,6 +294,35 @@ def test_a_wrong_kernel_is_refused(checked, monkeypatch):
     with pytest.warns(UserWarning, match="The portable engine computes"):
         y, _ = select.Triton().load(request)(variant, leaves, x, (h0,))
     assert jnp.allclose(y, select.Portable().load(request)(variant, leaves, x, (h0,))[0])
+
+
+def test_a_check_has_the_kernels_of_the_call():
+    def kernel(batch: int) -> str:
+        return "split" if batch <= 100 else "rows"
+
+    assert answers.batch_like(7, kernel) == 7
+    assert answers.batch_like(90, kernel) == 19
+    assert answers.batch_like(1000, kernel) == 125
+
+
+# ---- what a device is asked
+
+
+def test_the_driver_says_what_the_device_is():
+    assert device.first() == device.Device(9, 0, 132, 232_448, "none", 12_080)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "NVIDIA's driver finds no device"),
+        (device.Device(7, 5, 40, 65_536), "compute capability 8.0, and the device has 7.5"),
+    ],
+)
+def test_devices_that_are_refused(found, reason, monkeypatch):
+    monkeypatch.setattr(device, "first", lambda: found)
+    answer = select.report(select.Request(SUPPORTED["gru"], "jax"))["triton"]
+    assert isinstance(answer, select.No) and reason in answer.reason
 
 
 # ---- what is lowered for a device

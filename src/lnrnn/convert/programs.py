@@ -10,7 +10,6 @@ result holds `y` (T, B, R).  Exit status 3: the program is not installed.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -329,7 +328,6 @@ def _keras2(name: str) -> str:
 
 def main(request: str, result: str) -> int:
     """Run the program of a request."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with np.load(request, allow_pickle=False) as arrays:
         about = json.loads(str(arrays["about"]))
         weights = {n[2:]: arrays[n] for n in arrays.files if n.startswith("w/")}

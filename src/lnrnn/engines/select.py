@@ -27,6 +27,8 @@ class Request:
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
         named: whether the caller has named the engine, so that no other may compute.
+        batch_first: whether the caller's sequences begin with B, so that x and h are best in memory
+            as (B, T, ...).
     """
 
     variant: Variant | Relative
@@ -36,6 +38,7 @@ class Request:
     functions: tuple[str, ...] = ()
     device: str = "cpu"
     named: bool = False
+    batch_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Native:
                 return Portable().load(request)
         if isinstance(request.variant, Relative):
             return native.block_gru_on(request.framework)
-        return native.of(request.variant, request.framework)
+        return native.of(request.variant, request.framework, request.batch_first)
 
     def weights_dtype(self, request: Request) -> str:
         """float32 for half precision, which only the operands of products have."""
@@ -155,7 +158,7 @@ class Triton:
         return Yes() if reason is None else No(reason)
 
     def load(self, request: Request) -> Callable[..., Any]:
-        """`lnrnn.engines.fused.sequence` on PyTorch tensors, computed by the kernels.
+        """`lnrnn.engines.fused.sequence` on tensors of PyTorch or JAX, computed by the kernels.
 
         The first call of each kind checks the kernels; where they are wrong on the device, the
         portable definition computes, with a warning, or it is an error if the engine was named.

@@ -315,6 +315,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             functions=tuple(self.functions),
             device=device(),
             named=self.engine != "auto",
+            batch_first=True,
         )
 
     @property

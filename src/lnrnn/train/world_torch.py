@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from types import TracebackType
 from typing import Any
@@ -98,6 +99,13 @@ class ShardedWorld(TorchWorld):
         whole = torch.as_tensor(value, device=held.device)
         return distribute_tensor(whole, held.device_mesh, held.placements, src_data_rank=None)
 
+    def end(self, status: int) -> int:
+        # caches of DTensor keep the group of processes, and its threads may stop Python from ending
+        distributed.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
     def describe(self, settings: Settings) -> str:
         return f"{super().describe(settings)}, the weights divided among them"
 
@@ -107,9 +115,10 @@ class _Sharded(nn.Module):
 
     def __init__(self, model: Any, mesh: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(layer) for layer in model.layers[1:])
-        for layer in self.layers:
+        layers = [_Layer(layer) for layer in model.layers[1:]]
+        for layer in layers:
             layer.shard(mesh)
+        self.layers = nn.ModuleList(layers)
         fully_shard(self, mesh=mesh)
 
     def forward(self, hidden: torch.Tensor, training: bool | None) -> torch.Tensor:

@@ -74,6 +74,9 @@ class How(NamedTuple):
     def axes(self, name: str, rank: int | None = None) -> str:
         return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
+    def turned(self, name: str) -> bool:
+        return False
+
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore

@@ -225,7 +225,7 @@ def _shape(a: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _of_one_device(a: jax.Array) -> jax.Array:
-    """An array without the type that says how it is divided; a pass runs on parts that have none."""
+    """An array whose type does not say how it is divided, as the parts of a pass are."""
     sharding = jax.typeof(a).sharding
     if all(axes is None for axes in sharding.spec):
         return a
