@@ -44,6 +44,8 @@ _PROGRAMS = (
     "haste_pytorch",
     "keras_layernorm_rnn",
     "labml_nn",
+    "mxnet",
+    "sockeye",
     "speechbrain",
     "tensorflow",
     "tensorflow_addons",
@@ -203,7 +205,7 @@ RULES = (
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )
-        for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
+        for m in ("tensorflow", "tensorflow_block", "jax", "jax_block", "torch", "torch_block")
     ),
     # what it imports of jax2onnx stands in a function that jax2onnx calls
     rule("lnrnn.engines.fused.jax_onnx", "jax", "numpy", inside=("jax2onnx",)),

@@ -116,8 +116,8 @@ def test_gates_that_the_original_draws_as_one():
     layer = OF_KIND["gru"].layer(40, variant="transdreamer_lngru")
     layer.build((None, None, 60))
     params = layer.params()
-    for columns in (slice(0, 80), slice(80, 120)):
-        kernel, recurrent = (params[n][:, columns] for n in ("kernel", "recurrent_kernel"))
+    for drawn in (slice(0, 80), slice(80, 120)):
+        kernel, recurrent = (params[n][:, drawn] for n in ("kernel", "recurrent_kernel"))
         expected = (2 / (60 + kernel.shape[1])) ** 0.5
         assert kernel.std() == pytest.approx(expected, rel=0.05)
         assert np.allclose(recurrent @ recurrent.T, np.eye(40), atol=1e-5)

@@ -224,7 +224,9 @@ def sockeye(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) ->
     norm, kind = about["form"].removeprefix("sockeye_ln").rpartition("pergate")[1:]
     name = f"LayerNorm{'PerGate' if norm else ''}{kind.upper()}Cell"
     cell = getattr(rnn, name)(about["units"], prefix="")
-    states = {f"state {i}": np.zeros((x.shape[1], about["units"])) for i in range(len(cell.state_info))}
+    states = {
+        f"state {i}": np.zeros((x.shape[1], about["units"])) for i in range(len(cell.state_info))
+    }
     outputs, _ = cell.unroll(
         len(x),
         mx.sym.Variable("x"),

@@ -102,7 +102,8 @@ def divided(
     units = shape[-1] // len(gates)
     shapes = [(*shape[:-1], len(group) * units) for group in groups]
     of_gate = {g: (i, k * units) for i, group in enumerate(groups) for k, g in enumerate(group)}
-    return shapes, [(i, slice(first, first + units)) for i, first in map(of_gate.get, gates)]
+    places = [of_gate[gate] for gate in gates]
+    return shapes, [(i, slice(first, first + units)) for i, first in places]
 
 
 def deviation(shape: tuple[int, ...], scale: float, mode: str) -> float:

@@ -3,7 +3,7 @@
 What the first block product takes of the inputs sees no state: the framework computes it for all
 steps at once, and differentiates it.  All that is behind it is the engine's.
 
-In half precision the operands of products are rounded to it; the arrays of an engine are of float32.
+In half precision the operands of products are rounded to it; an engine's arrays are of float32.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def check(a: Inputs, flag: Any) -> None:
     steps, batch, units = a.x.shape
     sizes = sizes_of(a)
     one, wide, layers = units // sizes.blocks, sizes.projection, sizes.layers
-    wanted = Inputs(
+    wanted: Any = Inputs(
         (units, wide), (wide,), (wide,),
         (sizes.blocks, one, one), (wide, units),
         (sizes.blocks, one, (layers - 1) * one), ((layers - 1) * units,), (layers * units,),

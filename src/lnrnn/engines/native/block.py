@@ -6,8 +6,8 @@ from functools import cache
 from typing import get_args
 
 from lnrnn.engines.fused import block
-from lnrnn.engines.fused.call import HALVES
 from lnrnn.engines.fused.block import DIFFERENTIABLE, Inputs, Numbers
+from lnrnn.engines.fused.call import HALVES
 from lnrnn.relatives.relative import Relative, SmoothActivation
 
 # in the order of `Smooth` in csrc/core/spec.h
