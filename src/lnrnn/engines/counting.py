@@ -23,9 +23,9 @@ def runs(backward: bool = False) -> Counter[tuple[str, str]]:
     stream as well as a sequence.  The native engine counts in C++, each time that it runs, so
     that compiled programs count as others do; a batch that JAX has divided among devices is
     one run for each part.  The Triton engine counts each time that it launches its kernels, on
-    JAX when a program with them is compiled.  The portable engine counts when Python calls it: a program that is traced and compiled counts
-    when it is traced.  What the other engines leave to the definition, such as second
-    derivatives, counts for none.
+    JAX when a program with them is compiled.  The portable engine counts when Python calls it: a
+    program that is traced and compiled counts when it is traced.  What the other engines leave to
+    the definition, such as second derivatives, counts for none.
 
     Args:
         backward: count the backward passes, which the portable engine leaves to the framework,
