@@ -1,23 +1,27 @@
-# Each target makes the environment that it needs; nothing but Python and make has to be there.
+# Each target makes the environment that it needs; all that it downloads comes by pip. Python 3.11 or later
+# (PYTHON) and make have to be there, and what stands behind "needs".
 #   make demo    train a layer-normalised LSTM beside a plain one on Shakespeare, about 4 minutes
 #   make test    the whole suite, on all three backends
 #   make lint    format, lint and types        make docs    the documentation, strictly
 #   make test-peers   the original programs (TensorFlow Addons, torchaudio, SpeechBrain, ...) beside ours,
-#                     and what PyTorch asks of its own recurrent modules
+#                     and what PyTorch asks of its own recurrent modules; needs Python 3.11 itself, the last
+#                     that TensorFlow Addons has wheels for
 #   make test-examples  the examples with other libraries (docs/integrations.md), shortened
-#   make test-triton  the GPU's kernels on the CPU, which make test does too
-#   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes
-#   make test-c      the C interface: installed, and its example built and run
+#   make test-triton  the GPU's kernels on the CPU, which make test does too; needs Linux
+#   make test-core    the C++ core: errors of its functions, and the sanitizers, about 15 minutes; needs Linux,
+#                     CMake, and a compiler with the sanitizers' libraries
+#   make test-c      the C interface: installed, and its example built and run; needs CMake and a compiler
 #   make kernels      the GPU kernels: every entry of their table compiled for three GPUs that need not be
-#                     there, by three Tritons, against what was recorded, about 20 minutes
+#                     there, by three Tritons, against what was recorded, about 20 minutes; needs Linux
 #   make test-device  on a machine with a GPU, with its own PyTorch (PYTHON): the self-check of all kernels,
 #                     then lnrnn bench beside cuDNN in three dtypes
-#   make test-docs   the documentation in a browser, Chromium, which has to be installed
+#   make test-docs   the documentation in a browser; needs Chromium
 #   make test-oldest  the oldest versions of Keras, JAX, Flax and TensorFlow that pyproject.toml allows,
 #                     about 12 minutes; make test has the oldest PyTorch
 #   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
-#                installed alone and tested
-#   make test-neon    the C++ core for 64-bit ARM: cross compiled, and run by qemu-aarch64-static
+#                installed alone and tested; needs Linux and a compiler
+#   make test-neon    the C++ core for 64-bit ARM: cross compiled by Zig, which comes by pip, and run; needs
+#                     CMake and qemu-aarch64-static
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -55,26 +59,35 @@ test-triton: .venv-triton/ready
 
 # original programs, in environments of their own: their pins exclude ours; all on PyPI for Python 3.11
 PEER_TFA := $(TENSORFLOW)==2.15.1 tensorflow-addons==0.23.0 'numpy<2'
-PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 numpy
+PEER_TORCH := torch==2.9.0 torchaudio==2.9.0 speechbrain==1.1.2 DI-treetensor==0.5.0 numpy
+PEER_MXNET := mxnet==1.9.1 numpy==1.23.5 portalocker==4.4.2 PyYAML==6.0.4
 # these run beside ours; their cells need no more of what the packages ask for
 PEERS_HERE := labml-nn==0.5.1 torchrl==0.14.1 tensordict==0.14.3 pyvers==0.2.3 cloudpickle==3.1.3 orjson==3.13.0
 
 # PyTorch's checks of its own modules are in its wheel, all but this
 PEER_CHECKS := expecttest==0.3.0
 
-test-peers: .venv/ready .venv-peer-tfa/ready .venv-peer-torch/ready
+PEER_ENVIRONMENTS := .venv-peer-tfa/ready .venv-peer-torch/ready .venv-peer-mxnet/ready
+
+test-peers: .venv/ready $(PEER_ENVIRONMENTS)
 	.venv/bin/python -m pip install --quiet $(PEER_CHECKS)
 	.venv/bin/python -m pip install --quiet --no-deps $(PEERS_HERE)
 	KERAS_BACKEND=jax LNRNN_TFA_PYTHON=.venv-peer-tfa/bin/python \
-	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python .venv/bin/python -m pytest -q tests/peers
+	  LNRNN_TORCH_PYTHON=.venv-peer-torch/bin/python LNRNN_MXNET_PYTHON=.venv-peer-mxnet/bin/python \
+	  .venv/bin/python -m pytest -q tests/peers
 
+# of those in BARE one module is run, which needs no more of what they ask for
 .venv-peer-tfa/ready: PEERS = $(PEER_TFA)
+.venv-peer-tfa/ready: BARE = keras-layernorm-rnn==0.2.1
 .venv-peer-torch/ready: PEERS = $(PEER_TORCH)
-.venv-peer-tfa/ready .venv-peer-torch/ready:
+.venv-peer-torch/ready: BARE = sheeprl==0.8.4 DI-engine==0.5.3 nemo-toolkit==3.0.0
+.venv-peer-mxnet/ready: PEERS = $(PEER_MXNET)
+.venv-peer-mxnet/ready: BARE = sockeye==1.18.106
+$(PEER_ENVIRONMENTS):
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet $(PEERS)
-	$(@D)/bin/python -m pip install --quiet --no-deps keras-layernorm-rnn==0.2.1
+	$(@D)/bin/python -m pip install --quiet --no-deps $(BARE)
 	touch $@
 
 # examples with other libraries, in environments of their own
@@ -82,7 +95,7 @@ test-examples: .venv-examples-agents/ready .venv-examples-series/ready
 	.venv-examples-agents/bin/python -m pytest -q tests/examples/agents
 	.venv-examples-series/bin/python -m pytest -q tests/examples/series
 
-SANITIZED := avx2;baseline;amx_emulated
+SANITIZED := $(if $(filter x86_64,$(shell uname -m)),avx2;)baseline;amx_emulated
 
 # all options by each instruction set and division of the work
 STRESS = for split in rows units; do for isa in "" amx_emulated; do \

@@ -488,9 +488,17 @@ def test_info_with_words_is_the_dialects_that_have_them_all(
 
 def test_the_program_loads_no_framework_before_it_must() -> None:
     # not `info`, which asks TensorFlow whether it takes the native engine's operators
-    code = "import sys, lnrnn.cli; lnrnn.cli.main(['inspect', ''])\nprint(sorted(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(eval(out.stdout.splitlines()[-1]))
+    code = (
+        "import os, sys, lnrnn.cli; lnrnn.cli.main(['inspect', ''])\n"
+        "print(os.environ['TF_CPP_MIN_LOG_LEVEL'])\nprint(sorted(sys.modules))"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    level, modules = out.stdout.splitlines()[-2:]
+    assert level == "3"
+    loaded = set(eval(modules))
     assert loaded.isdisjoint({"keras", "jax", "torch", "tensorflow", "matplotlib", "rich"})
 
 

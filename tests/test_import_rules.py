@@ -205,11 +205,14 @@ RULES = (
         )
         for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
     ),
+    # what it imports of jax2onnx stands in a function that jax2onnx calls
+    rule("lnrnn.engines.fused.jax_onnx", "jax", "numpy", inside=("jax2onnx",)),
     rule("lnrnn.engines.native.tensorflow_library", "tensorflow", "lnrnn.engines.native._core"),
     *(
         rule(
             f"lnrnn.engines.portable.ops_{f}",
             f,
+            "numpy",
             "lnrnn.variant",
             "lnrnn.engines.counting",
             "lnrnn.engines.portable.ops",
@@ -380,10 +383,11 @@ RULES = (
         _SETTINGS,
         "lnrnn.engines.select",
         "lnrnn.stream",
+        "lnrnn.train.world",
         inside=("lnrnn.keras",),
     ),
     # loaded by lnrnn.train.join for processes on their backend
-    rule("lnrnn.train.world_torch", "keras", "numpy", "torch", "lnrnn.train.world"),
+    rule("lnrnn.train.world_torch", "keras", "numpy", "torch", _SETTINGS, "lnrnn.train.world"),
     rule("lnrnn.train.world_jax", "jax", "keras", "numpy", "lnrnn.train.world"),
     rule("lnrnn.train.inside", "keras", "numpy", "lnrnn.insight", "lnrnn.train"),
     rule("lnrnn.train.loop", "numpy", "lnrnn.train"),

@@ -62,10 +62,11 @@ def test_files_pass(engine: str) -> None:
     assert report.failed == report.skipped == {}
 
 
-@pytest.mark.parametrize("frontend", ["torch-op", "jax-op"])
-def test_files_of_the_block_gru_pass_natively(frontend: str) -> None:
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("frontend", ["torch-op", "jax-op", "tensorflow-op"])
+def test_files_of_the_block_gru_pass_natively(frontend: str, dtype: str | None) -> None:
     blocks = [p for p in PATHS if form_of(p).relative.cell == "block_gru"]
-    report = golden.run(blocks, adapters.choose("native", frontend))
+    report = golden.run(blocks, adapters.choose("native", frontend), dtype)
     assert blocks
     assert report.failed == report.skipped == {}
 

@@ -88,9 +88,23 @@ def test_two_processes_and_one_take_the_same_steps_and_each_others_run(
     finish(start(1, *arguments, "--out", tmp_path / "one", "--steps", 12))
     first, second = finish(start(2, *arguments, "--out", tmp_path / "two", "--steps", 7))
     assert "2 processes, 2 devices: 4 windows a step, 2 on each device" in first
-    assert "on 2 devices" in first and second == ""
+    assert "on 2 devices" in first and "LayerNorm" not in second
+    whole = held(second)
     finish(start(1, "--resume", tmp_path / "two", "--steps", 12))
     assert_same_state(tmp_path / "one", tmp_path / "two")
+    # of the weights, gradients and moments a part each
+    first, second = finish(
+        start(2, *arguments, "--shard", "--out", tmp_path / "parts", "--steps", 7)
+    )
+    assert "the weights divided among them" in first and "LayerNorm" not in second
+    assert held(second) < 0.6 * whole
+    finish(start(2, "--resume", tmp_path / "parts", "--steps", 12))
+    assert_same_state(tmp_path / "one", tmp_path / "parts")
+
+
+def held(printed: str) -> int:
+    """The bytes of all tensors when training ended."""
+    return int(printed.split("holds ")[1].split()[0])
 
 
 def test_two_devices_of_jax_take_the_steps_of_one(text: Path, tmp_path: Path) -> None:
@@ -155,6 +169,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
         ("torch", {"WORLD_SIZE": "2", "RANK": "2"}, "RANK is a number below WORLD_SIZE=2; got 2"),
         ("jax", {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "x"}, "torchrun keeps"),
         ("tensorflow", {"WORLD_SIZE": "2", "RANK": "0"}, "train on torch or jax; got --backend"),
+        ("jax", {"SHARD": "1"}, "FSDP2, which is PyTorch's; got --backend jax: choose"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(
@@ -163,7 +178,7 @@ def test_a_world_that_cannot_be_is_refused(
     if "MASTER" not in sentence:
         environment = environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     with pytest.raises(UserError, match=re.escape(sentence)):
-        join(backend, environment)
+        join(backend, environment, "SHARD" in environment)
 
 
 def test_parts_are_the_batch_in_the_order_of_the_ranks() -> None:

@@ -132,6 +132,18 @@ const char* pass_for_tensorflow(bool back, int64_t precision, const int64_t* wor
     return nullptr;
 }
 
+const char* block_pass_for_tensorflow(bool back, bool full, const int64_t* sizes,
+                                      const double* numbers, void* const* arrays, int threads) {
+    const Isa* set = chosen();
+    if (!set) return unknown_isa;
+    OwnPool pool(threads);
+    run_block(*set, full, back, sizes, numbers, arrays, pool);
+    count_pass(Framework::tensorflow, back);
+    return nullptr;
+}
+
+constexpr Core for_tensorflow = {pass_for_tensorflow, block_pass_for_tensorflow};
+
 void function(const std::string& name, bool full, int64_t n, uintptr_t in, uintptr_t out) {
     const char* names[] = {"tanh", "sigmoid", "relu", "hard_sigmoid", "keras2_hard_sigmoid",
                            "linear"};
@@ -347,7 +359,7 @@ NB_MODULE(_core, m) {
         .def_prop_ro("inputs", [](const SharedStream& it) { return it.stream().inputs(); })
         .def_prop_ro("outputs", [](const SharedStream& it) { return it.stream().outputs(); })
         .def_prop_ro("nbytes", [](const SharedStream& it) { return it.stream().bytes(); });
-    m.def("pass_for_tensorflow", [] { return reinterpret_cast<uintptr_t>(pass_for_tensorflow); },
+    m.def("core_for_tensorflow", [] { return reinterpret_cast<uintptr_t>(&for_tensorflow); },
           "The address of the core for the library `_tensorflow`.");
 #ifdef LNRNN_XLA
     m.def("xla_handlers", [] {

@@ -12,7 +12,8 @@ namespace lnrnn::LNRNN_ISA {
 // Rows of a few steps that are recomputed, and whose gradients are summed, together.
 constexpr int64_t block_chunk_rows = 256;
 
-template <class T>
+// Over arrays of T; operands of products are rounded to R, which may be T.
+template <class T, class R>
 class BlockGRU {
 public:
     BlockGRU(const BlockJob<T>& job, const BlockWorker<T>& me, bool back)
@@ -148,14 +149,22 @@ private:
         return job_.packed.layers + (l - 1) * n_.K * packed_size<T>(one_, one_);
     }
 
-    // the h that enters step t, own units
+    // the h that enters step t in a row; null: zeros
+    const T* entered(int64_t t, int64_t r) const {
+        if (fresh(t, r)) return nullptr;
+        return t ? job_.h + at(t - 1, r) * n_.H : job_.h0 + (me_.first + r) * n_.H;
+    }
+    template <class P>
+    static Vec<T> entering(const T* h, int64_t j, P part) {
+        return h ? load(h + j, part) : Vec<T>{};
+    }
+
+    // it as an operand, own units
     void enter(int64_t t, T* to) const {
-        const T* before = t ? job_.h + at(t - 1, 0) * n_.H : job_.h0 + me_.first * n_.H;
         for (int64_t r = 0; r < rows_; ++r) {
-            const bool begins = fresh(t, r);
+            const T* h = entered(t, r);
             each_unit([&](int64_t j, auto part) {
-                const int64_t i = r * n_.H + j;
-                store(to + i, begins ? Vec<T>{} : load(before + i, part), part);
+                store(to + r * n_.H + j, rounded<R>(entering(h, j, part)), part);
             });
         }
     }
@@ -187,7 +196,7 @@ private:
         for (int64_t k = of_h_.first / one_; k < of_h_.last / one_; ++k) f(k);
     }
 
-    // phi of the normed form of rows, own units, and their statistics
+    // phi of the normed form of rows as operands, own units, and their statistics
     void norm(const Site<T>& site, Share<T>& share, int64_t width, int64_t rows, Stack<T> v,
               Statistics<T>* st, T* to) const {
         auto row = [&](int64_t i) -> const T* { return v.at(i); };
@@ -197,7 +206,7 @@ private:
         for (int64_t i = 0; i < rows; ++i)
             each<T>(share.first, share.last, [&](int64_t j, auto part) {
                 const Vec<T> y = affine(site, st[i], load(v.at(i) + j, part), 0, j, part);
-                store(to + i * width + j, smooth<T>(job_.phi, y), part);
+                store(to + i * width + j, rounded<R>(smooth<T>(job_.phi, y)), part);
             });
     }
 
@@ -235,7 +244,7 @@ private:
 
     // the new h of a row, own units
     void put_out(int64_t t, int64_t r) const {
-        const T* entered = entering_ + r * n_.H;
+        const T* entered = this->entered(t, r);
         T* h = job_.h + at(t, r) * n_.H;
         if (masked(t, r)) {
             const T* held = t ? h - n_.B * n_.H : job_.h0 + (me_.first + r) * n_.H;
@@ -243,7 +252,7 @@ private:
         } else {
             each_gate(gates(t).at(r), [&](int64_t j, Vec<T> r, Vec<T> n, Vec<T> z, auto part) {
                 const Gates it(job_, r, n, z);
-                const Vec<T> before = load(entered + j, part);
+                const Vec<T> before = entering(entered, j, part);
                 store(h + j, before + it.z * (it.n - before), part);
             });
         }
@@ -287,7 +296,7 @@ private:
     // step t, whose rows are from `row` on in the chunk
     void back_step(int64_t t, int64_t row) {
         T* dgates = dgates_ + row * 3 * n_.H;
-        for (int64_t r = 0; r < rows_; ++r) back_gates(t, r, row, dgates + r * 3 * n_.H);
+        for (int64_t r = 0; r < rows_; ++r) back_gates(t, r, dgates + r * 3 * n_.H);
         const Stack<T> dfirst = units(job_.dx, t);
         const Stack<T> scratch = dense(scratch_, rows_, n_.H);
         blocks_product(one_, 3 * one_, dense<const T>(dgates, rows_, 3 * n_.H), job_.packed.gates,
@@ -322,7 +331,7 @@ private:
     T* dlayer(int64_t l) const { return dlayers_ + (l - 1) * most() * n_.H; }
 
     // the gradient of the gates of a row, zeros where a mask holds h; what is left goes straight on
-    void back_gates(int64_t t, int64_t r, int64_t row, T* to) const {
+    void back_gates(int64_t t, int64_t r, T* to) const {
         T* dh = dh_ + r * n_.H;
         if (job_.dh) {
             const T* more = job_.dh + at(t, r) * n_.H;
@@ -335,14 +344,14 @@ private:
             store(at, dr, part), store(at + one_, dn, part), store(at + 2 * one_, dz, part);
         };
         const bool held = masked(t, r);
-        const T* entered = entering_ + (row + r) * n_.H;
+        const T* entered = this->entered(t, r);
         each_gate(gates(t).at(r), [&](int64_t j, Vec<T> r, Vec<T> n, Vec<T> z, auto part) {
             if (held) return put(j, Vec<T>{}, Vec<T>{}, Vec<T>{}, part);
             const Gates it(job_, r, n, z);
             const Vec<T> d = load(dh + j, part);
             const Vec<T> inner = d * it.z * slope<T>(Activation::tanh, it.n);
             put(j, inner * n * slope<T>(Activation::sigmoid, it.r), inner * it.r,
-                d * (it.n - load(entered + j, part)) * slope<T>(Activation::sigmoid, it.z), part);
+                d * (it.n - entering(entered, j, part)) * slope<T>(Activation::sigmoid, it.z), part);
             store(dh + j, d - d * it.z, part);
         });
     }
@@ -401,25 +410,43 @@ private:
     T *scratch_, *step_, *dprojected_, *from_hidden_, *dh_;
 };
 
-template <class T>
-BlockGRU<T> asked(const BlockJob<T>& job, const BlockWorker<T>& asking) {
+template <class T, class R>
+BlockGRU<T, R> asked(const BlockJob<T>& job, const BlockWorker<T>& asking) {
     return {job, asking, job.dx != nullptr};
 }
 
-template <class T>
+// Pack panels of numbers that are rounded to R.
+template <class T, class R>
+void pack_rounded(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
+                  int64_t last, void* packed) {
+    constexpr int64_t W = panel_width<T>;
+    pack<T>(m, K, N, down, across, first, last, packed);
+    for (int64_t k = 0; k < K; k += chunk_depth) {
+        const int64_t depth = std::min(K - k, chunk_depth);
+        T* at = static_cast<T*>(packed) + k * panels<T>(N) * W + first * depth * W;
+        each<T>((last - first) * depth * W, [&](int64_t j, auto part) {
+            store(at + j, rounded<R>(load(at + j, part)), part);
+        });
+    }
+}
+
+template <class T, class R>
 constexpr BlockKernel<T> block_table = {
     panel_width<T>,
+    std::is_same_v<T, R> ? pack<T, T> : pack_rounded<T, R>,
     [](const BlockJob<T>& job, int64_t rows, int parts) {
-        return asked<T>(job, {0, rows, 0, 1, parts}).memory();
+        return asked<T, R>(job, {0, rows, 0, 1, parts}).memory();
     },
     [](const BlockJob<T>& job, int64_t rows, int parts) {
-        return asked<T>(job, {0, rows, 0, 1, parts}).shared();
+        return asked<T, R>(job, {0, rows, 0, 1, parts}).shared();
     },
-    [](const BlockJob<T>& job, const BlockWorker<T>& me) { BlockGRU<T>(job, me, false).forward(); },
-    [](const BlockJob<T>& job, const BlockWorker<T>& me) { BlockGRU<T>(job, me, true).backward(); },
+    [](const BlockJob<T>& job, const BlockWorker<T>& me) { BlockGRU<T, R>(job, me, false).forward(); },
+    [](const BlockJob<T>& job, const BlockWorker<T>& me) { BlockGRU<T, R>(job, me, true).backward(); },
 };
 
-extern const BlockKernel<float> block_single = block_table<float>;
-extern const BlockKernel<double> block_full = block_table<double>;
+extern const BlockKernel<float> block_single = block_table<float, float>;
+extern const BlockKernel<float> block_brain = block_table<float, bfloat16>;
+extern const BlockKernel<float> block_half = block_table<float, float16>;
+extern const BlockKernel<double> block_full = block_table<double, double>;
 
 }  // namespace lnrnn::LNRNN_ISA

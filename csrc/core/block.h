@@ -8,6 +8,9 @@
 
 namespace lnrnn {
 
+// What the operands of products are rounded to; they stay in memory as float32, as all else is.
+enum class Rounding : int64_t { none, bfloat16, float16 };
+
 struct BlockSizes {
     int64_t T, B, H, P, K, L;
 
@@ -77,6 +80,8 @@ struct BlockWorker {
 template <class T>
 struct BlockKernel {
     int64_t width;  // of a panel
+    void (*pack)(const T* m, int64_t K, int64_t N, int64_t down, int64_t across, int64_t first,
+                 int64_t last, void* packed);
     int64_t (*memory)(const BlockJob<T>&, int64_t rows, int parts);
     int64_t (*shared)(const BlockJob<T>&, int64_t rows, int parts);
     void (*forward)(const BlockJob<T>&, const BlockWorker<T>&);

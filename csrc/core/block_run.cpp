@@ -39,7 +39,8 @@ struct BlockPlan {
 template <class T>
 class BlockPacking {
 public:
-    BlockPacking(const Kernel<T, T>& kernel, BlockJob<T>& job, Pool& pool, bool back)
+    BlockPacking(const Kernel<T, T>& kernel, const BlockKernel<T>& block, BlockJob<T>& job, Pool& pool,
+                 bool back)
         : kernel_(kernel), back_(back) {
         const BlockSizes& n = job.n;
         const BlockWeights<const T>& w = job.weights;
@@ -65,9 +66,9 @@ public:
                 // a large matrix is packed by all, of many small ones each by one
                 const bool large = i < 2, mine = large || i % size == rank;
                 if (!mine) continue;
-                kernel_.pack(it.at, it.rows, it.columns, it.down, it.across,
-                             large ? panels * rank / size : 0,
-                             large ? panels * (rank + 1) / size : panels, memory_.get() + it.offset);
+                block.pack(it.at, it.rows, it.columns, it.down, it.across,
+                           large ? panels * rank / size : 0,
+                           large ? panels * (rank + 1) / size : panels, memory_.get() + it.offset);
             }
         });
     }
@@ -140,7 +141,7 @@ void run(const Kernel<T, T>& kernel, const BlockKernel<T>& block, BlockJob<T> jo
     large_pages(job.h, n.T * n.B * n.H * sizeof(T));
     large_pages(back ? job.dx : job.kept, n.T * n.B * (back ? n.H : n.kept()) * sizeof(T));
     const BlockPlan plan(kernel, block, n, pool.threads());
-    const BlockPacking<T> packing(kernel, job, pool, back);
+    const BlockPacking<T> packing(kernel, block, job, pool, back);
     const int64_t rows = (n.B + plan.groups - 1) / plan.groups;
     const int64_t own_size = block.memory(job, rows, plan.parts);
     const int64_t shared_size = block.shared(job, rows, plan.parts);
@@ -186,9 +187,9 @@ void run(const Kernel<T, T>& kernel, const BlockKernel<T>& block, BlockJob<T> jo
 void run_block(const Isa& isa, bool full, bool back, const int64_t* sizes, const double* numbers,
                void* const* at, Pool& pool) {
     if (full)
-        run(*isa.full, *isa.block_full, job_of<double>(sizes, numbers, at), pool, back);
-    else
-        run(*isa.single, *isa.block_single, job_of<float>(sizes, numbers, at), pool, back);
+        return run(*isa.full, *isa.block_full, job_of<double>(sizes, numbers, at), pool, back);
+    const BlockKernel<float>* of[] = {isa.block_single, isa.block_brain, isa.block_half};
+    run(*isa.single, *of[sizes[block::size_words - 1]], job_of<float>(sizes, numbers, at), pool, back);
 }
 
 }  // namespace lnrnn

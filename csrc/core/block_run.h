@@ -22,11 +22,11 @@ enum Array : int {
     dweights, dx = dweights + gate_bias + 1, dh0,
     arrays
 };
-constexpr int size_words = 7;    // T B H P K L and Smooth
+constexpr int size_words = 8;    // T B H P K L, Smooth and Rounding
 constexpr int scalar_words = 2;  // epsilon and the bias of the update gate
 }  // namespace block
 
-// One pass over arrays of float32, or of float64 with `full`.
+// One pass over arrays of float32, or of float64 with `full`, which knows no rounding.
 void run_block(const Isa& isa, bool full, bool back, const int64_t* sizes, const double* numbers,
                void* const* at, Pool& pool);
 

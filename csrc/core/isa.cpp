@@ -23,6 +23,8 @@ namespace lnrnn {
     extern const Kernel<float, float16> kernel_half;    \
     extern const Kernel<float, float> kernel_rounding;  \
     extern const BlockKernel<float> block_single;       \
+    extern const BlockKernel<float> block_brain;        \
+    extern const BlockKernel<float> block_half;         \
     extern const BlockKernel<double> block_full;        \
     extern const Steps steps_float32;                   \
     extern const Steps steps_bfloat16;                  \
@@ -113,7 +115,7 @@ const char* nothing() { return nullptr; }
 #define STREAM(set) \
     { &set::steps_float32, &set::steps_bfloat16, &set::steps_int8, INTEGERS_##set }
 
-#define BLOCK(set) &set::block_single, &set::block_full
+#define BLOCK(set) &set::block_single, &set::block_brain, &set::block_half, &set::block_full
 
 #define WHOLE(set)                                                                  \
     &set::kernel_single, &set::kernel_full, &set::kernel_brain, &set::kernel_half, \

@@ -29,7 +29,7 @@ struct Isa {
     const Kernel<float, bfloat16>* brain;
     const Kernel<float, float16>* half;
     const Kernel<float, float>* rounding;  // float32 with operands of products rounded to bfloat16
-    const BlockKernel<float>* block_single;
+    const BlockKernel<float>*block_single, *block_brain, *block_half;
     const BlockKernel<double>* block_full;
     StreamSteps stream;
     Choice choice;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "block_run.h"
 #include "call.h"
 
 struct TF_Status;
@@ -73,7 +74,7 @@ LNRNN_TENSORFLOW(LNRNN_DECLARE)
 
 // the first of these functions that this TensorFlow has not, or what it said no to
 std::string missing;
-CorePass core_pass = nullptr;
+Core core{};
 
 struct Free {
     void operator()(TF_Status* s) const { TF_DeleteStatus(s); }
@@ -115,16 +116,22 @@ struct Node {
     bool back;
     Shape operands, results;  // which arrays they are
     Shape words;
-    double numbers[scalar_words];
+    std::vector<double> numbers;
     bool batch_first;  // x, h and their gradients
     int threads;
     int64_t most_kept;  // bytes of x W, and of h U, beyond which they are not kept
+
+    bool is_given(int64_t name) const {
+        return std::count(operands.begin(), operands.end(), name) > 0;
+    }
 };
 
-// The arrays of a call.
+// The arrays of a call of one of the functions of the core, `count` with that of its inputs.
 class Call {
 public:
-    explicit Call(const Node& node) : node_(node) {}
+    Call(const Node& node, int count, int inputs)
+        : node_(node), inputs_(inputs), shape_(count), at_(count) {}
+    virtual ~Call() = default;
 
     void read(TF_OpKernelContext* context, const Status& status) {
         if (TF_NumInputs(context) != int(node_.operands.size()) ||
@@ -138,38 +145,30 @@ public:
             const int64_t name = node_.operands[i];
             for (int axis = 0; axis < TF_NumDims(given); ++axis)
                 shape_[name].push_back(TF_Dim(given, axis));
-            if (name == x) dtype_ = TF_TensorType(given);
+            if (name == inputs_) dtype_ = TF_TensorType(given);
             if (elements(shape_[name]) > 0) at_[name] = TF_TensorData(given);
         }
-        bool agree = dtype_ == dtype::float32 || dtype_ == dtype::float64 ||
-                     dtype_ == dtype::bfloat16 || dtype_ == dtype::float16;
+        bool agree = computes(dtype_);
         for (size_t i = 0; i < node_.operands.size(); ++i)
             agree = agree && TF_TensorType(keep_[i].get()) == dtype_of(node_.operands[i]);
         if (!agree)
             return status.fail(
                 "The inputs of a recurrence are of one dtype, flags bool; beside an x of half "
                 "precision all else is float32.");
-        if (shape_[x].size() != 3 || shape_[kernel].size() != 2 || shape_[h0].size() != 2)
-            return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
-                               text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
-        T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
-        I_ = shape_[x][2], H_ = shape_[kernel][1] / node_.words[1], wide_ = node_.words[1] * H_;
-        R_ = is_given(projection) ? shape_[h0].back() : H_;
+        measure(status);
+        if (status.failed()) return;
         if (T_ < 1) return status.fail("A recurrence has one step or more; got T=0.");
         // the core reads its inputs unchecked
         for (int64_t name : node_.operands)
             if (!fits(name))
-                return status.fail(
-                    "An input of a recurrence has the shape " + text(expected(name)) + " at T=" +
-                    std::to_string(T_) + ", B=" + std::to_string(B_) + ", I=" + std::to_string(I_) +
-                    ", H=" + std::to_string(H_) + "; got " + text(shape_[name]) + ".");
+                return status.fail("An input of a recurrence has the shape " + text(expected(name)) +
+                                   " at " + sizes() + "; got " + text(shape_[name]) + ".");
     }
 
     void write(TF_OpKernelContext* context, const Status& status) {
         for (size_t i = 0; i < node_.results.size(); ++i) {
-            const int64_t name = node_.results[i];
-            Shape its = name >= dkernel ? shape_[of_gradient(name)] : expected(name);
-            if ((name == xw || name == hu) && !keeps_products()) its = {0, 0, 0};
+            const int64_t name = node_.results[i], of = of_gradient(name);
+            const Shape its = of < 0 ? made(name) : shape_[of];
             TF_Tensor* made =
                 TF_AllocateOutput(context, int(i), dtype_of(name), its.data(), int(its.size()),
                                   size_t(elements(its) * width(name)), status);
@@ -180,37 +179,114 @@ public:
     }
 
     void compute(const Status& status) {
+        const char* error = nullptr;
         // a forward pass that kept nothing, as it was not one of training
-        const bool again = node_.back && Cell(node_.words[0]) == Cell::lstm && !at_[c] && B_ > 0;
-        const char* error = again ? keep_again() : nullptr;
+        if (node_.back && B_ > 0 && lacks_what_is_kept()) error = keep_again();
         if (!error) error = pass(node_.back);
         if (error) status.fail(error);
     }
 
+protected:
+    // whether the core has x of this dtype
+    virtual bool computes(int dtype) const = 0;
+    virtual int dtype_of(int64_t name) const = 0;
+    // sizes from the shapes, which may be any
+    virtual void measure(const Status& status) = 0;
+    virtual std::string sizes() const = 0;
+    virtual Shape expected(int64_t name) const = 0;
+    virtual bool fits(int64_t name) const { return shape_[name] == expected(name); }
+    // the input that a gradient is of; -1: it is none
+    virtual int64_t of_gradient(int64_t name) const = 0;
+    virtual Shape made(int64_t name) const { return expected(name); }
+    virtual bool lacks_what_is_kept() const = 0;
+    // what a forward pass keeps, and what it gives beside
+    virtual Shape kept() const = 0;
+    virtual Shape outputs() const = 0;
+    virtual const char* pass(bool back) const = 0;
+
+    const char* keep_again() {
+        const std::vector<void*> given = at_;
+        auto place = [&](int64_t name) {
+            const size_t bytes = size_t(elements(expected(name)) * width(name));
+            again_.emplace_back(::operator new(bytes, std::align_val_t(64)));
+            at_[name] = again_.back().get();
+        };
+        for (int64_t name : kept()) place(name);
+        for (int64_t name : outputs()) place(name);
+        const char* error = pass(false);
+        for (int64_t name : outputs()) at_[name] = given[name];
+        return error;
+    }
+
+    int64_t width(int64_t name) const {
+        switch (dtype_of(name)) {
+            case dtype::float64: return 8;
+            case dtype::float32: return 4;
+            default: return 2;
+        }
+    }
+
+    const Node& node_;
+    const int64_t inputs_;  // the name of x
+    std::vector<Shape> shape_;
+    std::vector<void*> at_;
+    int dtype_ = 0;
+    int64_t T_ = 0, B_ = 0, H_ = 0;
+
 private:
-    const char* pass(bool back) const {
+    std::vector<Tensor> keep_;
+    std::vector<Memory> again_;
+};
+
+std::string named(const char* name, int64_t size) {
+    return std::string(name) + "=" + std::to_string(size);
+}
+
+// Of the cells of variants.
+class Recurrence : public Call {
+public:
+    static constexpr int arrays = lnrnn::arrays, words = spec_words, numbers = scalar_words;
+
+    explicit Recurrence(const Node& node) : Call(node, arrays, x) {}
+
+private:
+    bool computes(int dtype) const override {
+        return dtype == dtype::float32 || dtype == dtype::float64 || dtype == dtype::bfloat16 ||
+               dtype == dtype::float16;
+    }
+
+    void measure(const Status& status) override {
+        if (shape_[x].size() != 3 || shape_[kernel].size() != 2 || shape_[h0].size() != 2)
+            return status.fail("x has the shape (T, B, I) and kernel (I, G H); got " +
+                               text(shape_[x]) + " and " + text(shape_[kernel]) + ".");
+        T_ = shape_[x][node_.batch_first], B_ = shape_[x][!node_.batch_first];
+        I_ = shape_[x][2], H_ = shape_[kernel][1] / node_.words[1], wide_ = node_.words[1] * H_;
+        R_ = node_.is_given(projection) ? shape_[h0].back() : H_;
+    }
+
+    std::string sizes() const override {
+        return named("T", T_) + ", " + named("B", B_) + ", " + named("I", I_) + ", " + named("H", H_);
+    }
+
+    Shape made(int64_t name) const override {
+        const bool left_out = (name == xw || name == hu) && !keeps_products();
+        return left_out ? Shape{0, 0, 0} : expected(name);
+    }
+
+    bool lacks_what_is_kept() const override { return Cell(node_.words[0]) == Cell::lstm && !at_[c]; }
+    Shape kept() const override { return keeps_products() ? Shape{c, xw, hu} : Shape{c}; }
+    Shape outputs() const override { return {h, h_last, c_last}; }
+
+    const char* pass(bool back) const override {
         auto moves = [&](Array factor) { return int64_t(shape_[factor].size() == 3); };
         const int64_t sizes[size_words] = {
             T_, B_, I_, H_, R_, moves(recurrent_mask), moves(candidate_mask),
             node_.batch_first, node_.batch_first, 0, 0, 0};
-        return core_pass(back, int64_t(precision()), node_.words.data(), sizes, node_.numbers, at_,
-                         node_.threads);
+        return core.recurrence(back, int64_t(precision()), node_.words.data(), sizes,
+                               node_.numbers.data(), at_.data(), node_.threads);
     }
 
-    const char* keep_again() {
-        void* const given = at_[h];
-        for (Array name : {h, c, xw, hu, h_last, c_last}) {
-            if ((name == xw || name == hu) && !keeps_products()) continue;
-            const size_t bytes = size_t(elements(expected(name)) * width(name));
-            again_.emplace_back(::operator new(bytes, std::align_val_t(64)));
-            at_[name] = again_.back().get();
-        }
-        const char* error = pass(false);
-        at_[h] = given, at_[h_last] = at_[c_last] = nullptr;
-        return error;
-    }
-
-    bool fits(int64_t name) const {
+    bool fits(int64_t name) const override {
         const Shape& its = shape_[name];
         const bool factor = name == recurrent_mask || name == candidate_mask;
         const bool kept = name == c || name == xw || name == hu;
@@ -219,7 +295,7 @@ private:
                (kept && elements(its) == 0);
     }
 
-    Shape expected(int64_t name) const {
+    Shape expected(int64_t name) const override {
         switch (name) {
             case kernel: return {I_, wide_};
             case recurrent: return diagonal() ? Shape{H_} : Shape{R_, wide_};
@@ -251,12 +327,8 @@ private:
         return spec.diagonal;
     }
 
-    bool is_given(int64_t name) const {
-        return std::count(node_.operands.begin(), node_.operands.end(), name) > 0;
-    }
-
-    static int64_t of_gradient(int64_t name) {
-        return name >= dx ? x + (name - dx) : kernel + (name - dkernel);
+    int64_t of_gradient(int64_t name) const override {
+        return name >= dx ? x + (name - dx) : name >= dkernel ? kernel + (name - dkernel) : -1;
     }
 
     Precision precision() const {
@@ -269,7 +341,7 @@ private:
     }
 
     // Half precision is that of x, h, the products that are kept, and the gradients of x and h.
-    int dtype_of(int64_t name) const {
+    int dtype_of(int64_t name) const override {
         switch (name) {
             case mask: case reset: return dtype::boolean;
             case x: case h: case xw: case hu: case dh: case dx: return dtype_;
@@ -277,23 +349,88 @@ private:
         }
     }
 
-    int64_t width(int64_t name) const {
-        switch (dtype_of(name)) {
-            case dtype::float64: return 8;
-            case dtype::float32: return 4;
-            default: return 2;
+    bool keeps_products() const { return T_ * B_ * wide_ * width(xw) <= node_.most_kept; }
+
+    int64_t I_ = 0, R_ = 0, wide_ = 0;
+};
+
+// Of Dreamer's block GRU.
+class BlockRecurrence : public Call {
+public:
+    static constexpr int arrays = block::arrays, words = 2, numbers = block::scalar_words;
+
+    explicit BlockRecurrence(const Node& node) : Call(node, arrays, block::x) {}
+
+private:
+    bool computes(int dtype) const override {
+        return dtype == dtype::float32 || dtype == dtype::float64;
+    }
+    int dtype_of(int64_t name) const override {
+        return name == block::mask || name == block::reset ? dtype::boolean : dtype_;
+    }
+
+    void measure(const Status& status) override {
+        const Shape &its = shape_[block::x], &hidden = shape_[block::hidden_kernel];
+        const Shape &gates = shape_[block::gate_kernel], &gains = shape_[block::gain];
+        if (its.size() == 3 && hidden.size() == 2 && gates.size() == 3 && gains.size() == 1) {
+            T_ = its[0], B_ = its[1], H_ = hidden[0], P_ = hidden[1], K_ = gates[0];
+            L_ = H_ > 0 ? gains[0] / H_ : 0;
+        }
+        bool all = K_ > 0 && H_ % K_ == 0 && L_ > 0;
+        for (int64_t name = block::hidden_kernel; name <= block::h0; ++name) {
+            const bool later = name == block::layer_kernel || name == block::layer_bias;
+            all = all && (node_.is_given(name) || (later && L_ == 1));
+        }
+        if (!all)
+            status.fail("The weights of a block GRU have the shape (T, B, H) of x, units that divide "
+                        "into the blocks, and layers; got " + text(its) + " beside " + text(hidden) +
+                        ", " + text(gates) + " and " + text(gains) + ".");
+    }
+
+    std::string sizes() const override {
+        return named("T", T_) + ", " + named("B", B_) + ", " + named("H", H_) + ", " +
+               named("P", P_) + ", " + named("K", K_) + ", " + named("L", L_);
+    }
+
+    Shape expected(int64_t name) const override {
+        const int64_t one = H_ / K_;
+        switch (name) {
+            case block::hidden_kernel: return {H_, P_};
+            case block::hidden_bias: case block::hidden_gain: return {P_};
+            case block::state_kernel: return {K_, one, one};
+            case block::projected_kernel: return {P_, H_};
+            case block::layer_kernel: return {K_, one, (L_ - 1) * one};
+            case block::layer_bias: return {(L_ - 1) * H_};
+            case block::gain: return {L_ * H_};
+            case block::gate_kernel: return {K_, one, 3 * one};
+            case block::gate_bias: return {3 * H_};
+            case block::mask: case block::reset: return {T_, B_};
+            case block::h0: case block::h_last: case block::dh_last: return {B_, H_};
+            case block::kept: return {T_, B_, BlockSizes{T_, B_, H_, P_, K_, L_}.kept()};
+            default: return {T_, B_, H_};
         }
     }
 
-    bool keeps_products() const { return T_ * B_ * wide_ * width(xw) <= node_.most_kept; }
+    bool fits(int64_t name) const override {
+        return Call::fits(name) || (name == block::kept && elements(shape_[name]) == 0);
+    }
 
-    const Node& node_;
-    Shape shape_[arrays];
-    void* at_[arrays] = {};
-    int dtype_ = 0;
-    int64_t T_ = 0, B_ = 0, I_ = 0, H_ = 0, R_ = 0, wide_ = 0;
-    std::vector<Tensor> keep_;
-    std::vector<Memory> again_;
+    int64_t of_gradient(int64_t name) const override {
+        return name < block::dweights ? -1 : name - block::dweights;
+    }
+
+    bool lacks_what_is_kept() const override { return !at_[block::kept]; }
+    Shape kept() const override { return {block::kept}; }
+    Shape outputs() const override { return {block::h, block::h_last}; }
+
+    const char* pass(bool back) const override {
+        const int64_t sizes[block::size_words] = {T_, B_, H_, P_, K_, L_, node_.words[0],
+                                                  node_.words[1]};
+        return core.block(back, dtype_ == dtype::float64, sizes, node_.numbers.data(), at_.data(),
+                          node_.threads);
+    }
+
+    int64_t P_ = 0, K_ = 0, L_ = 0;
 };
 
 Shape attribute(TF_OpKernelConstruction* context, const char* name, const Status& status) {
@@ -305,7 +442,7 @@ Shape attribute(TF_OpKernelConstruction* context, const char* name, const Status
     return found;
 }
 
-template <bool back>
+template <class Kind, bool back>
 void* create(TF_OpKernelConstruction* context) {
     const Status status;
     auto node = std::make_unique<Node>();
@@ -316,17 +453,18 @@ void* create(TF_OpKernelConstruction* context) {
     const Shape numbers = attribute(context, "numbers", status);
     const Shape options = attribute(context, "options", status);
     auto known = [](const Shape& names) {
-        return std::all_of(names.begin(), names.end(), [](int64_t n) { return 0 <= n && n < arrays; });
+        return std::all_of(names.begin(), names.end(), [](int64_t n) { return 0 <= n && n < Kind::arrays; });
     };
     if (!status.failed() &&
-        (node->words.size() != spec_words || numbers.size() != scalar_words || options.size() != 3 ||
+        (node->words.size() != Kind::words || numbers.size() != Kind::numbers || options.size() != 3 ||
          !known(node->operands) || !known(node->results)))
         status.fail("The attributes of an lnrnn operator are not those of this version.");
     if (status.failed()) {
         TF_OpKernelConstruction_Failure(context, status);
         return nullptr;
     }
-    std::memcpy(node->numbers, numbers.data(), sizeof node->numbers);
+    node->numbers.resize(numbers.size());
+    std::memcpy(node->numbers.data(), numbers.data(), numbers.size() * sizeof(double));
     node->batch_first = options[0] != 0;
     node->threads = int(options[1]);
     node->most_kept = options[2];
@@ -335,9 +473,10 @@ void* create(TF_OpKernelConstruction* context) {
 
 void destroy(void* node) { delete static_cast<Node*>(node); }
 
+template <class Kind>
 void compute(void* node, TF_OpKernelContext* context) {
     const Status status;
-    Call call(*static_cast<const Node*>(node));
+    Kind call(*static_cast<const Node*>(node));
     call.read(context, status);
     if (!status.failed()) call.write(context, status);
     if (!status.failed()) call.compute(status);
@@ -345,7 +484,8 @@ void compute(void* node, TF_OpKernelContext* context) {
 }
 
 // Numbers are the bits of doubles: an attribute of floats would round them.
-void define(const char* name, void* (*create)(TF_OpKernelConstruction*)) {
+template <class Kind, bool back>
+void define(const char* name) {
     const Status status;
     TF_OpDefinitionBuilder* op = TF_NewOpDefinitionBuilder(name);
     TF_OpDefinitionBuilderAddInput(op, "arrays: given");
@@ -361,8 +501,8 @@ void define(const char* name, void* (*create)(TF_OpKernelConstruction*)) {
         });
     TF_RegisterOpDefinition(op, status);
     if (!status.failed())
-        TF_RegisterKernelBuilder(name, TF_NewKernelBuilder(name, "CPU", create, compute, destroy),
-                                 status);
+        TF_RegisterKernelBuilder(
+            name, TF_NewKernelBuilder(name, "CPU", create<Kind, back>, compute<Kind>, destroy), status);
     if (status.failed()) missing = std::string("it refuses the operator ") + name;
 }
 
@@ -373,8 +513,10 @@ void define(const char* name, void* (*create)(TF_OpKernelConstruction*)) {
     name = reinterpret_cast<decltype(name)>(dlsym(host ? host : RTLD_DEFAULT, #name)); \
     if (!name && missing.empty()) missing = "it has no " #name;
     LNRNN_TENSORFLOW(LNRNN_FIND)
-    if (missing.empty()) define("LnrnnRecurrence", create<false>);
-    if (missing.empty()) define("LnrnnRecurrenceBackward", create<true>);
+    if (missing.empty()) define<Recurrence, false>("LnrnnRecurrence");
+    if (missing.empty()) define<Recurrence, true>("LnrnnRecurrenceBackward");
+    if (missing.empty()) define<BlockRecurrence, false>("LnrnnBlockRecurrence");
+    if (missing.empty()) define<BlockRecurrence, true>("LnrnnBlockRecurrenceBackward");
     return missing.empty();
 }();
 
@@ -386,6 +528,6 @@ extern "C" __attribute__((visibility("default"))) const char* lnrnn_missing() {
     return lnrnn::missing.c_str();
 }
 
-extern "C" __attribute__((visibility("default"))) void lnrnn_use_core(lnrnn::CorePass pass) {
-    lnrnn::core_pass = pass;
+extern "C" __attribute__((visibility("default"))) void lnrnn_use_core(const lnrnn::Core* core) {
+    lnrnn::core = *core;
 }

@@ -45,7 +45,8 @@ int one(unsigned seed) {
     const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % 4;
     const int64_t unit = random() % 3 ? 1 + random() % 9 : 32, H = K * unit, P = 1 + random() % 40;
     const BlockSizes n{T_, B, H, P, K, int64_t(1 + random() % 3)};
-    const int64_t sizes[] = {T_, B, H, P, K, n.L, int64_t(random() % 2)};
+    const int64_t rounding = sizeof(T) == 4 ? random() % 3 : 0;
+    const int64_t sizes[] = {T_, B, H, P, K, n.L, int64_t(random() % 2), rounding};
     const double numbers[] = {1e-3, -1};
     Arrays<T> a;
     a.owned.reserve(block::arrays), a.flags.reserve(2);
@@ -82,7 +83,8 @@ int one(unsigned seed) {
             largest = std::fmax(largest, std::fabs(first[i][j]));
             apart = std::fmax(apart, std::fabs(double(first[i][j]) - double(alone[i][j])));
         }
-        failures += apart > largest * (sizeof(T) == 8 ? 1e-10 : 1e-2);
+        // what is rounded may turn out otherwise
+        failures += apart > largest * (sizeof(T) == 8 ? 1e-10 : rounding ? 0.2 : 1e-2);
     }
     // without what is kept the values are the same
     a.at[block::kept] = nullptr;

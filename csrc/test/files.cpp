@@ -117,7 +117,7 @@ void damage(std::string bytes, std::mt19937& random) {
     const char* words[] = {"null", "[", "]", "{", "}", "-1", "1e999", "\\\"", "9223372036854775807",
                            "0.5", "\"", ",", ":", "\\u0000", "\\ud800", "lstm", "sum", "rzn"};
     const uint64_t length = uint8_t(bytes[0]) | uint64_t(uint8_t(bytes[1])) << 8;
-    for (int changes = 1 + random() % 3; changes > 0; --changes) {
+    for (int changes = 1 + random() % 3; changes > 0 && !bytes.empty(); --changes) {
         const size_t at = random() % 4 ? 8 + random() % length : random() % bytes.size();
         if (at >= bytes.size()) continue;
         switch (random() % 4) {

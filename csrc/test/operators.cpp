@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "block_run.h"
 #include "call.h"
 #include "numbers.h"
 #include "tensorflow.h"
@@ -123,7 +124,7 @@ EXPORT TF_Tensor* TF_AllocateOutput(TF_OpKernelContext* c, int i, int dtype, con
 }
 
 extern "C" const char* lnrnn_missing();
-extern "C" void lnrnn_use_core(CorePass pass);
+extern "C" void lnrnn_use_core(const Core* core);
 
 namespace {
 
@@ -133,6 +134,13 @@ const char* pass(bool back, int64_t precision, const int64_t* words, const int64
     std::memcpy(&spec, words, sizeof spec);
     OwnPool pool(threads);
     call(*chosen(), Precision(precision), back, spec, numbers_of(sizes, numbers), at, pool);
+    return nullptr;
+}
+
+const char* block_pass(bool back, bool full, const int64_t* sizes, const double* numbers,
+                       void* const* at, int threads) {
+    OwnPool pool(threads);
+    run_block(*chosen(), full, back, sizes, numbers, at, pool);
     return nullptr;
 }
 
@@ -161,6 +169,26 @@ template <>
 constexpr int dtype_of<bfloat16> = 14;
 template <>
 constexpr int dtype_of<float16> = 19;
+
+struct Answer {
+    std::vector<TF_Tensor> outputs;
+    std::string failure;
+};
+
+// What an operator makes of these arrays.
+Answer ask(const char* name, std::map<std::string, Lengths> lists, const std::vector<int>& given,
+           const std::vector<int>& found, const std::vector<TF_Tensor>& inputs) {
+    const TF_KernelBuilder* kernel = kernels().at(name);
+    lists["operands"] = Lengths(given.begin(), given.end());
+    lists["results"] = Lengths(found.begin(), found.end());
+    TF_OpKernelConstruction construction{lists, ""};
+    void* node = kernel->create(&construction);
+    TF_OpKernelContext context;
+    context.inputs = inputs;
+    context.outputs.resize(found.size());
+    if (node) kernel->compute(node, &context), kernel->destroy(node);
+    return {context.outputs, construction.failure + context.failure};
+}
 
 // x, and what is of its precision, are of Narrow, all else of Wide.
 template <class Wide, class Narrow>
@@ -222,25 +250,18 @@ struct Program {
     std::map<int, Bytes> run(bool back, std::vector<int> given, std::vector<int> found,
                                            std::map<int, TF_Tensor> other = {},
                                            std::string* error = nullptr) {
-        const TF_KernelBuilder* kernel =
-            kernels().at(back ? "LnrnnRecurrenceBackward" : "LnrnnRecurrence");
-        TF_OpKernelConstruction construction{attributes, ""};
-        construction.lists["operands"] = Lengths(given.begin(), given.end());
-        construction.lists["results"] = Lengths(found.begin(), found.end());
-        void* node = kernel->create(&construction);
-        TF_OpKernelContext context;
-        for (int name : given)
-            context.inputs.push_back(other.count(name) ? other[name] : tensor(name));
-        context.outputs.resize(found.size());
-        if (node) kernel->compute(node, &context), kernel->destroy(node);
-        const std::string message = construction.failure + context.failure;
+        std::vector<TF_Tensor> inputs;
+        for (int name : given) inputs.push_back(other.count(name) ? other[name] : tensor(name));
+        const Answer answer =
+            ask(back ? "LnrnnRecurrenceBackward" : "LnrnnRecurrence", attributes, given, found, inputs);
+        const std::string& message = answer.failure;
         if (error)
             *error = message;
         else if (!message.empty())
             fail(message);
         std::map<int, Bytes> results;
         for (size_t i = 0; i < found.size(); ++i) {
-            const TF_Tensor& out = context.outputs[i];
+            const TF_Tensor& out = answer.outputs[i];
             const char* at = static_cast<const char*>(out.data);
             if (at) results[found[i]].assign(at, at + product(out.shape) * size(found[i]));
             std::free(out.data);
@@ -345,15 +366,88 @@ void check() {
     if (error != "no such attribute") fail("a missing attribute: " + error);
 }
 
+// The block GRU: what was kept and what is made again, as a direct call; and what does not fit.
+template <class Number>
+void check_blocks() {
+    constexpr int64_t P = 5, K = 2, L = 2, n = 4, H = K * n;
+    const Lengths sizes = {T, B, H, P, K, L, 0, 0};
+    std::map<int, Lengths> shapes = {
+        {block::hidden_kernel, {H, P}}, {block::hidden_bias, {P}}, {block::hidden_gain, {P}},
+        {block::state_kernel, {K, n, n}}, {block::projected_kernel, {P, H}},
+        {block::layer_kernel, {K, n, (L - 1) * n}}, {block::layer_bias, {(L - 1) * H}},
+        {block::gain, {L * H}}, {block::gate_kernel, {K, n, 3 * n}}, {block::gate_bias, {3 * H}},
+        {block::x, {T, B, H}}, {block::h0, {B, H}}, {block::h, {T, B, H}}, {block::h_last, {B, H}},
+        {block::kept, {T, B, BlockSizes{T, B, H, P, K, L}.kept()}},
+        {block::dh, {T, B, H}}, {block::dh_last, {B, H}}};
+    std::vector<int> inputs, gradients;
+    for (int i = block::hidden_kernel; i <= block::h0; ++i) {
+        inputs.push_back(i), gradients.push_back(block::dweights + i);
+        shapes[block::dweights + i] = shapes[i];
+    }
+    std::mt19937 random(7);
+    std::uniform_real_distribution<double> value(-1, 1);
+    std::map<int, std::vector<Number>> numbers;
+    void* at[block::arrays] = {};
+    for (const auto& [name, shape] : shapes) {
+        for (int64_t left = product(shape); left > 0; --left)
+            numbers[name].push_back(Number(value(random)));
+        at[name] = numbers[name].data();
+    }
+    const double scalars[] = {1e-4, -1};
+    block_pass(false, sizeof(Number) == 8, sizes.data(), scalars, at, 2);
+    block_pass(true, sizeof(Number) == 8, sizes.data(), scalars, at, 2);
+
+    Lengths bits(2);
+    std::memcpy(bits.data(), scalars, sizeof scalars);
+    const std::map<std::string, Lengths> attributes = {
+        {"spec", {0, 0}}, {"numbers", bits}, {"options", {0, 2, 0}}};
+    auto run = [&](const char* name, std::vector<int> given, const std::vector<int>& found,
+                   int wrong = -1) {
+        std::vector<TF_Tensor> tensors;
+        for (int i : given)
+            tensors.push_back({dtype_of<Number>, shapes[i], numbers[i].data()});
+        if (wrong >= 0) tensors[wrong].shape.back() += 1;
+        const Answer answer = ask(name, attributes, given, found, tensors);
+        for (size_t i = 0; i < found.size(); ++i) {
+            const TF_Tensor& out = answer.outputs[i];
+            if (answer.failure.empty())
+                same("an array of a block GRU", product(out.shape) == product(shapes[found[i]]) &&
+                     std::memcmp(out.data, numbers[found[i]].data(),
+                                 numbers[found[i]].size() * sizeof(Number)) == 0);
+            std::free(out.data);
+        }
+        if (lent) fail("something was not given back");
+        return answer.failure;
+    };
+    auto joined = [&](std::vector<int> more) {
+        more.insert(more.begin(), inputs.begin(), inputs.end());
+        return more;
+    };
+    const char *forward = "LnrnnBlockRecurrence", *backward = "LnrnnBlockRecurrenceBackward";
+    for (const std::string& failure :
+         {run(forward, inputs, {block::h, block::h_last, block::kept}),
+          run(forward, inputs, {block::h, block::h_last}),
+          run(backward, joined({block::h, block::kept, block::dh, block::dh_last}), gradients),
+          run(backward, joined({block::h, block::dh, block::dh_last}), gradients)})
+        if (!failure.empty()) fail(failure);
+    for (size_t i = 0; i < inputs.size(); ++i)
+        if (run(forward, inputs, {block::h}, int(i)).find("shape") == std::string::npos)
+            fail("a shape of a block GRU");
+    if (run(forward, {inputs.begin() + 1, inputs.end()}, {block::h}).empty()) fail("no matrix of h");
+}
+
 }  // namespace
 
 int main() {
     if (*lnrnn_missing()) fail(lnrnn_missing());
-    lnrnn_use_core(pass);
+    const Core core{pass, block_pass};
+    lnrnn_use_core(&core);
     check<float, float>();
     check<double, double>();
     check<float, bfloat16>();
     check<float, float16>();
+    check_blocks<float>();
+    check_blocks<double>();
     for (auto& [name, kernel] : kernels()) delete kernel;
     std::puts("the operators compute, and refuse, as they should");
 }

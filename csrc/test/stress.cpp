@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -30,10 +31,13 @@ int differences(const std::vector<std::vector<T>>& first, const std::vector<std:
     return found;
 }
 
-// The largest distance of an array from another, relative to the latter; what has all but vanished
-// may be zeros, as tiles take subnormal numbers.
+// The largest distance of an array from another, relative to the latter.  One within a hundred roundings
+// of a number of size one is none: derivatives that cancel, as before a norm over one number, leave that
+// much by one order of sums and nothing by another.
 template <class T>
 double distance(const std::vector<std::vector<T>>& found, const std::vector<std::vector<T>>& right) {
+    const double least = 100 * (sizeof(T) == 8 ? std::numeric_limits<double>::epsilon()
+                                               : std::numeric_limits<float>::epsilon());
     double largest = 0;
     for (size_t i = 0; i < found.size(); ++i) {
         double apart = 0, size = 0;
@@ -41,7 +45,7 @@ double distance(const std::vector<std::vector<T>>& found, const std::vector<std:
             const double r = number(right[i][j]), d = number(found[i][j]) - r;
             apart += d * d, size += r * r;
         }
-        if (apart > 1e-60) largest = std::max(largest, std::sqrt(apart / size));
+        if (apart > least * least) largest = std::max(largest, std::sqrt(apart / size));
     }
     return largest;
 }

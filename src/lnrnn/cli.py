@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 for input that cannot be used, with one sentence on standard
         error; 128 + the signal's number (130 for Ctrl-C) when interrupted.
     """
+    # TensorFlow's notices would stand before the tables and in the display of training
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         options = vars(_parser().parse_args(argv))
         return options.pop("command")(**options)
@@ -275,6 +277,11 @@ def _parser() -> argparse.ArgumentParser:
         "--compare",
         action="store_true",
         help="train Keras's un-normalised layer of the same size beside it, on the same data",
+    )
+    train.add_argument(
+        "--shard",
+        action="store_true",
+        help="divide the weights, gradients and moments among the processes, on torch, by FSDP2",
     )
     train.add_argument(
         "--out", type=Path, metavar="DIR", help="a new directory (default: runs/ and the time)"

@@ -123,7 +123,7 @@ def test_what_no_form_expresses_is_refused_by_name(name, container, tmp_path):
 def test_a_foreign_class_is_read_by_the_form_that_it_is_said_to_be(tmp_path, capsys):
     path = changed(tmp_path, "model.keras", UNCLEAR["class"][0])
     assert cli.main(["inspect", str(path)]) == 0
-    assert "has the class 'mine>LayerNormLSTMCell'." in capsys.readouterr().out
+    assert "has the class 'mine>LayerNormLSTMCell', which no form here" in capsys.readouterr().out
     found, said = read(path, "tfa_lnlstm")
     assert "assumed epsilon=0.001, activation=tanh" in said[0]
     wanted = read(FILES / "model.keras")[0]["layers.0.forward"].params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -92,6 +93,37 @@ def test_forget_gates_that_never_open() -> None:
     assert first.place == "layers.0.forward, gate f"
     assert first.number < 0.25
     assert "forget within" in first.sentence
+
+
+@pytest.mark.parametrize(
+    ("layer", "recurrent", "shift", "value", "keeping"),
+    [
+        (LayerNormLSTM, "gain_hh_l0", "bias_ih_l0", -9, "Start the bias of the forget gate at one"),
+        (LayerNormGRU, "gain_hh_l0", "bias_ih_l0", -9, "Start the bias of the update gate at one"),
+        (
+            partial(LayerNormGRU, variant="dreamerv2_gru"),
+            *("weight_hh_l0", "shift_sum_l0", 9),
+            "Start the bias of the update gate at minus one",
+        ),
+        (
+            LayerNormRNN,
+            *("weight_hh_l0", None, 0),
+            "Use an LSTM or a GRU, whose gates keep the state",
+        ),
+    ],
+)
+def test_the_cure_of_what_forgets_is_of_its_cell(
+    layer: Any, recurrent: str, shift: str | None, value: float, keeping: str
+) -> None:
+    module = layer(INPUTS, H)
+    with torch.no_grad():
+        getattr(module, recurrent).mul_(1e-4)
+        if shift:
+            getattr(module, shift)[H : 2 * H] = value  # f or z
+    found = lnrnn.diagnose(module, torch.randn(T, B, INPUTS)).findings
+    cures = {f.sentence.split()[0]: f.cure for f in found if f.rank in (3, 4)}
+    assert cures.pop("a") == f"{keeping}, or raise the gains of recurrent norms."
+    assert list(cures.values()) == ([f"{keeping}."] if shift else [])
 
 
 def test_what_is_not_finite_is_named_at_its_first_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -199,6 +200,21 @@ def test_native_runs_under_jit() -> None:
     before = runs()
     jax.block_until_ready(jax.jit(partial(lj.apply, variant=variant))(params, x, state))
     assert set(runs() - before) == {("native", "jax")}
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("dialect", [DIALECTS["lstm"], DIALECTS["gru"]])
+def test_a_compiled_program_transposes_nothing(dialect: str, time_major: bool) -> None:
+    """Neither inputs and outputs nor their gradients, in evaluation and in training."""
+    variant, params, x, state = case(dialect)
+    x = x.swapaxes(0, 1) if time_major else x
+    run = partial(lj.apply, variant=variant, time_major=time_major)
+    train = jax.grad(lambda *a: jnp.sin(run(*a)[0]).sum(), argnums=(0, 1))
+    for function, passes in ((run, {"forward"}), (train, {"forward", "backward"})):
+        program = str(jax.jit(function).lower(params, x, state).compile().as_text())
+        assert set(re.findall(r'custom_call_target="lnrnn_(\w+)"', program)) == passes
+        assert not re.findall(r" (?:transpose|copy)\(", program)
+        assert_same(jax.jit(function)(params, x, state), function(params, x, state), gradient=True)
 
 
 def test_reverse() -> None:

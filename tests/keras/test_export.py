@@ -24,6 +24,7 @@ from keras_cases import (
 )
 
 from lnrnn.engines import runs
+from lnrnn.keras import DreamerBlockGRU
 from lnrnn.testing import assert_close
 
 _SERVE = """
@@ -63,6 +64,7 @@ if BACKEND in ("tensorflow", "jax"):
             [
                 keras.Input((None, INPUTS)),
                 keras.layers.Masking(-7.0),
+                DreamerBlockGRU(4, projection=3, blocks=2, return_sequences=True),
                 KINDS["lstm"].layer(UNITS, return_sequences=True),
                 keras.layers.Bidirectional(KINDS["simple"].layer(UNITS)),
             ]
@@ -132,6 +134,7 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
         """Functions that ran here before they were saved, called where nothing of ours is."""
         layers = [
             KINDS["gru"].layer(UNITS, return_sequences=True, dtype=policy),
+            DreamerBlockGRU(4, projection=3, blocks=2, return_sequences=True, dtype=policy),
             KINDS["lstm"].layer(3, dtype=policy),
             keras.layers.Dense(1, dtype="float32"),
         ]
@@ -145,7 +148,7 @@ np.savez(sys.argv[3], **{n: v.numpy() for n, v in found.items()})
             served = program.serve(given)
         before = runs(backward=True)
         trained = program.train(x, y)
-        assert (runs(backward=True) - before)["native", "tensorflow"] == 2
+        assert (runs(backward=True) - before)["native", "tensorflow"] == 3
         expected = {
             "serve output_0": served,
             "through the loaded function": tape.gradient(served, given),

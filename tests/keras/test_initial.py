@@ -110,6 +110,19 @@ def test_gates_drawn_apart_differ():
             assert not any(np.array_equal(blocks[0], block) for block in blocks[1:]), weight
 
 
+def test_gates_that_the_original_draws_as_one():
+    """z and r have the fans of their one matrix, and are orthogonal in it; n has its own."""
+    keras.utils.set_random_seed(0)
+    layer = OF_KIND["gru"].layer(40, variant="transdreamer_lngru")
+    layer.build((None, None, 60))
+    params = layer.params()
+    for columns in (slice(0, 80), slice(80, 120)):
+        kernel, recurrent = (params[n][:, columns] for n in ("kernel", "recurrent_kernel"))
+        expected = (2 / (60 + kernel.shape[1])) ** 0.5
+        assert kernel.std() == pytest.approx(expected, rel=0.05)
+        assert np.allclose(recurrent @ recurrent.T, np.eye(40), atol=1e-5)
+
+
 def test_same_seed_same_weights():
     weights = []
     for seed in (1, 1, 2):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import keras
 import numpy as np
@@ -271,6 +272,26 @@ def test_class_and_sample_weights():
 
 
 if BACKEND == "jax":
+    import jax
+
+    @pytest.mark.parametrize("kind", [LSTM, GRU])
+    def test_steps_transpose_no_sequence(kind):
+        """Neither inputs and outputs nor their gradients, through two layers."""
+        layers = [kind.layer(UNITS, return_sequences=True) for _ in range(2)]
+        model = keras.Sequential([keras.Input((5, INPUTS)), *layers])
+        model.compile("sgd", "mse")
+        x, y = sequences(8, 5), draw(8, 5, UNITS)
+        model.train_on_batch(x, y)
+        options = {"trainable_variables": True, "non_trainable_variables": True}
+        state = model._get_jax_state(**options)
+        trained = model._get_jax_state(**options, optimizer_variables=True, metrics_variables=True)
+        for step, its, data in (
+            (model.predict_step, state, (x,)),
+            (model.train_step, trained, (x, y)),
+        ):
+            program = str(jax.jit(step).lower(its, data).compile().as_text())
+            assert "lnrnn_forward" in program
+            assert not re.findall(r"\[\d+,\d+,\d+\]\S* (?:transpose|copy)\(", program)
 
     def test_data_parallel_training():
         """On two devices, the numbers of one."""

@@ -28,8 +28,13 @@ from test_core import LSTM, OPTIONS, by_reference, draw
 
 import lnrnn.reference.sequence
 from lnrnn import engines
-from lnrnn.engines import select
+from lnrnn.engines import native, select
 from lnrnn.engines.native import core
+from lnrnn.reference import relatives
+from lnrnn.reference.tape import Tape
+from lnrnn.relatives.relative import DREAMER
+from lnrnn.relatives.weights import Sizes as RelativeSizes
+from lnrnn.relatives.weights import shapes as relative_shapes
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.cases import VARIANTS
 from lnrnn.testing.tolerances import assert_close
@@ -660,6 +665,87 @@ def test_a_large_matrix_with_few_rows():
     for n, alone in found[0].items():
         assert_close(n, found[1][n], alone, "float32", gradient="gradient" in n)
     assert not np.array_equal(found[0]["y"], found[1]["y"])
+
+
+def round_products_of_relatives(monkeypatch, dtype: str) -> None:
+    """The reference of the relatives as the yardstick."""
+
+    def narrow(v):
+        return rounded(v, dtype)
+
+    def einsum(equation, a, b):
+        return narrow(np.einsum(equation, narrow(a), narrow(b)))
+
+    def product(self, v, kernel):
+        return self._part(
+            einsum("bm,mn->bn", v.array, kernel.array),
+            lambda d: (
+                (v, einsum("bn,mn->bm", d, kernel.array)),
+                (kernel, einsum("bm,bn->mn", v.array, d)),
+            ),
+        )
+
+    def block_product(self, v, kernel):
+        return self._part(
+            einsum("bkm,kmn->bkn", v.array, kernel.array),
+            lambda d: (
+                (v, einsum("bkn,kmn->bkm", d, kernel.array)),
+                (kernel, einsum("bkm,bkn->kmn", v.array, d)),
+            ),
+        )
+
+    monkeypatch.setattr(Tape, "product", product)
+    monkeypatch.setattr(Tape, "block_product", block_product)
+
+
+@each_dtype
+def test_the_block_gru(dtype, monkeypatch):
+    sizes, kind, steps, batch = RelativeSizes(7, 24, 11, 2, 2, 3), getattr(torch, dtype), 12, 5
+    expected, found, model, drawn = {}, {}, {}, []
+
+    def by_relative(one):
+        params, x, h0, flags, weigh = one
+        run = relatives.forward(DREAMER, params, x, [h0], mask=flags[0], reset=flags[1])
+        slopes = relatives.backward(run, weigh[0], [weigh[1]])
+        values = {"y": run.y, "final 0": run.states[0]}
+        return values | {f"gradient of {n}": slopes[n] for n in ("x", "h0", *params)}
+
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        params = {
+            n: rng.normal(0.1, 0.4, s).astype(np.float32).astype(np.float64)
+            for n, s in relative_shapes(DREAMER, sizes).items()
+        }
+        x, h0 = rng.normal(size=(steps, batch, 7)), rng.normal(size=(batch, 24))
+        flags = rng.random((2, steps, batch)) > 0.3
+        weigh = rng.normal(size=(steps, batch, 24)), rng.normal(size=(batch, 24))
+        x, h0, *weigh = (rounded(v, dtype) for v in (x, h0, *weigh))
+        drawn.append((params, x, h0, flags, weigh))
+        leaves = {n: torch.tensor(p, dtype=torch.float32) for n, p in params.items()}
+        leaves |= {"x": torch.tensor(x, dtype=kind), "h0": torch.tensor(h0, dtype=kind)}
+        leaves = {n: v.requires_grad_() for n, v in leaves.items()}
+        mask, reset = map(torch.tensor, flags)
+        weights = {n: leaves[n] for n in params}
+        y, (last,) = native.block_gru_on("torch")(
+            DREAMER, weights, leaves["x"], (leaves["h0"],), mask=mask, reset=reset
+        )
+        assert y.dtype == last.dtype == kind
+        pairs = zip(weigh, (y, last), strict=True)
+        total: Any = sum((torch.tensor(w) * v.double()).sum() for w, v in pairs)
+        slopes = torch.autograd.grad(total, list(leaves.values()))
+        assert [g.dtype for g in slopes] == [v.dtype for v in leaves.values()]
+        gradients = {f"gradient of {n}": g for n, g in zip(leaves, slopes, strict=True)}
+        ours = {"y": y, "final 0": last} | gradients
+        found |= {f"{n} {seed}": v.detach().double().numpy() for n, v in ours.items()}
+        expected |= {f"{n} {seed}": v for n, v in by_relative(drawn[-1]).items()}
+    round_products_of_relatives(monkeypatch, dtype)
+    for seed, one in enumerate(drawn):
+        for n, v in by_relative(one).items():
+            model[f"{n} {seed}"] = rounded(v, dtype) if n in NARROW else np.asarray(v)
+    for gradients in (False, True):
+        yardstick = error(model, expected, gradients, ONE_ROUNDING[dtype])
+        # rounded it is, and no more than the yardstick
+        assert yardstick / 10 < error(found, expected, gradients) <= 1.3 * yardstick
 
 
 FILES = Path(__file__).parents[1] / "golden"

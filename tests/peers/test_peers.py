@@ -42,10 +42,12 @@ from lnrnn.testing import assert_close
 
 HERE = Path(__file__).parent
 TFA, TORCH = os.environ["LNRNN_TFA_PYTHON"], os.environ["LNRNN_TORCH_PYTHON"]
+MXNET = os.environ["LNRNN_MXNET_PYTHON"]
 PYTHONS = {
     "tensorflow_addons": TFA,
     "keras_layernorm_rnn": TFA,
     "tensorflow": TFA,
+    "sockeye": MXNET,
     "torchaudio": TORCH,
     "speechbrain": TORCH,
     "labml_nn": sys.executable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,6 @@ def main(rank: int, folder: Path, way: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    # FSDP2 leaves the destroyed group's threads running, under which an interpreter that
+    # finalises may abort (pytorch/pytorch#190489)
+    os._exit(0)

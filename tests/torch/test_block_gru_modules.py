@@ -151,16 +151,9 @@ def test_what_the_core_has_no_rule_for_is_the_definition():
 
 
 def test_engines_and_why_not():
-    gru = module().float()
-    assert gru.engine_report()["native"] == select.Yes()
-    half = module().bfloat16()
-    assert "float32 and float64, not bfloat16" in half.engine_report()["native"].reason
-    before = runs()
-    half(torch.randn(T, B, INPUTS, dtype=torch.bfloat16))
-    assert runs() - before == {("portable", "torch"): 1}
-    half.engine = "native"
-    with pytest.raises(ValueError, match="computes a block_gru in float32"):
-        half(torch.randn(T, B, INPUTS, dtype=torch.bfloat16))
+    for kind in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        assert module().to(kind).engine_report()["native"] == select.Yes()
+    assert "not float8" in module().to(torch.float8_e5m2).engine_report()["native"].reason
     with pytest.raises(ValueError, match="engine is one of"):
         module(engine="fast")
 

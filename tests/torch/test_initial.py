@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
 from torch_cases import KINDS, Kind, each_kind
 
+import lnrnn.jax
 from lnrnn import dialects
 from lnrnn.dialects import DIALECTS
 from lnrnn.frontends import initial
@@ -82,6 +85,36 @@ def test_dialects_start_as_published(name: str) -> None:
                 fans = (fans[0], fans[1] // len(dialect.variant.gates))
             n = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": sum(fans) / 2}[config["mode"]]
             assert abs(value.std() / math.sqrt(config["scale"] / n) - 1) < 0.2
+
+
+def check_draws(name: str, params: Any) -> None:
+    """Kernels (60, G 40) and U have the fans and the orthogonality of what is drawn as one."""
+    dialect = dialects.get(name)
+    gates = dialect.variant.gates
+    groups = [g for g in gates if g not in dialect.drawn_together]
+    for group in ("".join(g for g in gates if g in dialect.drawn_together), *groups):
+        columns = [k * 40 + i for k, g in enumerate(gates) if g in group for i in range(40)]
+        kernel, recurrent = (params[n][:, columns] for n in ("kernel", "recurrent_kernel"))
+        assert kernel.std() == pytest.approx(math.sqrt(2 / (60 + kernel.shape[1])), rel=0.05)
+        if dialect.initializers["recurrent_kernel"] == "orthogonal":
+            assert np.allclose(recurrent @ recurrent.T, np.eye(40), atol=1e-5)
+        else:
+            assert recurrent.std() == pytest.approx(
+                math.sqrt(2 / (40 + recurrent.shape[1])), rel=0.05
+            )
+
+
+TOGETHER = sorted(n for n in DIALECTS if dialects.get(n).drawn_together)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_gates_that_the_original_draws_as_one(name: str) -> None:
+    variant = dialects.get(name).variant
+    kind = KINDS[CLASSES[variant.cell]]
+    torch.manual_seed(0)
+    check_draws(name, kind.layer(60, 40, variant=name).params())
+    drawn = lnrnn.jax.init(jax.random.key(0), name, 60, 40)
+    check_draws(name, {n: np.asarray(p) for n, p in drawn.items()})
 
 
 @each_kind

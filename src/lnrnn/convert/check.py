@@ -76,9 +76,9 @@ def program_of(form: str) -> str:
     """The module of a form's original program."""
     found = programs.program_of(form)
     if found is None:
-        starts = ", ".join(f"{start}*" for start in programs.PROGRAMS)
+        names = ", ".join(programs.PROGRAMS)
         raise FileError(
-            f"Original programs can be run of {starts}; {form} has none that pip installs: compare "
+            f"Original programs can be run of {names}; {form} has none that pip installs: compare "
             "with outputs that you saved."
         )
     return found[0]

@@ -236,7 +236,11 @@ def inspect(source: Path, tensors: bool = False) -> int:
                 f"\n{scope} fits {len(one.fits)} forms; --from says which, --set what else differs."
             )
         if one.unclear:
-            print(f"\nThe configuration of {scope} has {_shown(', '.join(one.unclear.values()))}.")
+            stated = _shown(", ".join(one.unclear.values()))
+            print(
+                f"\nThe configuration of {scope} has {stated}, which no form here expresses; lnrnn "
+                "convert says what it needs."
+            )
         if one.beside:
             print(f"\nBeside the weights at {scope}: {_shown(', '.join(one.beside))}.")
     if not rows:

@@ -10,9 +10,12 @@ result holds `y` (T, B, R).  Exit status 3: the program is not installed.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -165,6 +168,75 @@ def torchrl(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) ->
     return outputs.transpose(0, 1).numpy()
 
 
+def sheeprl(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """SheepRL's GRU cell, from a zero state."""
+    import torch
+
+    models = _alone("sheeprl.models.models", "sheeprl", "sheeprl.models")
+    cell = models.LayerNormGRUCell(
+        about["inputs"],
+        about["units"],
+        bias=not about["form"].endswith("_nobias"),
+        layer_norm_cls=torch.nn.LayerNorm,
+        layer_norm_kw={"eps": about["variant"]["epsilon"]},
+    )
+    _torch(torch, cell, weights)
+    h, emitted = torch.zeros(x.shape[1], about["units"]), []
+    with torch.no_grad():
+        for one in torch.tensor(x):
+            h = cell(one, h)
+            emitted.append(h)
+    return torch.stack(emitted).numpy()
+
+
+def di_engine(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """DI-engine's LSTM of one layer."""
+    import torch
+
+    network = "ding.torch_utils.network"
+    rnn = _alone(f"{network}.rnn", "ding.torch_utils", network)
+    layer = rnn.LSTM(about["inputs"], about["units"], 1, norm_type="LN")
+    _set_epsilon(torch, layer, about["variant"]["epsilon"])
+    _torch(torch, layer, weights)
+    with torch.no_grad():
+        return layer(torch.tensor(x), None)[0].numpy()
+
+
+def nemo(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """NeMo's LSTM for transducers."""
+    import torch
+
+    common = "nemo.collections.common"
+    rnn = _alone(f"{common}.parts.rnn", common, f"{common}.parts")
+    layer = rnn.LSTMLayer(rnn.LayerNormLSTMCell, about["inputs"], about["units"], 0.0)
+    _set_epsilon(torch, layer, about["variant"]["epsilon"])
+    _torch(torch, layer, weights)
+    zeros = torch.zeros(x.shape[1], about["units"])
+    with torch.no_grad():
+        return layer(torch.tensor(x), (zeros, zeros))[0].numpy()
+
+
+def sockeye(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
+    """The cells of Sockeye 1 under MXNet, from zero states."""
+    import mxnet as mx  # pyright: ignore[reportMissingImports]
+    from sockeye import rnn  # pyright: ignore[reportMissingImports]
+
+    norm, kind = about["form"].removeprefix("sockeye_ln").rpartition("pergate")[1:]
+    name = f"LayerNorm{'PerGate' if norm else ''}{kind.upper()}Cell"
+    cell = getattr(rnn, name)(about["units"], prefix="")
+    states = {f"state {i}": np.zeros((x.shape[1], about["units"])) for i in range(len(cell.state_info))}
+    outputs, _ = cell.unroll(
+        len(x),
+        mx.sym.Variable("x"),
+        [mx.sym.Variable(state) for state in states],
+        layout="TNC",
+        merge_outputs=True,
+    )
+    given = {**weights, **states, "x": x}
+    bound = outputs.bind(mx.cpu(), {n: mx.nd.array(v) for n, v in given.items()})
+    return bound.forward()[0].asnumpy()
+
+
 def tensorflow_lite(about: Mapping[str, Any], weights: Mapping[str, Array], x: Array) -> Array:
     """TensorFlow Lite, on the model that the request brings."""
     try:
@@ -181,21 +253,37 @@ def tensorflow_lite(about: Mapping[str, Any], weights: Mapping[str, Array], x: A
 
 
 PROGRAMS: dict[str, tuple[str, Program]] = {
-    "tfa_": ("tensorflow_addons", tensorflow_addons),
-    "kerasln_": ("keras_layernorm_rnn", keras_layernorm_rnn),
-    "torchaudio_": ("torchaudio", torchaudio),
-    "speechbrain_": ("speechbrain", speechbrain),
-    "haste_ln": ("haste_pytorch", haste),
-    "labml_": ("labml_nn", labml),
-    "torchrl_": ("torchrl", torchrl),
-    "tflite_": ("tensorflow", tensorflow_lite),
+    "tfa_*": ("tensorflow_addons", tensorflow_addons),
+    "kerasln_*": ("keras_layernorm_rnn", keras_layernorm_rnn),
+    "torchaudio_*": ("torchaudio", torchaudio),
+    "speechbrain_*": ("speechbrain", speechbrain),
+    "haste_ln*": ("haste_pytorch", haste),
+    "labml_*": ("labml_nn", labml),
+    "torchrl_*": ("torchrl", torchrl),
+    "sheeprl_*": ("sheeprl", sheeprl),
+    "diengine_*": ("ding", di_engine),
+    "pytorch_fastrnns_lnlstm": ("nemo", nemo),
+    "sockeye_*": ("sockeye", sockeye),
+    "tflite_*": ("tensorflow", tensorflow_lite),
 }
-"""Start of a form's name: the module of its original program, and what runs that."""
+"""Names of forms: the module of their original program, and what runs that."""
 
 
 def program_of(form: str) -> tuple[str, Program] | None:
     """The module of a form's original program and what runs it; None where there is none."""
-    return next((found for start, found in PROGRAMS.items() if form.startswith(start)), None)
+    return next((found for name, found in PROGRAMS.items() if fnmatchcase(form, name)), None)
+
+
+def _alone(name: str, *packages: str) -> Any:
+    """A module without what these packages above it import when they are loaded."""
+    for package in packages:
+        spec = find_spec(package)
+        if spec is None or spec.submodule_search_locations is None:
+            raise ImportError(f"{package} is no package")
+        bare = ModuleType(package)
+        bare.__path__ = list(spec.submodule_search_locations)
+        sys.modules[package] = bare
+    return import_module(name)
 
 
 def _keras_cell(tf: Any, cell: Any, weights: Mapping[str, Array], x: Array) -> Array:
@@ -226,13 +314,18 @@ def _torch(torch: Any, module: Any, weights: Mapping[str, Array]) -> Any:
     return module
 
 
+def _set_epsilon(torch: Any, module: Any, epsilon: float) -> None:
+    for one in module.modules():
+        if isinstance(one, torch.nn.LayerNorm):
+            one.eps = epsilon
+
+
 def _keras2(name: str) -> str:
     return "hard_sigmoid" if name == "keras2_hard_sigmoid" else name
 
 
 def main(request: str, result: str) -> int:
     """Run the program of a request."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with np.load(request, allow_pickle=False) as arrays:
         about = json.loads(str(arrays["about"]))
         weights = {n[2:]: arrays[n] for n in arrays.files if n.startswith("w/")}
@@ -240,13 +333,12 @@ def main(request: str, result: str) -> int:
     found = program_of(about["form"])
     if found is None:
         return NOT_INSTALLED
-    module, program = found
     try:
-        __import__(module)
+        y = found[1](about, weights, x)
     except ImportError as error:
         print(error, file=sys.stderr)
         return NOT_INSTALLED
-    np.savez(result, y=program(about, weights, x))
+    np.savez(result, y=y)
     return 0
 
 

@@ -52,6 +52,7 @@ class Dialect:
             `"ones"` (gains) or `"zeros"` (biases).  Where the original draws `[x, h]` as
             one matrix, its two parts are drawn with fans of their own here.
         per_gate: canonical matrices that the original draws gate by gate.
+        drawn_together: gates whose columns of these matrices are nevertheless drawn as one.
         forget_bias_init: canonical bias name to the initial value of its forget columns.
         zoneout: the states to which the original applies zoneout: `""`, `"h"` or `"hc"`.
         masked_output: what a masked step emits in the original: `"repeat"` the last output
@@ -77,6 +78,7 @@ class Dialect:
     scope: str = ""
     initializers: Mapping[str, Initializer] = field(default_factory=dict)
     per_gate: tuple[str, ...] = ()
+    drawn_together: str = ""
     forget_bias_init: Mapping[str, float] = field(default_factory=dict)
     zoneout: Literal["", "h", "hc"] = ""
     masked_output: Literal["repeat", "hold", "zero"] = "repeat"

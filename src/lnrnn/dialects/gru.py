@@ -207,6 +207,8 @@ _TRANSDREAMER = Dialect(
         "layer_norm_u.weight": Columns("h_norm_gain", "n"),
         "layer_norm_u.bias": Columns("h_norm_bias", "n"),
     },
+    per_gate=("kernel", "recurrent_kernel"),
+    drawn_together="zr",
 )
 _ELEKTRISCHES = Dialect(
     name="elektrisches_lngru",
@@ -497,6 +499,8 @@ _ARM = Dialect(
     },
     scope="layer_norm_gru_cell/",
     initializers=_XAVIER,
+    per_gate=("kernel", "recurrent_kernel"),
+    drawn_together="zr",
 )
 _ZERO = Dialect(
     name="zero_lngru",
@@ -522,6 +526,8 @@ _ZERO = Dialect(
         "fetch_state_gru/hide_x/ln_0_0/scale": Columns("x_norm_gain", "n"),
     },
     initializers=_XAVIER,
+    per_gate=("kernel", "recurrent_kernel"),
+    drawn_together="zr",
 )
 
 # Light GRUs.

@@ -841,6 +841,8 @@ _ZERO = Dialect(
         for name, param in weights.items()
     },
     initializers={"recurrent_kernel": "glorot_uniform"},
+    per_gate=("kernel", "recurrent_kernel"),
+    drawn_together="ifo",
 )
 
 # The sum normed gate by gate: more programs.

@@ -27,6 +27,8 @@ class Request:
         functions: fields of the variant whose activation is a function without a name.
         device: kind of the device that holds the tensors, `"cpu"` or another.
         named: whether the caller has named the engine, so that no other may compute.
+        batch_first: whether the caller's sequences begin with B, so that x and h are best in memory
+            as (B, T, ...).
     """
 
     variant: Variant | Relative
@@ -36,6 +38,7 @@ class Request:
     functions: tuple[str, ...] = ()
     device: str = "cpu"
     named: bool = False
+    batch_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Native:
             or core.refusal_of(request.dtype)
         )
         if reason is None and isinstance(request.variant, Relative):
-            reason = block.refusal(request.variant, request.framework, request.dtype)
+            reason = block.refusal(request.variant)
         if reason is None and request.functions:
             reason = f"{request.functions[0]} is a function without a name"
         return Yes() if reason is None else No(reason)
@@ -124,14 +127,14 @@ class Native:
         """
         from lnrnn.engines import native
 
-        if isinstance(request.variant, Relative):
-            return native.block_gru_on(request.framework)
         if request.framework == "tensorflow" and request.dtype in ("float32", "float64"):
             from lnrnn.engines.native import tensorflow_op
 
             if tensorflow_op.by_definition():
                 return Portable().load(request)
-        return native.of(request.variant, request.framework)
+        if isinstance(request.variant, Relative):
+            return native.block_gru_on(request.framework)
+        return native.of(request.variant, request.framework, request.batch_first)
 
     def weights_dtype(self, request: Request) -> str:
         """float32 for half precision, which only the operands of products have."""

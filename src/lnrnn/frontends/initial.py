@@ -58,14 +58,14 @@ class Start(NamedTuple):
     """How one weight starts.
 
     Args:
-        shape: of each block.
-        blocks: how many are drawn one after the other and joined along the last axis.
+        shapes: of what is drawn, one after the other.
+        places: which of these, and which columns of it, stand side by side in the weight.
         initializer: in the form of `Dialect.initializers`.
         forget: the columns of the forget gate and their value, where they have one of their own.
     """
 
-    shape: tuple[int, ...]
-    blocks: int
+    shapes: list[tuple[int, ...]]
+    places: list[tuple[int, slice]]
     initializer: Initializer
     forget: tuple[slice, float] | None
 
@@ -76,13 +76,33 @@ def starts(
     """How each canonical weight starts, by name."""
     found = {}
     for name, shape in shapes(variant, sizes, learned_state).items():
-        blocks = len(variant.gates) if dialect and name in dialect.per_gate else 1
+        drawn, places = divided(shape, variant.gates, groups(name, variant, dialect))
         value, forget = forget_start(name, variant, dialect), None
         if value is not None:
             forget = columns(gates_of(variant, name), "f", sizes.units), value
-        block = (*shape[:-1], shape[-1] // blocks)
-        found[name] = Start(block, blocks, initializer(name, variant, dialect), forget)
+        found[name] = Start(drawn, places, initializer(name, variant, dialect), forget)
     return found
+
+
+def groups(name: str, variant: Variant, dialect: Dialect | None) -> tuple[str, ...]:
+    """The gates whose columns of a weight are drawn together; empty where all are."""
+    if dialect is None or name not in dialect.per_gate:
+        return ()
+    together = "".join(g for g in variant.gates if g in dialect.drawn_together)
+    apart = [g for g in variant.gates if g not in together]
+    return (together, *apart) if together else tuple(apart)
+
+
+def divided(
+    shape: tuple[int, ...], gates: str, groups: tuple[str, ...]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, slice]]]:
+    """The shapes and places of a `Start` whose gates are drawn in groups."""
+    if not groups:
+        return [shape], [(0, slice(None))]
+    units = shape[-1] // len(gates)
+    shapes = [(*shape[:-1], len(group) * units) for group in groups]
+    of_gate = {g: (i, k * units) for i, group in enumerate(groups) for k, g in enumerate(group)}
+    return shapes, [(i, slice(first, first + units)) for i, first in map(of_gate.get, gates)]
 
 
 def deviation(shape: tuple[int, ...], scale: float, mode: str) -> float:

@@ -214,9 +214,19 @@ def growth(path: str, layer: LayerTrace) -> Iterator[Finding]:
             float(distance),
             f"a gradient of the last state falls below {VANISHES:.0e} of it within {distance} of "
             f"{steps} steps.",
-            "Open the forget gates (a bias of one), or raise the gains of recurrent norms.",
+            f"{_keeping(layer)}, or raise the gains of recurrent norms.",
             "choosing",
         )
+
+
+def _keeping(layer: LayerTrace) -> str:
+    """What makes the cell of a layer keep its state."""
+    if "f" in layer:
+        return "Start the bias of the forget gate at one"
+    if "z" in layer:
+        start = "one" if layer.variant.update == "keep" else "minus one"
+        return f"Start the bias of the update gate at {start}"
+    return "Use an LSTM or a GRU, whose gates keep the state"
 
 
 def short_memory(path: str, layer: LayerTrace) -> Iterator[Finding]:
@@ -234,7 +244,7 @@ def short_memory(path: str, layer: LayerTrace) -> Iterator[Finding]:
             float(np.median(times)),
             f"half of the units forget within {np.median(times):.2g} steps of {len(layer.mask)}, "
             f"as the gate keeps {mean:.1%} of the state on average.",
-            "Start the forget bias at one (or the update bias so that the state is kept).",
+            f"{_keeping(layer)}.",
             "choosing",
         )
 

@@ -86,7 +86,7 @@ def dreamer_block_gru(
 ) -> tuple[jax.Array, jax.Array]:
     """Run Dreamer's block GRU over a sequence, in the dtype of x.
 
-    On a CPU the native engine computes it in float32 and float64, else a `lax.scan`.  The
+    On a CPU the native engine computes it, else a `lax.scan`.  The
     equations are those of [DreamerBlockGRU][lnrnn.torch.DreamerBlockGRU].
 
     Args:
@@ -140,8 +140,10 @@ def dreamer_block_gru(
         device=device_of(x),
         named=engine != "auto",
     )
-    y, (h,) = select.choose(engine, request).load(request)(
-        relative, _weights(params, x), x, before, mask=valid, reset=fresh, unroll=unroll
+    chosen = select.choose(engine, request)
+    weights = _weights(params, chosen.weights_dtype(request))
+    y, (h,) = chosen.load(request)(
+        relative, weights, x, before, mask=valid, reset=fresh, unroll=unroll
     )
     return layout.restored(y), layout.spread(h)
 
@@ -175,9 +177,9 @@ def dreamer_block_gru_step(
     if reset is not None:
         fresh: Any = inputs.flags("reset", jnp.asarray(reset)[None], layout, 1)
         h = jnp.where(fresh[0][:, None], 0, h)
-    (h,) = select.relative("jax", "step")(relative, _weights(params, x), x, (h,))
+    (h,) = select.relative("jax", "step")(relative, _weights(params, x.dtype), x, (h,))
     return layout.spread(h)
 
 
-def _weights(params: Params, x: jax.Array) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(value, x.dtype) for name, value in params.items()}
+def _weights(params: Params, dtype: Any) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, dtype) for name, value in params.items()}

@@ -237,7 +237,7 @@ def apply(
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
     checked = _checked(found, dict(options))
-    request = _request(found, x, unroll, engine != "auto")
+    request = _request(found, x, unroll=unroll, named=engine != "auto", batch_first=not time_major)
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
         partial(chosen.load(request), found),
@@ -312,7 +312,7 @@ def step(
             jnp.where(fresh[0][:, None], a, s) for a, s in zip(again, states, strict=True)
         )
     checked = _checked(found, dict(options))
-    final = select.step(_request(found, x, False))(
+    final = select.step(_request(found, x))(
         found,
         beginnings.without_states(_weights(params, x.dtype, checked, key)),
         x,
@@ -364,10 +364,8 @@ def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
     return found | {name: arguments.bound(name, options.get(name))}
 
 
-def _request(variant: Variant, x: jax.Array, unroll: bool, named: bool = False) -> select.Request:
-    return select.Request(
-        variant, "jax", x.dtype.name, unroll=unroll, device=device_of(x), named=named
-    )
+def _request(variant: Variant, x: jax.Array, **asked: Any) -> select.Request:
+    return select.Request(variant, "jax", x.dtype.name, device=device_of(x), **asked)
 
 
 def device_of(x: jax.Array) -> str:

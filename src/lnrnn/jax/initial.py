@@ -28,9 +28,10 @@ def draw(
     """Initial values of all canonical weights; each has a key of its own."""
     found = {}
     for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
-        keys = jax.random.split(jax.random.fold_in(key, crc32(name.encode())), start.blocks)
-        blocks = [_filled(k, start.shape, start.initializer) for k in keys]
-        weight = jnp.concatenate(blocks, axis=-1)
+        keys = jax.random.split(jax.random.fold_in(key, crc32(name.encode())), len(start.shapes))
+        pairs = zip(keys, start.shapes, strict=True)
+        drawn = [_filled(k, shape, start.initializer) for k, shape in pairs]
+        weight = jnp.concatenate([drawn[i][..., columns] for i, columns in start.places], axis=-1)
         if start.forget is not None:
             columns, value = start.forget
             weight = weight.at[columns].set(value)

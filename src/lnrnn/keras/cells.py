@@ -20,7 +20,7 @@ from lnrnn.engines import select
 from lnrnn.frontends import arguments, beginnings, families, noise
 from lnrnn.frontends.advice import about_inputs, about_units
 from lnrnn.frontends.families import VariantArgument
-from lnrnn.frontends.initial import FORGET_BIASES
+from lnrnn.frontends.initial import FORGET_BIASES, groups
 from lnrnn.frontends.keras_weights import KERAS, ORDERS, KerasLayout
 from lnrnn.frontends.warn import warn
 from lnrnn.keras import advice, cell_variant, files, initial
@@ -315,6 +315,7 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
             functions=tuple(self.functions),
             device=device(),
             named=self.engine != "auto",
+            batch_first=True,
         )
 
     @property
@@ -522,8 +523,8 @@ class LayerNormCell(DropoutRNNCell, keras.layers.Layer):
         """The initialiser of a canonical weight that the user gave none: the dialect's, or ours."""
         variant, dialect = self.variant, self._dialect
         given = initial.start(name, variant, dialect)
-        apart = by_gate and dialect is not None and name in dialect.per_gate
-        return initial.gate_by_gate(given, variant.gates) if apart else given
+        apart = groups(name, variant, dialect) if by_gate else ()
+        return initial.in_groups(given, variant.gates, apart) if apart else given
 
     def _forget_bias(self, name: str) -> float | None:
         """The initial value of the forget columns of a bias, if it has one of its own."""

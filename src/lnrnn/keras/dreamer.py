@@ -93,12 +93,12 @@ class DreamerBlockGRUCell(keras.layers.Layer):
         """One step: inputs (B, I) and [h (B, H)] to the output and [h]."""
         given = states[0] if isinstance(states, (list, tuple)) else states
         step = select.relative(keras.backend.backend(), "step")
-        (h,) = step(self.relative, self.tensors(), inputs, (given,))
+        (h,) = step(self.relative, self.tensors(self.compute_dtype), inputs, (given,))
         return h, [h]
 
-    def tensors(self) -> dict[str, Any]:
-        """The weights by name, in the dtype of the computation."""
-        return {n: tensor_of(getattr(self, n), self.compute_dtype) for n in self.weight_names}
+    def tensors(self, dtype: str) -> dict[str, Any]:
+        """The weights by name, in a dtype."""
+        return {n: tensor_of(getattr(self, n), dtype) for n in self.weight_names}
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights under their canonical names, see [lnrnn.relatives.weights][]."""
@@ -215,9 +215,10 @@ class DreamerBlockGRU(keras.layers.RNN):
         if mask is not None:  # a NaN at a skipped step would reach the gradients
             x = ops.where(mask[..., None], x, ops.zeros_like(x))
         request = self._request()
-        outputs, states = select.choose(self.engine, request).load(request)(
+        engine = select.choose(self.engine, request)
+        outputs, states = engine.load(request)(
             self.cell.relative,
-            self.cell.tensors(),
+            self.cell.tensors(engine.weights_dtype(request)),
             x,
             states,
             mask=mask,

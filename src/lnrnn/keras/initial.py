@@ -9,7 +9,7 @@ import numpy as np
 from keras import initializers, ops
 
 from lnrnn.dialects import Dialect
-from lnrnn.frontends.initial import initializer
+from lnrnn.frontends.initial import divided, initializer
 from lnrnn.params import columns
 from lnrnn.variant import Variant
 
@@ -22,13 +22,14 @@ def start(name: str, variant: Variant, dialect: Dialect | None) -> Any:
     return given if isinstance(given, str) else dict(given)
 
 
-def gate_by_gate(given: Any, gates: str) -> Callable[..., Any]:
-    """An initialiser that draws the columns of each gate apart, with their own fans."""
+def in_groups(given: Any, gates: str, groups: tuple[str, ...]) -> Callable[..., Any]:
+    """An initialiser that draws the columns of each group of gates apart, with their own fans."""
 
     def draw(shape: tuple[int, ...], dtype: Any = None) -> Any:
-        block = (*shape[:-1], shape[-1] // len(gates))
-        # a fresh object for each gate: a Keras initialiser repeats its values
-        return ops.concatenate([_found(given)(block, dtype) for _ in gates], axis=-1)
+        shapes, places = divided(shape, gates, groups)
+        # a fresh object for each group: a Keras initialiser repeats its values
+        drawn = [_found(given)(one, dtype) for one in shapes]
+        return ops.concatenate([drawn[i][..., columns] for i, columns in places], axis=-1)
 
     return draw
 

@@ -160,10 +160,12 @@ class DreamerBlockGRU(nn.Module):
         with scope:
             request = self._request(dtype, x.device)
             # an export is always the portable engine's
-            engine = "portable" if torch.compiler.is_exporting() else self.engine
-            y, (h,) = select.choose(engine, request).load(request)(
+            engine = select.choose(
+                "portable" if torch.compiler.is_exporting() else self.engine, request
+            )
+            y, (h,) = engine.load(request)(
                 self.relative,
-                self._weights(dtype),
+                self._weights(getattr(torch, engine.weights_dtype(request))),
                 inputs.converted(x, dtype),
                 (before,),
                 mask=valid,

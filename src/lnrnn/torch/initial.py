@@ -24,8 +24,9 @@ def draw(
     """Initial values of all canonical weights, in float32."""
     found = {}
     for name, start in initial.starts(variant, dialect, sizes, learned_state).items():
-        empty = (torch.empty(start.shape, device=device) for _ in range(start.blocks))
-        found[name] = torch.cat([_fill(block, start.initializer) for block in empty], dim=-1)
+        empty = (torch.empty(shape, device=device) for shape in start.shapes)
+        drawn = [_fill(block, start.initializer) for block in empty]
+        found[name] = torch.cat([drawn[i][..., columns] for i, columns in start.places], dim=-1)
         if start.forget is not None:
             columns, value = start.forget
             found[name][columns] = value

@@ -8,17 +8,24 @@ from lnrnn.train.settings import UserError
 from lnrnn.train.world import World
 
 
-def join(backend: str, environment: Mapping[str, str]) -> World:
+def join(backend: str, environment: Mapping[str, str], shard: bool = False) -> World:
     """The world that the environment names, as `torchrun` does: a context.
 
     Args:
         backend: of Keras.
         environment: with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; without
             WORLD_SIZE, this process is alone.
+        shard: whether the processes divide the weights among them.
 
     Raises:
-        UserError: the environment is incomplete, or the backend knows no other processes.
+        UserError: the environment is incomplete, or the backend knows no other processes, or
+            cannot divide weights.
     """
+    if shard and backend != "torch":
+        raise UserError(
+            f"--shard divides the weights by FSDP2, which is PyTorch's; got --backend {backend}: "
+            "choose --backend torch, or drop --shard."
+        )
     processes = _number(environment, "WORLD_SIZE", 1)
     if processes > 1:
         needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -35,9 +42,9 @@ def join(backend: str, environment: Mapping[str, str]) -> World:
             )
     rank = _number(environment, "RANK", 0) if processes > 1 else 0
     if backend == "torch" and processes > 1:
-        from lnrnn.train.world_torch import TorchWorld
+        from lnrnn.train.world_torch import ShardedWorld, TorchWorld
 
-        return TorchWorld(rank, processes)
+        return (ShardedWorld if shard else TorchWorld)(rank, processes)
     if backend == "jax":
         from lnrnn.train.world_jax import JaxWorld
 

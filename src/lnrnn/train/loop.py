@@ -18,7 +18,7 @@ from lnrnn.train.checkpoint import Checkpoint, Progress, Row
 from lnrnn.train.corpus import Windows
 from lnrnn.train.display import Display
 from lnrnn.train.inside import Looks
-from lnrnn.train.model import build, set_state, state_of
+from lnrnn.train.model import build, set_state, state_of, undone
 from lnrnn.train.report import write_metrics
 from lnrnn.train.settings import Settings, UserError
 from lnrnn.train.world import World
@@ -70,9 +70,9 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint, and the metrics beside it, in the first process."""
+        arrays = {name: state_of(model, self.world) for name, model in self.models.items()}
         if not self.world.first:
             return
-        arrays = {name: state_of(model) for name, model in self.models.items()}
         checkpoint.write(
             self.folder,
             Checkpoint(
@@ -140,19 +140,21 @@ def resume(
     """The run that a checkpoint holds, with the settings given."""
     run = begin(folder, settings, corpus, list(saved.progress), world)
     for name, model in run.models.items():
-        set_state(model, saved.arrays[name])
+        set_state(model, saved.arrays[name], world)
         world.differ(model)
     run.progress = saved.progress
     return run
 
 
 def leave(run: Run) -> None:
-    """Let the models compute in this process alone."""
-    states = {name: state_of(model) for name, model in run.models.items()}
+    """Let the models of the first process compute in it alone."""
+    states = {name: state_of(model, run.world) for name, model in run.models.items()}
     run.world.leave()
+    if not run.world.first:
+        return
     for name, state in states.items():
         run.models[name] = build(name, run.settings, len(run.corpus.vocabulary))
-        set_state(run.models[name], state)
+        set_state(run.models[name], state, World())
 
 
 def train(run: Run, interruption: Interruption, display: Display) -> None:
@@ -205,7 +207,7 @@ def train(run: Run, interruption: Interruption, display: Display) -> None:
 def _end(run: Run, name: str) -> NoReturn:
     """Raise with what is wrong in the last checkpoint of a model."""
     model, saved = run.models[name], checkpoint.read(run.folder)
-    set_state(model, saved.arrays[name])
+    set_state(model, saved.arrays[name], run.world)
     found = run.looks.diagnose(model) if run.world.devices == 1 else None
     raise UserError(
         f"The loss of {name} is no number after step {run.progress[name].step}; the checkpoint, of "
@@ -253,7 +255,6 @@ def _compile(
     held_out: tuple[np.ndarray, ...],
 ) -> None:
     """Take a step and a validation, and undo them."""
-    state = state_of(model)
-    _step(model, world.part(*batch))
-    _validate(world, model, Progress(step=1), held_out, len(batch[0]))
-    set_state(model, state)
+    with undone(model):
+        _step(model, world.part(*batch))
+        _validate(world, model, Progress(step=1), held_out, len(batch[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import numpy as np
 from lnrnn.engines.select import Yes
 from lnrnn.stream import Stream
 from lnrnn.train.settings import POLICIES, Settings, UserError
+from lnrnn.train.world import World
 
 CLIP_NORM = 1.0  # bound on the norm of all gradients together
 
@@ -84,13 +86,21 @@ def build(name: str, settings: Settings, characters: int) -> Any:
     return model
 
 
-def state_of(model: Any) -> list[np.ndarray]:
-    """All that training changes: weights, states of dropout's seeds, and of the optimizer."""
-    return [np.array(keras.ops.convert_to_numpy(v)) for v in _variables(model)]
+def state_of(model: Any, world: World) -> list[np.ndarray]:
+    """All that training changes: weights, states of dropout's seeds, and of the optimizer.
+
+    Every process must ask; those that are not the first are given nothing.
+    """
+    found = []
+    for variable in _variables(model):
+        value = world.whole(variable)
+        if world.first:
+            found.append(np.array(keras.ops.convert_to_numpy(value)))
+    return found
 
 
-def set_state(model: Any, arrays: list[np.ndarray]) -> None:
-    """Give back what `state_of` returned.
+def set_state(model: Any, arrays: list[np.ndarray], world: World) -> None:
+    """Give back what `state_of` returned in the first process, in each.
 
     Raises:
         UserError: the arrays are of another model.
@@ -102,7 +112,16 @@ def set_state(model: Any, arrays: list[np.ndarray]) -> None:
             "or from another version of lnrnn or Keras."
         )
     for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
+        variable.assign(world.own(variable, array))
+
+
+@contextmanager
+def undone(model: Any) -> Iterator[None]:
+    """A block after which a model is as it was before."""
+    before = [keras.ops.copy(variable.value) for variable in _variables(model)]
+    yield
+    for variable, value in zip(_variables(model), before, strict=True):
+        variable.assign(value)
 
 
 def single_step(model: Any) -> Any:

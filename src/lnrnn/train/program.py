@@ -61,7 +61,7 @@ def train(folder: Path | None, options: Mapping[str, Any]) -> int:
 
         from lnrnn.train import loop
 
-        return _train(loop.begin(folder, settings, text, names, world))
+        return world.end(_train(loop.begin(folder, settings, text, names, world)))
 
 
 def resume(folder: Path, options: Mapping[str, Any]) -> int:
@@ -99,7 +99,7 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
             raise UserError(
                 f"The run in {folder} is finished: give a larger --steps or --seconds to go on."
             )
-        return _train(run)
+        return world.end(_train(run))
 
 
 def sample(
@@ -150,7 +150,7 @@ def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
     from lnrnn.train.model import build, set_state
 
     trained = build(name, saved.settings, len(saved.vocabulary))
-    set_state(trained, saved.arrays[name])
+    set_state(trained, saved.arrays[name], World())
     return trained, saved.vocabulary
 
 
@@ -158,7 +158,7 @@ def restored(folder: Path, model: str | None = None) -> tuple[Any, str]:
 def _world(settings: Settings, folder: Path) -> Iterator[World]:
     """The processes that train together, and a sentence when one of them is lost."""
     load_keras(settings.backend)
-    with join(settings.backend, os.environ) as world:
+    with join(settings.backend, os.environ, settings.shard) as world:
         world.check_batch(settings)
         try:
             yield world
@@ -342,7 +342,6 @@ def load_keras(backend: str, option: str = "--backend") -> None:
                 + (f", or choose another {option}." if package == backend else ".")
             )
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     import keras
 

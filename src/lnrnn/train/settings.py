@@ -40,6 +40,7 @@ class Settings:
         dtype: of the products of the recurrent layers, a name of `POLICIES`; weights are float32.
         compare: whether the un-normalised layer is trained beside.
         every: steps from one validation to the next.
+        shard: whether several processes divide the weights among them.
         weight_order: in which the normalised layers hold their weights; `"canonical"` in runs
             that lnrnn 0.1.0 began.
     """
@@ -64,6 +65,7 @@ class Settings:
     dtype: str = "float32"
     compare: bool = False
     every: int = 50
+    shard: bool = False
     weight_order: str = "keras"
 
     def next_validation(self, step: int) -> int:

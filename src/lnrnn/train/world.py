@@ -66,8 +66,20 @@ class World:
     def differ(self, model: Any) -> None:
         """Let a model draw other masks than those of the other processes."""
 
+    def whole(self, variable: Any) -> Any:
+        """The value of a Keras variable; every process must ask."""
+        return variable.value
+
+    def own(self, variable: Any, value: np.ndarray) -> Any:
+        """What this process holds of a variable of that value."""
+        return value
+
     def leave(self) -> None:
         """Let what is built from now on compute in this process alone."""
+
+    def end(self, status: int) -> int:
+        """The exit status of a process that has finished its run, if it does not end here."""
+        return status
 
     def lost(self, error: Exception) -> bool:
         """Whether an error says that another process has stopped."""

@@ -106,21 +106,13 @@ FORMATS: dict[str, dict[str, Callable[[Any, Path], Run]]] = {
 }
 
 
-# what a user may have to ask for, and what the table says of it
-OPTIONS: dict[str, dict[str, Any]] = {
-    "": {},
-    ", portable": {"engine": "portable"},
-    ", unrolled": {"engine": "portable", "unroll": True},
-}
-
-
-def layers(case: str, options: dict[str, Any]) -> list[Any]:
+def layers(case: str) -> list[Any]:
     """The layers of a model."""
-    gru = LayerNormGRU(UNITS, stateful=case == "stateful", **options)
+    gru = LayerNormGRU(UNITS, stateful=case == "stateful")
     return {
-        "LSTM": [LayerNormLSTM(UNITS, **options)],
+        "LSTM": [LayerNormLSTM(UNITS)],
         "GRU": [gru],
-        "SimpleRNN": [LayerNormSimpleRNN(UNITS, **options)],
+        "SimpleRNN": [LayerNormSimpleRNN(UNITS)],
         "Bidirectional": [keras.layers.Bidirectional(gru)],
         "masks": [keras.layers.Masking(MISSING), gru],
         "stateful": [gru],
@@ -141,12 +133,11 @@ def computes(
     make: Callable[[Any, Path], Run],
     steps: int | None,
     shapes: list[tuple[int, int]],
-    options: dict[str, Any],
 ) -> bool:
     """Whether an export gives what the model does, in calls with inputs of some shapes."""
     keras.utils.set_random_seed(1)
     batch = 2 if case == "stateful" else None
-    built = layers(case, options)
+    built = layers(case)
     model = keras.Sequential([keras.Input((steps, INPUTS), batch_size=batch), *built])
     model(sequences(2, 6))
     if batch:
@@ -168,20 +159,15 @@ def computes(
 def said(case: str, make: Callable[[Any, Path], Run]) -> str:
     """What is to be said of a format and a case."""
     once = [(2, 6)]
-    for words, options in OPTIONS.items():
-        if case == "stateful":
-            if computes(case, make, 6, once * 2, options):
-                return f"carries{words}"
-            if computes(case, make, 6, once, options):
-                return f"begins anew{words}"
-        else:
-            if computes(case, make, None, [(3, 6), (2, 9)], options):
-                return f"any{words}"
-            if computes(case, make, 6, [(3, 6), (1, 6)], options):
-                return f"fixed T{words}"
-            if computes(case, make, 6, [(1, 6)], options):
-                return f"fixed B, T{words}"
-    return "no"
+    if case == "stateful":
+        if computes(case, make, 6, once * 2):
+            return "carries"
+        return "begins anew" if computes(case, make, 6, once) else "no"
+    if computes(case, make, None, [(3, 6), (2, 9)]):
+        return "any"
+    if computes(case, make, 6, [(3, 6), (1, 6)]):
+        return "fixed T"
+    return "fixed B, T" if computes(case, make, 6, [(1, 6)]) else "no"
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 What the first block product takes of the inputs sees no state: the framework computes it for all
 steps at once, and differentiates it.  All that is behind it is the engine's.
+
+In half precision the operands of products are rounded to it; the arrays of an engine are of float32.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from lnrnn.engines.fused.call import Taken
+from lnrnn.engines.fused.call import HALVES, Taken, dtype_name, fits
+from lnrnn.engines.fused.definition import Rounding
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.relatives import BlockGRU, BlockSteps
 from lnrnn.engines.portable.sequence import MaskedOutput, loop, shown
@@ -46,7 +49,7 @@ class Numbers(NamedTuple):
 OPTIONAL = ("layer_kernel", "layer_bias", "mask", "reset")
 TAKEN = Taken(Inputs, Numbers, tuple(n for n in Inputs._fields if n not in OPTIONAL))
 DIFFERENTIABLE = Inputs._fields[: Inputs._fields.index("mask")]
-Recurrence = Callable[[Relative, Numbers, Inputs], tuple[Array, ...]]
+Recurrence = Callable[[Relative, Numbers, Inputs, str], tuple[Array, ...]]
 
 
 def sequence(
@@ -67,10 +70,10 @@ def sequence(
 
     Args:
         ops: a framework's operations.
-        recurrence: an engine's binding to a framework: relative, numbers and inputs to all h and
-            the last.
+        recurrence: an engine's binding to a framework: relative, numbers, inputs and the name of
+            the dtype to which operands are rounded, or "", to all h and the last.
         relative: the cell.
-        params: its weights, see [lnrnn.relatives.weights][].
+        params: its weights, see [lnrnn.relatives.weights][]; float32 beside an x of half precision.
         x: inputs (T, B, I).
         states: h (B, H).
         mask: (T, B), True at valid steps; a masked step holds h.
@@ -83,7 +86,12 @@ def sequence(
     Returns:
         Outputs (T, B, H), or the last (B, H), and the final h.
     """
-    steps = BlockGRU(ops, relative, params)
+    given_x, rounding = x, dtype_name(x.dtype) if dtype_name(x.dtype) in HALVES else ""
+    if rounding:
+        single = params["gate_kernel"]
+        x, states = ops.cast(x, single), tuple(ops.cast(s, single) for s in states)
+    wide: Any = Rounding(ops, given_x, x) if rounding else ops
+    steps = BlockGRU(wide, relative, params)
     weights, layers = steps.params, steps.sizes.layers
 
     def joined(name: str, first: int) -> Array | None:
@@ -107,12 +115,18 @@ def sequence(
         reset=reset,
     )
     numbers = Numbers(relative.epsilon, relative.update_bias)
-    h, last = recurrence(relative, numbers, given)
+    h, last = recurrence(relative, numbers, given, rounding)
+    if rounding:
+        h, last = ops.cast(h, given_x), ops.cast(last, given_x)
     return shown(ops, h if return_sequences else last, mask, masked_output), (last,)
 
 
-def definition(ops: Any, relative: Relative, a: Inputs) -> tuple[Array, ...]:
-    """All h (T, B, H) and the last, in a framework's operations."""
+def definition(ops: Any, relative: Relative, a: Inputs, like: Any = None) -> tuple[Array, ...]:
+    """All h (T, B, H) and the last, in a framework's operations.
+
+    Operands of products are rounded to the dtype of `like`, where that is given.
+    """
+    ops = ops if like is None else Rounding(ops, like, a.x)
     sizes = sizes_of(a)
     weights = {name: getattr(a, name) for name in (*Inputs._fields[:5], "gate_kernel", "gate_bias")}
 
@@ -158,6 +172,8 @@ def kept_width(a: Inputs) -> int:
 def check(a: Inputs, flag: Any) -> None:
     """Raise ValueError unless shapes and dtypes fit; kernels read the inputs unchecked.
 
+    A length that a graph does not know yet, None, fits any.
+
     Args:
         a: the inputs.
         flag: the framework's boolean dtype.
@@ -165,7 +181,7 @@ def check(a: Inputs, flag: Any) -> None:
     steps, batch, units = a.x.shape
     sizes = sizes_of(a)
     one, wide, layers = units // sizes.blocks, sizes.projection, sizes.layers
-    fits = Inputs(
+    wanted = Inputs(
         (units, wide), (wide,), (wide,),
         (sizes.blocks, one, one), (wide, units),
         (sizes.blocks, one, (layers - 1) * one), ((layers - 1) * units,), (layers * units,),
@@ -177,10 +193,10 @@ def check(a: Inputs, flag: Any) -> None:
             f"A block GRU has one step or more, and its units divide into the blocks; got "
             f"{sizes} and x of the shape {tuple(a.x.shape)}: pass what fits."
         )
-    for name, array, shape in zip(Inputs._fields, a, fits, strict=True):
+    for name, array, shape in zip(Inputs._fields, a, wanted, strict=True):
         if array is None:
             continue
-        if tuple(array.shape) != shape:
+        if not fits(array.shape, shape):
             raise ValueError(
                 f"{name} has the shape {shape} beside x {tuple(a.x.shape)}; got "
                 f"{tuple(array.shape)}: pass what fits."

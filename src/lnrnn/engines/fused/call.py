@@ -132,7 +132,13 @@ def check(cell: Shape, a: Inputs, flag: Any, single: Any) -> None:
     _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
 
 
-def _fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+def dtype_name(dtype: Any) -> str:
+    """The name of a framework's dtype."""
+    return getattr(dtype, "name", str(dtype).rpartition(".")[2])
+
+
+def fits(shape: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    """Whether a shape is the one wanted, as far as a graph knows them."""
     return len(shape) == len(wanted) and all(
         a == b or None in (a, b) for a, b in zip(shape, wanted, strict=True)
     )
@@ -151,15 +157,14 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
     a = Inputs(*given)
     check_ranks(a.x[0], a.kernel[0])
     (steps, batch, inputs), dtype = a.x
-    name = getattr(dtype, "name", str(dtype).rpartition(".")[2])
-    wide_dtype = single if name in HALVES else dtype
+    wide_dtype = single if dtype_name(dtype) in HALVES else dtype
     units = a.kernel[0][-1] // cell.gates
     wide = cell.gates * units
     hidden = a.h0[0][-1] if a.projection and a.h0[0] else units  # R
     sequence, state = (steps, batch, units), (batch, units)
     sequence_h, state_h = (steps, batch, hidden), (batch, hidden)
     joint = (inputs if None in (inputs, hidden) else inputs + hidden,)
-    fits: dict[str, tuple[tuple[int, ...], ...]] = {
+    wanted: dict[str, tuple[tuple[int, ...], ...]] = {
         "kernel": ((inputs, wide),),
         "recurrent": ((units,) if cell.diagonal else (hidden, wide),),
         **dict.fromkeys(VECTORS, ((wide,),)),
@@ -178,9 +183,9 @@ def _check(cell: Shape, flag: Any, single: Any, *given: tuple[tuple[int, ...], A
         "candidate_mask": (state, sequence),
     }
     for name, (shape, its_dtype) in ((n, g) for n, g in a._asdict().items() if g is not None):
-        if not any(_fits(shape, wanted) for wanted in fits[name]):
+        if not any(fits(shape, one) for one in wanted[name]):
             raise ValueError(
-                f"{name} has the shape {' or '.join(map(str, fits[name]))} at T={steps}, "
+                f"{name} has the shape {' or '.join(map(str, wanted[name]))} at T={steps}, "
                 f"B={batch}, I={inputs}, H={units}; got {tuple(shape)}."
             )
         if its_dtype != (flag if name in FLAGS else dtype if name == "x" else wide_dtype):

@@ -25,7 +25,7 @@ def recurrence(
     """
     like, single = a.x, a.kernel
     if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
-        ops = _Rounding(ops, like, single)
+        ops = Rounding(ops, like, single)
     params = {
         "kernel": a.kernel,
         "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel": a.recurrent,
@@ -84,7 +84,7 @@ def _reset_states(a: Inputs) -> tuple[Array, ...] | None:
     return (a.reset_h,) if a.c0 is None else (a.reset_h, a.reset_c)
 
 
-class _Rounding:
+class Rounding:
     """Operations whose products have their operands rounded to the dtype of `like`."""
 
     def __init__(self, ops: Any, like: Array, single: Array) -> None:
@@ -94,5 +94,10 @@ class _Rounding:
         return getattr(self._ops, name)
 
     def matmul(self, a: Array, b: Array) -> Array:
-        rounded = (self.cast(self.cast(v, self._like), self._single) for v in (a, b))
-        return self._ops.matmul(*rounded)
+        return self._ops.matmul(self._rounded(a), self._rounded(b))
+
+    def einsum(self, equation: str, a: Array, b: Array) -> Array:
+        return self._ops.einsum(equation, self._rounded(a), self._rounded(b))
+
+    def _rounded(self, v: Array) -> Array:
+        return self.cast(self.cast(v, self._like), self._single)

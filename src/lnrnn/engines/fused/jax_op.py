@@ -24,6 +24,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lnrnn.engines.fused import jax_onnx
 from lnrnn.engines.fused.call import HALVES, VECTORS
 
 Arrays = Sequence[jax.Array]
@@ -112,6 +113,7 @@ class Call(Protocol):
 
 def bind(how: Call, given: dict[str, jax.Array]) -> list[jax.Array]:
     """The results of a call."""
+    jax_onnx.tell(_MEANINGS)
     return _recurrence.bind(*given.values(), how=how, keep=False)
 
 
@@ -286,6 +288,9 @@ def _tangent_of(function: Any, arrays: Arrays, tangents: dict[int, Any]) -> Any:
 # ---- the primitives
 
 
+_MEANINGS: dict[str, Callable[..., Any]] = {}
+
+
 def _primitive(
     name: str,
     meaning: Callable[..., Any],
@@ -296,6 +301,7 @@ def _primitive(
 
     Where the names of its operands and results are known, `vmap` makes a larger batch.
     """
+    _MEANINGS[name] = meaning
     primitive = jax.extend.core.Primitive(name)
     primitive.multiple_results = True
 

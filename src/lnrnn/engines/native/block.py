@@ -6,12 +6,14 @@ from functools import cache
 from typing import get_args
 
 from lnrnn.engines.fused import block
+from lnrnn.engines.fused.call import HALVES
 from lnrnn.engines.fused.block import DIFFERENTIABLE, Inputs, Numbers
 from lnrnn.relatives.relative import Relative, SmoothActivation
 
-FRAMEWORKS = ("torch", "jax")
 # in the order of `Smooth` in csrc/core/spec.h
 _ACTIVATIONS: tuple[SmoothActivation, ...] = get_args(SmoothActivation)
+# in the order of `Rounding` in csrc/core/block.h
+_ROUNDINGS = ("", *HALVES)
 # in the order of `block::Array` in csrc/core/block_run.h
 ARRAYS = (
     *Inputs._fields,
@@ -21,9 +23,12 @@ ARRAYS = (
 
 
 @cache
-def encode(relative: Relative) -> tuple[int, ...]:
-    """The words of a block GRU; its scalars are not among them."""
-    return (_ACTIVATIONS.index(relative.activation),)
+def encode(relative: Relative, rounding: str) -> tuple[int, ...]:
+    """The words of a block GRU; its scalars are not among them.
+
+    The operands of products are rounded to the dtype of the name `rounding`; "": they are not.
+    """
+    return _ACTIVATIONS.index(relative.activation), _ROUNDINGS.index(rounding)
 
 
 @cache
@@ -34,14 +39,15 @@ def decode(words: tuple[int, ...], numbers: Numbers) -> Relative:
     )
 
 
-def refusal(relative: Relative, framework: str, dtype: str) -> str | None:
+def rounding_of(words: tuple[int, ...]) -> str:
+    """The name of the dtype to which the operands of products are rounded, or ""."""
+    return _ROUNDINGS[words[1]]
+
+
+def refusal(relative: Relative) -> str | None:
     """Why the core does not compute a relative, or None."""
     if relative.cell != "block_gru" or relative.norm != "rms":
         return f"of the relatives it computes the block_gru, with rms, not the {relative.cell}"
-    if framework not in FRAMEWORKS:
-        return f"it computes a block_gru with {', '.join(FRAMEWORKS)}, not {framework}"
-    if dtype not in ("float32", "float64"):
-        return f"it computes a block_gru in float32 and float64, not {dtype}"
     return None
 
 

@@ -74,6 +74,9 @@ class How(NamedTuple):
     def axes(self, name: str, rank: int | None = None) -> str:
         return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
 
+    def turned(self, name: str) -> bool:
+        return False
+
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
@@ -94,8 +97,9 @@ class How(NamedTuple):
         )
 
     def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
-        relative = call.decode(self.words, self.numbers)
-        return block.definition(ops, relative, self.inputs(arrays))
+        relative, rounding = call.decode(self.words, self.numbers), call.rounding_of(self.words)
+        like = jax.numpy.zeros((), rounding) if rounding else None
+        return block.definition(ops, relative, self.inputs(arrays), like)
 
     def call(
         self, which: str, names: tuple[str, ...], results: tuple[str, ...]
@@ -103,9 +107,11 @@ class How(NamedTuple):
         return core_call(which, self, names, results)
 
 
-def recurrence(relative: Relative, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+def recurrence(
+    relative: Relative, numbers: Numbers, inputs: Inputs, rounding: str
+) -> tuple[Any, ...]:
     """All h (T, B, H) and the last."""
     given = varying({n: a for n, a in inputs._asdict().items() if a is not None})
-    how = How(call.encode(relative), numbers, tuple(given))
+    how = How(call.encode(relative, rounding), numbers, tuple(given))
     block.check(how.inputs(list(given.values())), np.dtype(bool))
     return tuple(bind(how, given))

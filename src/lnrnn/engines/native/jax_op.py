@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lnrnn.engines.fused import call as fused
@@ -38,19 +39,24 @@ class OfCore(Call, Protocol):
         """The names of all arrays in the core's order."""
         ...
 
+    def turned(self, name: str) -> bool:
+        """Whether the core has an array of (T, B, ...) in memory as (B, T, ...)."""
+        ...
+
     def attributes(self, arrays: Arrays) -> dict[str, Any]:
         """The words and scalars of a call."""
         ...
 
 
 class How(NamedTuple):
-    """What is static of a call: the cell, its scalars, which inputs are there, and whether the
-    operands of products are rounded."""
+    """What is static of a call: the cell, its scalars, which inputs are there, whether the
+    operands of products are rounded, and whether x, h and their gradients lie as (B, T, ...)."""
 
     words: tuple[int, ...]
     numbers: Numbers
     names: tuple[str, ...]
     rounding: bool
+    batch_first: bool
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -84,6 +90,9 @@ class How(NamedTuple):
         """Of an array of this name, and of this rank where it may have one of two."""
         return axes_of(_AXES, name, rank, self.cell.diagonal)
 
+    def turned(self, name: str) -> bool:
+        return self.batch_first and name in ("x", "h", "dx", "dh")
+
     def inputs(self, arrays: Arrays) -> Inputs:
         given = dict(zip(self.names, arrays, strict=True))
         return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
@@ -98,7 +107,8 @@ class How(NamedTuple):
         return a.x if name in call.LIKE_X else a.kernel
 
     def attributes(self, arrays: Arrays) -> dict[str, Any]:
-        sizes = call.sizes(self.cell, self.inputs(arrays), rounding=self.rounding)
+        first = self.batch_first
+        sizes = call.sizes(self.cell, self.inputs(arrays), first, first, rounding=self.rounding)
         return dict(
             spec=np.array(self.words), sizes=np.array(sizes), numbers=np.array(self.numbers)
         )
@@ -113,11 +123,16 @@ class How(NamedTuple):
 
 
 def recurrence(
-    variant: Variant, numbers: Numbers, inputs: Inputs, gates: str = ""
+    variant: Variant,
+    numbers: Numbers,
+    inputs: Inputs,
+    gates: str = "",
+    batch_first: bool = False,
 ) -> tuple[Any, ...]:
     """All h (T, B, R), the last h and, of an lstm, the last c.
 
-    The gates of the weights stand in the order `gates`; empty for the canonical one.
+    The gates of the weights stand in the order `gates`; empty for the canonical one.  With
+    `batch_first` a compiled program has x and h in memory as (B, T, ...).
     """
     given = {n: a for n, a in inputs._asdict().items() if a is not None}
     dtype = inputs.x.dtype
@@ -127,7 +142,9 @@ def recurrence(
     precision: Any = jax.config.jax_default_matmul_precision  # pyright: ignore
     rounding = precision in _ROUNDING and dtype == np.float32
     given = varying(given)
-    how = How(call.encode(variant, gates), numbers, tuple(given), rounding)
+    # what is executed eagerly has been transposed
+    first = batch_first and isinstance(inputs.x, jax.core.Tracer)
+    how = How(call.encode(variant, gates), numbers, tuple(given), rounding, first)
     fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
     h, *final = bind(how, given)
     return h, *(s.astype(dtype) if half else s for s in final)
@@ -143,12 +160,20 @@ def core_call(
 ) -> Callable[..., Any]:
     """The call of the core on arrays of these names; a sharded batch stays where it is."""
 
+    def as_lying(name: str) -> str:
+        axes = how.axes(name)
+        return axes[1] + axes[0] + axes[2:] if how.turned(name) else axes
+
+    def turned(name: str, array: jax.Array) -> jax.Array:
+        # XLA leaves out two transpositions that undo each other
+        return jnp.swapaxes(array, 0, 1) if how.turned(name) else array
+
     def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
         by_name = dict(zip(names, arrays, strict=True))
         given = [by_name[n] for n in how.names]
         length = how.lengths(given)
         shapes = [
-            jax.ShapeDtypeStruct(tuple(length[i] for i in how.axes(n)), how.like(given, n).dtype)
+            jax.ShapeDtypeStruct(tuple(length[i] for i in as_lying(n)), how.like(given, n).dtype)
             for n in results
         ]
         attributes = how.attributes(given) | dict(
@@ -156,6 +181,7 @@ def core_call(
             results=np.array([how.arrays.index(n) for n in results]),
         )
         call_of = jax.ffi.ffi_call(f"{how.target}_{which}", shapes)
-        return tuple(call_of(*arrays, **attributes))
+        found = call_of(*map(turned, names, arrays), **attributes)
+        return tuple(map(turned, results, found))
 
     return sharded(how, names, results, local)

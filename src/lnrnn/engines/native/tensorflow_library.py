@@ -21,7 +21,7 @@ def missing() -> str | None:
 
 
 def operators() -> Any:
-    """The operators `lnrnn_recurrence` and `lnrnn_recurrence_backward`."""
+    """The operators: `lnrnn_recurrence`, `lnrnn_block_recurrence` and their gradients."""
     return _load()[0]
 
 
@@ -42,7 +42,7 @@ def _load() -> tuple[Any, str | None]:
             None,
             f"TensorFlow {tf.__version__} does not take its operators ({lacking}): {_ADVICE}",
         )
-    library.lnrnn_use_core(ctypes.c_void_p(_core.pass_for_tensorflow()))
+    library.lnrnn_use_core(ctypes.c_void_p(_core.core_for_tensorflow()))
     return operators, None
 
 

@@ -13,7 +13,7 @@ import struct
 import uuid
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import tensorflow as tf
 
@@ -43,33 +43,128 @@ _BATCH_FIRST = [1, 0, 2]
 _HALVES = (tf.bfloat16, tf.float16)
 
 
+class Pass(Protocol):
+    """What is static of a pass of the core, hashable: a named tuple."""
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The cell."""
+        ...
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Its scalars."""
+        ...
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of what it is given."""
+        ...
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """The names of what it gives; h first, if it is a forward pass."""
+        ...
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x, h and their gradients begin with B."""
+        ...
+
+    @property
+    def operator(self) -> str:
+        """The name of the forward pass among the operators."""
+        ...
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of all arrays in the core's order."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of those that a forward pass may be given."""
+        ...
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What a forward pass gives."""
+        ...
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What it keeps for its backward pass."""
+        ...
+
+    def asked(self, of_x: bool) -> tuple[str, ...]:
+        """The inputs of which a backward pass gives a gradient; that of x may not be needed."""
+        ...
+
+    def single(self, arrays: Arrays) -> Any:
+        """The dtype of what is not of half precision where x is."""
+        ...
+
+    def dtypes(self, arrays: Arrays) -> list[Any]:
+        """Those of what it gives."""
+        ...
+
+    def define(self, arrays: Arrays) -> tuple[Any, ...]:
+        """The results in TensorFlow's operations, as they lie."""
+        ...
+
+    def _replace(self, **fields: Any) -> Self: ...
+
+
 class How(NamedTuple):
-    """What is static of a pass: the cell, its scalars, the names of what it is given and gives."""
+    """A pass of a cell of a variant."""
 
     words: tuple[int, ...]
     numbers: Numbers
     given: tuple[str, ...]
-    found: tuple[str, ...]
-    batch_first: bool = False  # x, h and their gradients begin with B
+    found: tuple[str, ...] = ()
+    batch_first: bool = False
+
+    @property
+    def operator(self) -> str:
+        return "lnrnn_recurrence"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        return call.ARRAYS
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return Inputs._fields
 
     @property
     def cell(self) -> Cell:
         return call.cell_of(self.words)
 
     @property
-    def back(self) -> bool:
-        return self.found[0] not in call.OUTPUTS
+    def results(self) -> tuple[str, ...]:
+        return ("h", "h_last", "c_last") if self.cell.lstm else ("h", "h_last")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return call.KEPT if self.cell.lstm else call.KEPT[1:]
+
+    def asked(self, of_x: bool) -> tuple[str, ...]:
+        return tuple(n for n in self.given if n in fused.DIFFERENTIABLE and (of_x or n != "x"))
+
+    def single(self, arrays: Arrays) -> Any:
+        return arrays[self.given.index("kernel")].dtype
 
     def dtypes(self, arrays: Arrays) -> list[Any]:
-        """Those of the results."""
-        x, kernel = (arrays[self.given.index(n)].dtype for n in ("x", "kernel"))
-        return [x if n in call.LIKE_X else kernel for n in self.found]
+        x, single = arrays[self.given.index("x")].dtype, self.single(arrays)
+        return [x if n in call.LIKE_X else single for n in self.found]
 
-    def inputs(self, arrays: Arrays) -> Inputs:
+    def define(self, arrays: Arrays) -> tuple[Any, ...]:
         by_name = dict(zip(self.given, arrays, strict=True))
         if self.batch_first:
             by_name["x"] = tf.transpose(by_name["x"], _BATCH_FIRST)
-        return Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
+        a = Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
+        h, *final = definition.recurrence(ops, self.words, self.numbers, a)
+        return (tf.transpose(h, _BATCH_FIRST) if self.batch_first else h), *final
 
 
 def by_definition() -> bool:
@@ -108,19 +203,24 @@ def _recur(words: tuple[int, ...], numbers: Numbers, given: dict[str, Any]) -> t
         return definition.recurrence(ops, words, numbers, a)
     names = tuple(given)
     given["x"], batch_first = _as_it_lies(a.x)
-    arrays = list(given.values())
-    results = ("h", "h_last", "c_last") if cell.lstm else ("h", "h_last")
-    kept = (call.KEPT if cell.lstm else call.KEPT[1:]) if _is_watched(arrays) else ()
-    how = How(words, numbers, names, (*results, *kept), batch_first)
+    h, *final = bind(How(words, numbers, names, batch_first=batch_first), list(given.values()))
+    # TensorFlow leaves out two transpositions that undo each other
+    return (tf.transpose(h, _BATCH_FIRST) if batch_first else h), *final
+
+
+def bind(how: Pass, arrays: Arrays) -> list[Any]:
+    """The results of a forward pass of these arrays, of which `how.found` is not known yet."""
+    results, kept = how.results, how.kept if _is_watched(arrays) else ()
+    how = how._replace(found=(*results, *kept))
     # a tape that does not watch x now will not ask for its gradient
-    of_x = _is_watched([given["x"]])
+    of_x = _is_watched([arrays[how.given.index("x")]])
 
     def gradient(found: Arrays, incoming: Arrays, of_x: bool) -> list[Any]:
         coming = {f"d{n}": d for n, d in zip(results, incoming, strict=False) if d is not None}
         known = dict(zip(how.found, found, strict=True))
         known = {n: known[n] for n in ("h", *kept)}
         gradients = _gradients(how, arrays, known, coming, of_x)
-        return [gradients.get(name) for name in names]
+        return [gradients.get(name) for name in how.given]
 
     found = _run(how, arrays, lambda found, *incoming: gradient(found, incoming, True))
     record.record_operation(
@@ -129,23 +229,17 @@ def _recur(words: tuple[int, ...], numbers: Numbers, given: dict[str, Any]) -> t
         arrays,
         lambda *incoming: gradient(found, incoming, of_x),
     )
-    h, *final = found[: len(results)]
-    # TensorFlow leaves out two transpositions that undo each other
-    return (tf.transpose(h, _BATCH_FIRST) if batch_first else h), *final
+    return found[: len(results)]
 
 
 def _gradients(
-    forward: How, arrays: Arrays, known: dict[str, Any], coming: dict[str, Any], of_x: bool
+    forward: Pass, arrays: Arrays, known: dict[str, Any], coming: dict[str, Any], of_x: bool
 ) -> dict[str, Any]:
     """The gradients of the inputs by name; their own derivative is the definition's."""
     incoming = [tf.convert_to_tensor(d) for d in coming.values()]
-    of = tuple(n for n in forward.given if n in fused.DIFFERENTIABLE and (of_x or n != "x"))
-    how = How(
-        forward.words,
-        forward.numbers,
-        (*forward.given, *known, *coming),
-        tuple(f"d{n}" for n in of),
-        forward.batch_first,
+    of = forward.asked(of_x)
+    how = forward._replace(
+        given=(*forward.given, *known, *coming), found=tuple(f"d{n}" for n in of)
     )
     moving = [*arrays, *incoming]
 
@@ -174,26 +268,24 @@ def _as_it_lies(x: Any) -> tuple[Any, bool]:
     return x, False
 
 
-def _defined(how: How, arrays: Arrays) -> dict[str, Any]:
+def _defined(how: Pass, arrays: Arrays) -> dict[str, Any]:
     """What the definition gives, as it lies."""
-    h, *final = definition.recurrence(ops, how.words, how.numbers, how.inputs(arrays))
-    h = tf.transpose(h, _BATCH_FIRST) if how.batch_first else h
-    return dict(zip(("h", "h_last", "c_last"), (h, *final), strict=False))
+    return dict(zip(how.results, how.define(arrays), strict=True))
 
 
-def _define(how: How, arrays: Arrays) -> list[Any]:
+def _define(how: Pass, arrays: Arrays) -> list[Any]:
     found = _defined(how, arrays)
     # what is kept is for the operator only, which computes it where it is not there
     nothing = {
         n: tf.raw_ops.PlaceholderWithDefault(input=tf.zeros((0, 0, 0), dtype), shape=[None] * 3)
         for n, dtype in zip(how.found, how.dtypes(arrays), strict=True)
-        if n in call.KEPT
+        if n in how.kept
     }
     return [found[n] if n in found else nothing[n] for n in how.found]
 
 
-def _define_back(how: How, arrays: Arrays) -> list[Any]:
-    forward = how._replace(given=tuple(n for n in how.given if n in Inputs._fields))
+def _define_back(how: Pass, arrays: Arrays) -> list[Any]:
+    forward = how._replace(given=tuple(n for n in how.given if n in how.inputs))
     by_name = dict(zip(how.given, arrays, strict=True))
     coming = {n: d for n, d in by_name.items() if n in fused.INCOMING}
     total = _weighed(forward, arrays[: len(forward.given)], coming)
@@ -207,15 +299,15 @@ def _define_back(how: How, arrays: Arrays) -> list[Any]:
         for_xla.Exit()
 
 
-def _weighed(forward: How, arrays: Arrays, coming: dict[str, Any]) -> Any:
+def _weighed(forward: Pass, arrays: Arrays, coming: dict[str, Any]) -> Any:
     """The sum of the results, each times the gradient that comes in for it."""
-    found, single = _defined(forward, arrays), arrays[forward.given.index("kernel")].dtype
+    found, single = _defined(forward, arrays), forward.single(arrays)
     weighed = ((found[n[1:]], d) for n, d in coming.items())
     return tf.add_n([tf.reduce_sum(tf.cast(v, single) * tf.cast(d, single)) for v, d in weighed])
 
 
 @cache
-def _second(forward: How, of: tuple[str, ...]) -> Any:
+def _second(forward: Pass, of: tuple[str, ...]) -> Any:
     """The gradient of the gradients `of` inputs, by the inputs and by what comes in.
 
     A function of graphs, as a tape inside of a forward accumulator would record nothing.
@@ -230,7 +322,7 @@ def _second(forward: How, of: tuple[str, ...]) -> Any:
     return tf.function(second, autograph=False)
 
 
-def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
+def _run(how: Pass, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     """One pass; `gradient` is for graphs that are differentiated from outside."""
     with record.stop_recording():
         if tf.executing_eagerly():
@@ -245,7 +337,7 @@ def _run(how: How, arrays: Arrays, gradient: Callable[..., Any]) -> list[Any]:
     return found
 
 
-def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
+def _meaning(how: Pass, specs: tuple[Any, ...]) -> Any:
     """The definition of a pass as a function for graphs."""
     meaning, parts, _ = _functions(how, specs, _threads())
     known: Any = context()
@@ -257,7 +349,7 @@ def _meaning(how: How, specs: tuple[Any, ...]) -> Any:
 
 
 @cache
-def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, list[Any], Any]:
+def _functions(how: Pass, specs: tuple[Any, ...], threads: int) -> tuple[Any, list[Any], Any]:
     """The definition of a pass with its parts, and the pass itself, as functions for graphs.
 
     TensorFlow runs the pass in place of its definition where it runs on a CPU.
@@ -266,7 +358,7 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, lis
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
 
     def meaning(*arrays: Any) -> list[Any]:
-        return _define_back(how, arrays) if how.back else _define(how, arrays)
+        return _define_back(how, arrays) if _is_back(how) else _define(how, arrays)
 
     def function(body: Callable[..., Any], device: str) -> Any:
         attributes = dict(api_implements=name, api_preferred_device=device)
@@ -279,24 +371,28 @@ def _functions(how: How, specs: tuple[Any, ...], threads: int) -> tuple[Any, lis
     return defined, list(defined.graph.as_graph_def().library.function), computed
 
 
-def _operator(how: How, arrays: Arrays) -> list[Any]:
-    operators = tensorflow_library.operators()
-    run = operators.lnrnn_recurrence_backward if how.back else operators.lnrnn_recurrence
+def _is_back(how: Pass) -> bool:
+    return how.found[0] != "h"
+
+
+def _operator(how: Pass, arrays: Arrays) -> list[Any]:
+    name = f"{how.operator}_backward" if _is_back(how) else how.operator
+    run = getattr(tensorflow_library.operators(), name)
     return run(arrays, made=how.dtypes(arrays), **_attributes(how, _threads()))
 
 
 @cache
-def _attributes(how: How, threads: int) -> dict[str, list[int]]:
+def _attributes(how: Pass, threads: int) -> dict[str, list[int]]:
     return dict(
-        operands=[call.ARRAYS.index(n) for n in how.given],
-        results=[call.ARRAYS.index(n) for n in how.found],
+        operands=[how.arrays.index(n) for n in how.given],
+        results=[how.arrays.index(n) for n in how.found],
         spec=list(how.words),
         numbers=_bits(how.numbers),
         options=[int(how.batch_first), threads, _MOST_SAVED],
     )
 
 
-def _bits(numbers: Numbers) -> list[int]:
+def _bits(numbers: Sequence[float]) -> list[int]:
     """The bits of numbers, as an attribute of floats would round them."""
     count = len(numbers)
     return list(struct.unpack(f"{count}q", struct.pack(f"{count}d", *numbers)))

@@ -26,13 +26,15 @@ class _Core:
     kept: tuple[str, ...] = ("kept",)
     h_is_kept = True
 
-    def encode(self, variant: Relative, gates: str) -> tuple[int, ...]:
+    def encode(self, variant: tuple[Relative, str], gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
         encode = call.encode.__wrapped__ if torch.compiler.is_compiling() else call.encode
-        return encode(variant)
+        return encode(*variant)
 
     def define(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
-        return block.definition(ops_torch, call.decode(cell, numbers), inputs)
+        rounding = call.rounding_of(cell)
+        like = inputs.x.new_empty(0, dtype=getattr(torch, rounding)) if rounding else None
+        return block.definition(ops_torch, call.decode(cell, numbers), inputs, like)
 
     def keep(self, inputs: Inputs) -> int:
         return 1
@@ -79,9 +81,11 @@ class _Core:
 _operator = Operator("lnrnn::block_recurrence", _Core(), block.TAKEN)
 
 
-def recurrence(relative: Relative, numbers: Numbers, inputs: Inputs) -> tuple[Any, ...]:
+def recurrence(
+    relative: Relative, numbers: Numbers, inputs: Inputs, rounding: str
+) -> tuple[Any, ...]:
     """All h (T, B, H) and the last."""
-    return _operator(relative, numbers, inputs)
+    return _operator((relative, rounding), numbers, inputs)
 
 
 def _run(

@@ -19,7 +19,8 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "hard_sigmoid": lambda v: tf.clip_by_value(v * (1 / 6) + 0.5, 0.0, 1.0),
     "keras2_hard_sigmoid": lambda v: tf.clip_by_value(0.2 * v + 0.5, 0.0, 1.0),
     "linear": lambda v: v,
-    "silu": tf.nn.silu,
+    # that of tf.nn has a gradient of its own, which a loop in a SavedModel loses
+    "silu": lambda v: v * tf.math.sigmoid(v),
     "gelu": partial(tf.nn.gelu, approximate=True),
 }
 

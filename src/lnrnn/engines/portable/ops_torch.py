@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 # the only scan that PyTorch has, and the number behind a symbol of torch.compile
@@ -53,7 +54,8 @@ def divisor(v: torch.Tensor) -> torch.Tensor:
 
 
 def split(v: torch.Tensor, parts: int) -> Sequence[torch.Tensor]:
-    return torch.chunk(v, parts, -1)
+    # litert-torch does not convert a split into one
+    return torch.chunk(v, parts, -1) if parts > 1 else (v,)
 
 
 def fold(v: torch.Tensor, size: int) -> torch.Tensor:
@@ -134,11 +136,13 @@ def cast(v: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def constants(like: torch.Tensor, values: Any) -> torch.Tensor:
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    # a traced constant keeps its dtype, and litert-torch converts none of float64
+    exact = np.float64 if like.dtype == torch.float64 else np.float32
+    return torch.as_tensor(np.asarray(values, exact), dtype=like.dtype, device=like.device)
 
 
 def running_any(mask: torch.Tensor) -> torch.Tensor:
-    return torch.cumsum(mask.int(), dim=0) > 0
+    return torch.cumsum(mask.int(), dim=0, dtype=torch.int32) > 0
 
 
 def unstack(v: torch.Tensor) -> Sequence[torch.Tensor]:
@@ -166,8 +170,19 @@ def _allow_scalars() -> None:
         shapes.settings = replace(shapes.settings, allow_scalar_outputs=True)
 
 
+@torch.compiler.assume_constant_result
+def _for_litert() -> bool:
+    """Whether litert-torch asked for what is traced, which converts no scan."""
+    frame = sys._getframe() if "litert_torch" in sys.modules else None
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("litert_torch."):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def scan(body: Body, states: States, xs: tuple[torch.Tensor, ...], emit: bool) -> Any:
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() or (isinstance(xs[0].shape[0], int) and _for_litert()):
         ops: Any = sys.modules[__name__]
         return unrolled(ops, body, states, xs, emit)
 
