@@ -20,12 +20,12 @@ def runs(backward: bool = False) -> Counter[tuple[str, str]]:
     """How often each engine has run in this process, by its name and the framework.
 
     A call of a layer or a cell is one run for each of its layers and directions, a step of a
-    stream as well as a sequence.  The native engine counts in C++, each time that it runs, so
-    that compiled programs count as others do; a batch that JAX has divided among devices is
-    one run for each part.  The Triton engine counts each time that it launches its kernels, on
-    JAX when a program with them is compiled.  The portable engine counts when Python calls it: a
-    program that is traced and compiled counts when it is traced.  What the other engines leave to
-    the definition, such as second derivatives, counts for none.
+    stream as well as a sequence. The native engine counts in C++, each time that it runs, so
+    that compiled programs count as others do; a batch that JAX has divided among devices is one
+    run for each part. The Triton engine counts each time that it launches its kernels, on JAX
+    when a program with them is compiled. The portable engine counts when Python calls it: a
+    program that is traced and compiled counts when it is traced. What the other engines leave
+    to the definition, such as second derivatives, counts for none.
 
     Args:
         backward: count the backward passes, which the portable engine leaves to the framework,

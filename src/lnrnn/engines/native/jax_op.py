@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
