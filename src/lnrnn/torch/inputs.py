@@ -65,9 +65,9 @@ def converted(v: Tensor, dtype: torch.dtype) -> Tensor:
 
 def all_converted(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The same of weights; on a GPU, where each operation is a launch, by one cast of all."""
-    first, *others = values.values()
-    alike = all(v.dtype == first.dtype and type(v) in _PLAIN for v in values.values())
-    if first.dtype == dtype or not (alike and others and launches(first)):
+    first = next(iter(values.values()))
+    apart = first.dtype == dtype or not launches(first)
+    if apart or any(v.dtype != first.dtype or type(v) not in _PLAIN for v in values.values()):
         return {name: converted(v, dtype) for name, v in values.items()}
     whole = torch.cat([v.reshape(-1) for v in values.values()]).to(dtype)
     parts = whole.split([v.numel() for v in values.values()])
