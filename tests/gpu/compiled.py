@@ -242,8 +242,9 @@ def complaints(
     """What is wrong with an entry; of a Triton that is not recorded only limits are known."""
     name, wrong = named(entry), []
     limit = DEVICES[entry[-1]].shared
-    if found["spilled"]:
-        wrong.append(f"{name}: {found['spilled']} bytes of registers are spilled")
+    known = recorded[name]["spilled"] if recorded and name in recorded else 0
+    if found["spilled"] > known:
+        wrong.append(f"{name}: {found['spilled']} bytes of registers are spilled, above {known}")
     if found["shared"] > limit:
         wrong.append(f"{name}: {found['shared']} bytes on chip, and there are {limit}")
     if recorded is None:

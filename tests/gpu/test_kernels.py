@@ -22,7 +22,7 @@ from lnrnn.engines.triton import answers, choose, describe, torch_op
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.cases import VARIANTS, Extra, random_inputs, random_params, sizes_for
 from lnrnn.testing.tolerances import assert_close
-from lnrnn.torch import LayerNormGRU, LayerNormLSTM
+from lnrnn.torch import LayerNormGRU, LayerNormLSTM, inputs
 from lnrnn.variant import Variant
 
 SUPPORTED = {n: v for n, v in VARIANTS.items() if describe.refusal(v) is None}
@@ -255,6 +255,30 @@ class Launches(TorchDispatchMode):
                 self._inside = False
 
         return launch
+
+
+def test_a_half_module_casts_its_weights_at_once(monkeypatch):
+    """As on a device: few launches, and the same gradients."""
+    module = LayerNormLSTM(3, 16, engine="triton").bfloat16()
+    x = torch.randn(4, 2, 3, dtype=torch.bfloat16)
+
+    def gradients() -> list[torch.Tensor]:
+        loss = module(x)[0].float().square().sum()
+        return list(torch.autograd.grad(loss, list(module.parameters())))
+
+    launches = Launches()
+    run = GridExecutor.__call__
+    monkeypatch.setattr(GridExecutor, "__call__", lambda *a, **k: launches.kernel(run)(*a, **k))
+    with launches:
+        apart = gradients()
+    count, launches.count = launches.count, 0
+    monkeypatch.setattr(inputs, "launches", lambda v: True)
+    with launches:
+        together = gradients()
+    # eight weights, and their gradients
+    assert launches.count <= count - 8
+    for one, other in zip(apart, together, strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype == torch.bfloat16
 
 
 # forward: weights, x W, norms of x, the loop; backward: the loop, the rest, two sums, dx, dW, dU

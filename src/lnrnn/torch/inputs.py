@@ -37,6 +37,9 @@ class Layout(NamedTuple):
         return v.transpose(0, 1) if self.batch_first else v
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for x; as elsewhere in PyTorch, it leaves float64 alone."""
     # not torch.amp.is_autocast_available, which older compilers do not take
@@ -58,6 +61,22 @@ def precision(x: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
 def converted(v: Tensor, dtype: torch.dtype) -> Tensor:
     """`v.to(dtype)`, which takes much longer to find that there is nothing to do."""
     return v if v.dtype == dtype else v.to(dtype)
+
+
+def all_converted(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same of weights; on a GPU, where each operation is a launch, by one cast of all."""
+    first = next(iter(values.values()))
+    apart = first.dtype == dtype or not launches(first)
+    if apart or any(v.dtype != first.dtype or type(v) not in _PLAIN for v in values.values()):
+        return {name: converted(v, dtype) for name, v in values.items()}
+    whole = torch.cat([v.reshape(-1) for v in values.values()]).to(dtype)
+    parts = whole.split([v.numel() for v in values.values()])
+    return {n: p.view(v.shape) for (n, v), p in zip(values.items(), parts, strict=True)}
+
+
+def launches(v: Tensor) -> bool:
+    """Whether operations on a tensor are launched on a device."""
+    return v.is_cuda
 
 
 def check_like(name: str, given: Tensor, other: Tensor, what: str) -> None:

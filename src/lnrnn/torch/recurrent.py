@@ -267,9 +267,11 @@ class Recurrent(nn.Module):
 
     def _canonical(self, suffix: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The weights of one cell as an engine takes them, DropConnect applied in training."""
+        values = {stem: self._parameter(f"{stem}{suffix}") for stem in self._stems[suffix]}
+        values = inputs.all_converted(values, dtype)
 
         def parameter(stem: str) -> Tensor:
-            value = inputs.converted(self._parameter(f"{stem}{suffix}"), dtype)
+            value = values[stem]
             if stem in ("weight_hh", "scale_hh") and self.weight_dropout:
                 value = nn.functional.dropout(value, self.weight_dropout, self.training)
             return value
