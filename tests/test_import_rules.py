@@ -203,7 +203,7 @@ RULES = (
             "lnrnn.engines.native",
             "lnrnn.engines.portable",
         )
-        for m in ("tensorflow", "jax", "jax_block", "torch", "torch_block")
+        for m in ("tensorflow", "tensorflow_block", "jax", "jax_block", "torch", "torch_block")
     ),
     # what it imports of jax2onnx stands in a function that jax2onnx calls
     rule("lnrnn.engines.fused.jax_onnx", "jax", "numpy", inside=("jax2onnx",)),
