@@ -222,7 +222,8 @@ clean:
 
 .venv-examples-agents/ready: EXTRAS := examples-agents
 .venv-examples-series/ready: EXTRAS := examples-series
-.venv-examples-agents/ready .venv-examples-series/ready: BACKENDS := $(TORCH)
+.venv-examples-agents/ready: BACKENDS := $(TORCH)
+.venv-examples-series/ready: BACKENDS := $(TENSORFLOW) $(TORCH)
 
 .venv/ready .venv-demo/ready .venv-examples-agents/ready .venv-examples-series/ready: pyproject.toml
 	rm -rf $(@D)
