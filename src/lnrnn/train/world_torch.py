@@ -115,9 +115,10 @@ class _Sharded(nn.Module):
 
     def __init__(self, model: Any, mesh: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(layer) for layer in model.layers[1:])
-        for layer in self.layers:
+        layers = [_Layer(layer) for layer in model.layers[1:]]
+        for layer in layers:
             layer.shard(mesh)
+        self.layers = nn.ModuleList(layers)
         fully_shard(self, mesh=mesh)
 
     def forward(self, hidden: torch.Tensor, training: bool | None) -> torch.Tensor:
