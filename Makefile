@@ -128,7 +128,9 @@ test-c: .venv/ready
 # the oldest versions that pyproject.toml allows, of each framework in an environment of its own, since those of
 # several exclude one another
 test-oldest: .venv-oldest-jax/ready .venv-oldest-tensorflow/ready
-	KERAS_BACKEND=jax .venv-oldest-jax/bin/python -m pytest -q -n 2 --dist worksteal tests/jax tests/keras
+	# a SavedModel from JAX needs TensorFlow, none of whose releases takes the oldest flatbuffers
+	KERAS_BACKEND=jax .venv-oldest-jax/bin/python -m pytest -q -n 2 --dist worksteal -k "not saved_model" \
+	  tests/jax tests/keras
 	KERAS_BACKEND=tensorflow .venv-oldest-tensorflow/bin/python -m pytest -q -n 2 --dist worksteal tests/keras
 
 .venv-oldest-jax/ready: EXTRAS := jax flax

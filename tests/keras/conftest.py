@@ -16,7 +16,6 @@ os.environ.setdefault(
 )
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 
 import keras
 import pytest
@@ -45,8 +44,8 @@ def double_precision() -> Iterator[None]:
     if BACKEND == "jax":
         import jax
 
-        scope = jax.enable_x64(True)
+        jax.config.update("jax_enable_x64", True)
+        yield
+        jax.config.update("jax_enable_x64", False)
     else:
-        scope = nullcontext()
-    with scope:
         yield

@@ -193,11 +193,13 @@ def test_constraints_of_every_group(kind):
 
 @each_kind
 def test_activity_regularizer(kind):
-    layer = mixed(kind.layer(UNITS, activity_regularizer=keras.regularizers.L2(0.5)))
-    y = to_numpy(layer(sequences()))
-    # Keras divides the loss of activities by the batch
-    expected = 0.5 * (y.astype("float64") ** 2).sum() / BATCH
-    assert_close("loss", to_numpy(layer.losses[0]), expected, "float32")
+    options: dict = {"activity_regularizer": keras.regularizers.L2(0.5)}
+    layer = mixed(kind.layer(UNITS, **options))
+    # some releases of Keras divide the loss of activities by the batch
+    own = keras.layers.Activation("linear", **options)
+    own(layer(sequences()))
+    assert to_numpy(own.losses[0]) > 0
+    assert_close("loss", to_numpy(layer.losses[0]), to_numpy(own.losses[0]), "float32")
 
 
 def _count_calls(layer, monkeypatch):
