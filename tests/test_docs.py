@@ -272,6 +272,15 @@ def test_formulas_are_drawn_by_the_browser_itself():
     assert "\\" not in page and "arithmatex" not in page
 
 
+def test_only_published_pages_ask_for_other_versions(monkeypatch):
+    """The list of versions is a file above the pages, which pages on a disk do not have."""
+    assert "- docs/hooks/versions.py" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    monkeypatch.delenv("MIKE_DOCS_VERSION", raising=False)
+    assert "version" not in hooks("versions").on_config({"extra": {}})["extra"]
+    monkeypatch.setenv("MIKE_DOCS_VERSION", "0.2")
+    assert hooks("versions").on_config({"extra": {}})["extra"]["version"] == {"provider": "mike"}
+
+
 def test_dialects_in_the_readme_exist():
     named = [
         code for row in rows(section(ROOT / "README.md", "Dialects")) for code in codes(row[2])
