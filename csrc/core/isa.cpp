@@ -42,19 +42,15 @@ DECLARE(avx512_vnni)
 
 namespace {
 
-#if defined(LNRNN_HAS_avx512) || defined(LNRNN_HAS_avx2) || defined(LNRNN_HAS_neon_bf16)
-constexpr const char* lacking = "this processor does not have it";
-#endif
+[[maybe_unused]] constexpr const char* lacking = "this processor does not have it";
 
-#ifdef LNRNN_HAS_avx512
-const char* without_avx512() {
+#ifdef __x86_64__
+[[maybe_unused]] const char* without_avx512() {
     const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
     return has ? nullptr : lacking;
 }
-#endif
-#ifdef LNRNN_HAS_avx512_bf16
-const char* without_avx512_bf16() {
+[[maybe_unused]] const char* without_avx512_bf16() {
     return __builtin_cpu_supports("avx512bf16") ? without_avx512() : lacking;
 }
 #endif

@@ -18,10 +18,10 @@ namespace lnrnn {
 inline void large_pages([[maybe_unused]] void* at, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = uintptr_t(2) << 20;
-    if (!at || bytes < 4 * page) return;
+    if (!at) return;
     const uintptr_t start = (reinterpret_cast<uintptr_t>(at) + page - 1) & ~(page - 1);
     const uintptr_t end = (reinterpret_cast<uintptr_t>(at) + bytes) & ~(page - 1);
-    madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
+    if (start < end) madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
 #endif
 }
 

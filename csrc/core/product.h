@@ -71,6 +71,8 @@ struct Stack {
         return m < each ? base + m * row : base + m / each * step + m % each * row;
     }
     Stack from(int64_t column) const { return {base + column, each, step, row}; }
+    // whether the first M rows are all as far apart as two of a step
+    bool evenly(int64_t M) const { return M <= each || step == each * row; }
 };
 
 // Rows side by side in memory.
@@ -130,6 +132,15 @@ constexpr int64_t spare_rows<R> = Operands<R>::spare_rows;
 
 template <class R>
 constexpr bool by_tiles = requires { typename Operands<R>::Tiles; };
+
+// Numbers from a row of n operands to the next.  Those of a tile's rows go to different sets of the cache:
+// they lie an odd number of its lines apart.
+template <class R>
+inline int64_t pitch_of(int64_t n) {
+    const int64_t used = Operands<R>::padding(n);
+    if constexpr (by_tiles<R>) return used + (used / Operands<R>::unit + 1) % 2 * Operands<R>::unit;
+    else return used;
+}
 
 // Elements of a row of n operands.
 template <class R>
@@ -324,15 +335,25 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operan
     if constexpr (by_tiles<R>) {
         if (M == 0 || first == last) return;
         typename Operands<R>::Tiles x(M < tile ? int(M) : tile);
+        const int64_t apart = c.evenly(M) ? c.row : 0;
+        auto row = [&](int64_t m) { return apart ? c.base + m * apart : c.at(m); };
+        // a last block of rows for itself takes two panels at once
+        const int64_t odd = M % (2 * tile), paired = odd > tile ? M : M - odd;
         for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
             const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
             const E* chunk = static_cast<const E*>(packed) + k0 * panels<E>(N) * W;
-            for (int64_t p = first; p < last; ++p)
-                tile_rows(
-                    x, M, depth, a.base + 2 * k0, a.row, chunk + p * depth * W, N - p * W,
-                    k0 > 0 || bias,
-                    [&](int64_t m) { return k0 > 0 ? c.at(m) + p * W : bias + p * W; },
-                    [&](int64_t m) { return c.at(m) + p * W; });
+            auto pass = [&]<int P>(int64_t from, int64_t to, int64_t p) {
+                tile_rows<P>(
+                    x, to - from, depth, a.base + 2 * k0 + from * a.row, a.row, chunk + p * depth * W,
+                    N - p * W, apart, k0 > 0 || bias,
+                    [&](int64_t m) { return k0 > 0 ? row(from + m) + p * W : bias + p * W; },
+                    [&](int64_t m) { return row(from + m) + p * W; });
+            };
+            for (int64_t p = first; p < last; ++p) pass.template operator()<1>(0, paired, p);
+            if (paired == M) continue;
+            int64_t p = first;
+            for (; p + 2 <= last; p += 2) pass.template operator()<2>(paired, M, p);
+            if (p < last) pass.template operator()<1>(paired, M, p);
         }
         return;
     }
@@ -445,7 +466,7 @@ inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16
                 for (int64_t k = 0; 2 * k < given; ++k)
                     copy_element(b, K, k0 + k, p * W, columns, panel + k * W);
                 auto row = [&](int64_t m) { return c + (i0 + m) * ldc + p * W; };
-                tile_rows(x, height, depth, turned, 2 * depth, panel, columns, add, row, row);
+                tile_rows(x, height, depth, turned, 2 * depth, panel, columns, ldc, add, row, row);
             }
         }
 }

@@ -76,12 +76,12 @@ public:
           pre_(job.spec.pre),
           projects_(job.spec.projection),
           apart_(gradients_differ(job) || (rounds && two_)),
-          pitch_x_(Operands<R>::padding(I_)),
+          pitch_x_(pitch_of<R>(I_)),
           x_is_operand_(pitch_x_ == I_ && reinterpret_cast<uintptr_t>(job.in.x) % sizeof(E) == 0),
-          pitch_h_(Operands<R>::padding(R_)),
-          pitch_m_(Operands<R>::padding(H_)),
+          pitch_h_(pitch_of<R>(R_)),
+          pitch_m_(pitch_of<R>(H_)),
           late_(Operands<R>::padding(early_ * H_)),
-          pitch_d_(late_ + (two_ ? pitch_h_ : 0)),
+          pitch_d_(pitch_of<R>(late_ + (two_ ? Operands<R>::padding(R_) : 0))),
           by_units_(me.parts > 1),
           share_(by_units_ ? Share<T>(H_, me.parts, me.parts * me.rank / me.size,
                                       me.parts * (me.rank + 1) / me.size, panels<E>(H_),
@@ -153,14 +153,15 @@ public:
         if (writes_common()) {
             memset(sums_, 0, at.size * sizeof(T));
             // what rows are padded with, and the r h of masked rows
-            if (pitch_h_ > R_ || pre_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
+            auto padded = [](int64_t n) { return Operands<R>::padding(n) > n; };
+            if (padded(R_) || pre_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
             if (pre_) memset(normed_x_, 0, most * pitch_x_ * sizeof(O));
             if (projects_) {
                 memset(outputs_, 0, most * pitch_m_ * sizeof(O));
                 memset(doutputs_, 0, most * pitch_h_ * sizeof(O));
             }
             if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
-            if (pitch_d_ > wide_) {
+            if (padded(wide_) || padded(early_ * H_)) {
                 memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
                 if (apart_) memset(dxw_operands_, 0, most * pitch_d_ * sizeof(O));
             }
@@ -668,7 +669,7 @@ private:
                 each<T>(I_, [&](int64_t j, auto part) {
                     store_operand<R>(to + j, load(x.at(m) + j, part), part);
                 });
-                memset(to + I_, 0, (pitch_x_ - I_) * sizeof(O));
+                memset(to + I_, 0, (Operands<R>::padding(I_) - I_) * sizeof(O));
             }
             me_.team->meet(me_.size);
             return dense<const O>(x_operands_, rows, pitch_x_);

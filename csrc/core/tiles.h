@@ -13,26 +13,31 @@
 namespace lnrnn::LNRNN_ISA {
 
 constexpr int tile = 16, tile_bytes = 64;
-// of the eight registers four are sums, two operands on the left, two on the right
-constexpr int sums_at = 0, left_at = 4, right_at = 6, registers = 8;
+// Of the eight registers four are sums.  One or two of the others are operands on the left, the rest on
+// the right; where sums have fewer rows than a tile, one.
+constexpr int sums_at = 0, left_at = 4, registers = 8;
 
-// Registers while one of these exists: sums and left operands have `rows` rows.
+// Rows of register t where sums have `rows`.
+constexpr int rows_of_register(int t, int rows) { return t <= left_at ? rows : tile; }
+
+// Registers while one of these exists: sums and the first left operand have `rows` rows.
 #ifdef __x86_64__
 class Hardware {
 public:
-    explicit Hardware(int rows) {
+    explicit Hardware(int rows) : rows_(rows) {
         struct alignas(64) {
             uint8_t palette = 1, start = 0, reserved[14] = {};
             uint16_t bytes[16] = {};
             uint8_t rows[16] = {};
         } shape;
         for (int t = 0; t < registers; ++t)
-            shape.bytes[t] = tile_bytes, shape.rows[t] = uint8_t(t < right_at ? rows : tile);
+            shape.bytes[t] = tile_bytes, shape.rows[t] = uint8_t(rows_of_register(t, rows));
         asm volatile("ldtilecfg %0" ::"m"(shape) : "memory");
     }
     ~Hardware() { asm volatile("tilerelease" ::: "memory"); }
     Hardware(const Hardware&) = delete;
 
+    int rows() const { return rows_; }
     template <int t>
     void zero() { asm volatile("tilezero %%tmm%c0" ::"i"(t)); }
     template <int t>
@@ -48,6 +53,9 @@ public:
     void dot() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(left), "i"(right));
     }
+
+private:
+    const int rows_;
 };
 #endif
 
@@ -57,6 +65,7 @@ public:
     explicit Emulated(int rows) : rows_(rows) {}
     Emulated(const Emulated&) = delete;
 
+    int rows() const { return rows_; }
     template <int t>
     void zero() { memset(registers_[t], 0, sizeof registers_[t]); }
     template <int t>
@@ -88,8 +97,7 @@ public:
 private:
     static constexpr uint32_t high = 0xffff0000;
 
-    static int rows_of(int t, int rows) { return t < right_at ? rows : tile; }
-    int rows_of(int t) const { return rows_of(t, rows_); }
+    int rows_of(int t) const { return rows_of_register(t, rows_); }
     static float flushed(float v) {
         return std::fabs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v;
     }
@@ -99,70 +107,74 @@ private:
         return flushed(v);
     }
 
-    int rows_;
+    const int rows_;
     uint32_t registers_[registers][tile][tile] = {};
 };
 
-// Where the tiles of two by two blocks of sums are: in C itself, or beside it where C has fewer rows
-// or columns, or where the sums start from a bias.
+// Where four tiles of sums are: in C itself, or beside it where C has fewer rows or columns, where its
+// rows lie anyhow, or where the sums start from a bias.
 struct Beside {
-    alignas(64) float at[2][2][tile][tile];
+    alignas(64) float at[4][tile][tile];
 };
 
-// B row blocks times one panel of 32 columns, `depth` pairs deep.  `a` has rows `pitch` numbers
-// apart; c(m) is row m of the sums, init(m) what it starts from where `starts`; rows and columns are
-// those within C.
-template <int B, class X, class I, class C>
+// B row blocks times P panels of 32 columns, `depth` pairs deep: four sums under way, so that none
+// waits for its last dot.  `a` has rows `pitch` numbers apart, a panel begins where the one before it
+// ends.  c(m) is row m of the sums, `apart` numbers from the next (0: anyhow), init(m) what it starts
+// from where `starts`; rows and columns are those within C.
+template <int B, int P, class X, class I, class C>
 inline void tile_block(X& x, int64_t depth, const bfloat16* a, int64_t pitch, const Pair* panel,
-                       int64_t rows, int64_t columns, bool starts, I init, C c) {
-    constexpr int64_t width = 2 * tile;
-    const int64_t apart = rows > 1 ? c(1) - c(0) : width;
-    bool whole = rows == B * tile && columns >= width;
-    for (int64_t m = 1; whole && m < rows; ++m) whole = c(m) - c(m - 1) == apart;
-    Beside beside;
+                       int64_t rows, int64_t columns, int64_t apart, bool starts, I init, C c) {
+    static_assert(B == 1 || P == 1);
+    constexpr int side_by_side = 2 * P;
+    constexpr int64_t width = side_by_side * tile;
+    const bool whole = apart && columns >= width && (rows == B * tile || rows == x.rows());
     const bool here = whole && (!starts || init(0) == c(0));
     const int64_t across = columns < width ? columns : width;
-    if (starts && !here)
+    Beside beside;
+    auto each_beside = [&](auto f) {  // vectors of C's rows, with what stands for them
         for (int64_t m = 0; m < rows; ++m)
-            for (int64_t j = 0; j < across; ++j)
-                beside.at[m / tile][j / tile][m % tile][j % tile] = init(m)[j];
-    auto each_tile = [&](auto f) {
-        f.template operator()<0, 0>();
-        f.template operator()<0, 1>();
-        if constexpr (B == 2) {
-            f.template operator()<1, 0>();
-            f.template operator()<1, 1>();
-        }
+            for (int64_t j = 0; j < across; j += tile)
+                f(m, j, beside.at[m / tile * side_by_side + j / tile][m % tile],
+                  across - j < tile ? across - j : tile);
     };
-    auto at = [&](bool in_c, int i, int j) {
-        return in_c ? c(i * tile) + j * tile : &beside.at[i][j][0][0];
+    if (starts && !here)
+        each_beside([&](int64_t m, int64_t j, float* to, int64_t n) {
+            memcpy(to, init(m) + j, n * sizeof(float));
+        });
+    auto each_tile = [&](auto f) {
+        [&]<size_t... i>(std::index_sequence<i...>) {
+            (f.template operator()<int(i)>(), ...);
+        }(std::make_index_sequence<B * side_by_side>{});
+    };
+    auto at = [&](bool in_c, int i) {
+        return in_c ? c(i / side_by_side * tile) + i % side_by_side * tile : &beside.at[i][0][0];
     };
     auto stride = [&](bool in_c) { return in_c ? apart * int64_t(sizeof(float)) : tile_bytes; };
-    each_tile([&]<int i, int j>() {
-        if (starts) x.template load<sums_at + 2 * i + j>(at(here, i, j), stride(here));
-        else x.template zero<sums_at + 2 * i + j>();
+    each_tile([&]<int i>() {
+        if (starts) x.template load<sums_at + i>(at(here, i), stride(here));
+        else x.template zero<sums_at + i>();
     });
-    constexpr int64_t right_stride = width * sizeof(Pair);
-    const int64_t left_stride = pitch * int64_t(sizeof(bfloat16));
-    for (int64_t k = 0; k < depth; k += tile, a += 2 * tile, panel += tile * width) {
-        x.template load<right_at>(panel, right_stride);
+    constexpr int64_t right_stride = 2 * tile * sizeof(Pair);
+    constexpr int right_at = left_at + B, rights = registers - right_at;
+    const int64_t left_stride = pitch * int64_t(sizeof(bfloat16)), next = depth * 2 * tile;
+    for (int64_t k = 0; k < depth; k += tile, a += 2 * tile, panel += tile * 2 * tile) {
         x.template load<left_at>(a, left_stride);
-        x.template load<right_at + 1>(panel + tile, right_stride);
-        x.template dot<sums_at, left_at, right_at>();
         if constexpr (B == 2) x.template load<left_at + 1>(a + tile * pitch, left_stride);
-        x.template dot<sums_at + 1, left_at, right_at + 1>();
-        if constexpr (B == 2) {
-            x.template dot<sums_at + 2, left_at + 1, right_at>();
-            x.template dot<sums_at + 3, left_at + 1, right_at + 1>();
-        }
+        [&]<size_t... j>(std::index_sequence<j...>) {
+            auto column = [&]<int n>() {
+                constexpr int right = right_at + n % rights;
+                x.template load<right>(panel + n / 2 * next + n % 2 * tile, right_stride);
+                x.template dot<sums_at + n, left_at, right>();
+                if constexpr (B == 2) x.template dot<sums_at + side_by_side + n, left_at + 1, right>();
+            };
+            (column.template operator()<int(j)>(), ...);
+        }(std::make_index_sequence<side_by_side>{});
     }
-    each_tile([&]<int i, int j>() {
-        x.template store<sums_at + 2 * i + j>(at(whole, i, j), stride(whole));
-    });
+    each_tile([&]<int i>() { x.template store<sums_at + i>(at(whole, i), stride(whole)); });
     if (!whole)
-        for (int64_t m = 0; m < rows; ++m)
-            for (int64_t j = 0; j < across; ++j)
-                c(m)[j] = beside.at[m / tile][j / tile][m % tile][j % tile];
+        each_beside([&](int64_t m, int64_t j, const float* from, int64_t n) {
+            memcpy(c(m) + j, from, n * sizeof(float));
+        });
 }
 
 // Exchange rows and columns of a square of 32-bit numbers, a vector to a row: blocks of half the size
@@ -184,20 +196,19 @@ inline void transpose(Word* v) {
     if constexpr (half > 1) transpose<half / 2>(v);
 }
 
-// All row blocks of M rows with one panel.
-template <class X, class I, class C>
+// All row blocks of M rows with one panel; a single block also with P.
+template <int P = 1, class X, class I, class C>
 inline void tile_rows(X& x, int64_t M, int64_t depth, const bfloat16* a, int64_t pitch,
-                      const Pair* panel, int64_t columns, bool starts, I init, C c) {
+                      const Pair* panel, int64_t columns, int64_t apart, bool starts, I init, C c) {
     for (int64_t m = 0; m < M; m += 2 * tile) {
         const int64_t rows = M - m < 2 * tile ? M - m : 2 * tile;
-        auto init_here = [&](int64_t i) { return init(m + i); };
-        auto c_here = [&](int64_t i) { return c(m + i); };
-        if (rows > tile)
-            tile_block<2>(x, depth, a + m * pitch, pitch, panel, rows, columns, starts, init_here,
-                          c_here);
-        else
-            tile_block<1>(x, depth, a + m * pitch, pitch, panel, rows, columns, starts, init_here,
-                          c_here);
+        auto block = [&]<int B, int Q>() {
+            tile_block<B, Q>(
+                x, depth, a + m * pitch, pitch, panel, rows, columns, apart, starts,
+                [&](int64_t i) { return init(m + i); }, [&](int64_t i) { return c(m + i); });
+        };
+        if (P == 1 && rows > tile) block.template operator()<2, 1>();
+        else block.template operator()<1, P>();
     }
 }
 

@@ -33,7 +33,7 @@ def missing() -> str | None:
     """Why there is no compiled core, or None where there is one."""
     if _missing is None:
         return None
-    if isinstance(_missing, ModuleNotFoundError) or "_core" in str(_missing):
+    if isinstance(_missing, ModuleNotFoundError) or "cannot import name" in str(_missing):
         return (
             "its C++ core was not compiled when lnrnn was installed: install again with a C++20 "
             "compiler (GCC or Clang) at hand"
