@@ -30,8 +30,8 @@ def run() -> NoReturn:
     """The process `lnrnn`: `main`, and its end."""
     try:
         status = main()
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         status = 1
     if "lnrnn.train.world_torch" in sys.modules:
         # threads of a process group may outlive it, and abort an interpreter that finalises
