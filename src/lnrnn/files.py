@@ -29,8 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        # a message names the file that was asked for
-        if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+        # a message names the file that was asked for; a write that fails names none
+        if error.filename is None or os.fspath(error.filename) == os.fspath(temporary):
             error.filename, error.filename2 = str(path), None
         raise
     finally:

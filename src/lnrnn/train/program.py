@@ -61,7 +61,7 @@ def train(folder: Path | None, options: Mapping[str, Any]) -> int:
 
         from lnrnn.train import loop
 
-        return world.end(_train(loop.begin(folder, settings, text, names, world)))
+        return _train(loop.begin(folder, settings, text, names, world))
 
 
 def resume(folder: Path, options: Mapping[str, Any]) -> int:
@@ -99,7 +99,7 @@ def resume(folder: Path, options: Mapping[str, Any]) -> int:
             raise UserError(
                 f"The run in {folder} is finished: give a larger --steps or --seconds to go on."
             )
-        return world.end(_train(run))
+        return _train(run)
 
 
 def sample(

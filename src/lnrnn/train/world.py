@@ -77,10 +77,6 @@ class World:
     def leave(self) -> None:
         """Let what is built from now on compute in this process alone."""
 
-    def end(self, status: int) -> int:
-        """The exit status of a process that has finished its run, if it does not end here."""
-        return status
-
     def lost(self, error: Exception) -> bool:
         """Whether an error says that another process has stopped."""
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from types import TracebackType
 from typing import Any
@@ -98,13 +97,6 @@ class ShardedWorld(TorchWorld):
             return value
         whole = torch.as_tensor(value, device=held.device)
         return distribute_tensor(whole, held.device_mesh, held.placements, src_data_rank=None)
-
-    def end(self, status: int) -> int:
-        # caches of DTensor keep the group of processes, and its threads may stop Python from ending
-        distributed.destroy_process_group()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
     def describe(self, settings: Settings) -> str:
         return f"{super().describe(settings)}, the weights divided among them"
