@@ -41,8 +41,8 @@ int one(unsigned seed) {
     std::mt19937 random(seed);
     // now and then more rows than one chunk has, or more units of a block and a wider projection than
     // one depth of a product
-    const int size = random() % 16;
-    const bool several = size < 4, deep = size == 4;
+    const int kind = random() % 16;
+    const bool several = kind < 4, deep = kind == 4;
     const int64_t T_ = several ? 60 + random() % 40 : 1 + random() % (deep ? 2 : 6);
     const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % (deep ? 2 : 4);
     const int64_t unit = deep ? 288 + random() % 9 : random() % 3 ? 1 + random() % 9 : 32;
