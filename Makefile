@@ -106,16 +106,17 @@ STRESS = for split in rows units; do for isa in "" amx_emulated; do \
 test-core:
 	cmake -S . -B build/ulp -DLNRNN_TESTS=ON && cmake --build build/ulp --parallel 2
 	build/ulp/ulp && build/ulp/tiles && build/ulp/stress && build/ulp/blocks && build/ulp/operators
-	build/ulp/streams && build/ulp/files
+	build/ulp/streams && build/ulp/files && build/ulp/launches
 	$(call STRESS,ulp,200)
 	LNRNN_ISA=avx512 build/ulp/stress 50 && LNRNN_ISA=avx2 build/ulp/stress 50
 	cmake -S . -B build/asan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=address,undefined
 	cmake --build build/asan --parallel 2 && build/asan/tiles && build/asan/stress 20 && build/asan/operators
 	build/asan/blocks 50 && LNRNN_SPLIT=units build/asan/blocks 50
 	$(call STRESS,asan,20)
-	build/asan/streams 100 && build/asan/files 20000
+	build/asan/streams 100 && build/asan/files 20000 && build/asan/launches
 	cmake -S . -B build/tsan -DLNRNN_TESTS=ON -DLNRNN_ISAS='$(SANITIZED)' -DLNRNN_SANITIZE=thread
 	cmake --build build/tsan --parallel 2 && build/tsan/stress 20 && build/tsan/operators
+	build/tsan/launches
 	build/tsan/blocks 50 && LNRNN_SPLIT=units build/tsan/blocks 50
 	$(call STRESS,tsan,20)
 

@@ -180,7 +180,8 @@ uint64_t fingerprint(const std::vector<std::pair<uintptr_t, int64_t>>& arrays) {
 #pragma GCC unroll 8
             for (int i = 0; i < streams; ++i) sums[i] = mix(sums[i], at + k + i * size);
         char rest[streams * size] = {};
-        std::memcpy(rest, at + k, bytes - k);
+        // an empty array may have no address
+        if (k < bytes) std::memcpy(rest, at + k, bytes - k);
         for (int i = 0; i < streams; ++i) sums[i] = mix(sums[i], rest + i * size);
     }
     uint64_t all = 0;

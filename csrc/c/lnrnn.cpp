@@ -1,6 +1,7 @@
 // The C interface: handles, error codes, and no exception across.
 #include "lnrnn.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <exception>
@@ -148,7 +149,7 @@ lnrnn_status lnrnn_file_tensor(lnrnn_file* file, const char* name, const float**
                                         std::to_string(dimensions) + ".");
         auto& numbers = file->numbers[name];
         if (numbers.empty()) numbers = File::numbers(name, tensor);
-        if (shape) std::memcpy(shape, tensor.shape.data(), tensor.shape.size() * sizeof *shape);
+        if (shape) std::copy(tensor.shape.begin(), tensor.shape.end(), shape);
         *values = numbers.data(), *count = tensor.count;
         return LNRNN_OK;
     });

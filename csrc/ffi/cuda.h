@@ -84,32 +84,6 @@ struct Kernel {
     bool at_once;            // all programs, or none
 };
 
-// What the programs of a kernel tell the host: not 0 where one has waited in vain for another.  In
-// the host's memory, where a device writes it and nobody has to wait before he reads it.
-class Flag {
-public:
-    // Its address; null, and the driver's answer, where there is no memory for it.
-    int32_t* get(const Driver& driver, int* result) {
-        const std::lock_guard lock(mutex_);
-        constexpr unsigned portable_and_mapped = 1 | 2;
-        void* memory = nullptr;
-        if (!flag_ && (*result = driver.cuMemHostAlloc(&memory, sizeof *flag_, portable_and_mapped)) == 0) {
-            flag_ = static_cast<int32_t*>(memory);
-            *flag_ = 0;
-        }
-        return flag_;
-    }
-
-private:
-    std::mutex mutex_;
-    int32_t* flag_ = nullptr;
-};
-
-inline Flag& flag() {
-    static Flag flag;
-    return flag;
-}
-
 // A device's context as the current one.
 class Current {
 public:
@@ -128,6 +102,41 @@ private:
 public:
     const int result;
 };
+
+// What the programs of a kernel tell the host: not 0 where one has waited in vain for another.  In
+// the host's memory, where a device writes it and nobody has to wait before he reads it.
+class Flag {
+public:
+    // Its address; null, and the driver's answer, where there is no memory for it.  The thread that asks
+    // first may have no context of its own.
+    int32_t* get(const Driver& driver, void* stream, int* result) {
+        const std::lock_guard lock(mutex_);
+        if (flag_) return flag_;
+        void *context, *memory;
+        if ((*result = driver.cuStreamGetCtx(stream, &context))) return nullptr;
+        const Current current(driver, context);
+        if ((*result = current.result)) return nullptr;
+        constexpr unsigned portable_and_mapped = 1 | 2;
+        if ((*result = driver.cuMemHostAlloc(&memory, sizeof *flag_, portable_and_mapped))) return nullptr;
+        flag_ = static_cast<int32_t*>(memory);
+        *flag_ = 0;
+        return flag_;
+    }
+
+    // Whether it was raised: of all who ask, one is told.
+    static bool lower(int32_t* flag) {
+        return __atomic_load_n(flag, __ATOMIC_RELAXED) && __atomic_exchange_n(flag, 0, __ATOMIC_RELAXED);
+    }
+
+private:
+    std::mutex mutex_;
+    int32_t* flag_ = nullptr;
+};
+
+inline Flag& flag() {
+    static Flag flag;
+    return flag;
+}
 
 // The kernels that are loaded, of each context.
 class Loaded {

@@ -43,15 +43,12 @@ inline ffi::Error call(void* stream, std::string_view key, std::string_view name
             std::memcpy(&values[i], &number, sizeof number);
         } else if (which == of_flag) {
             int result = 0;
-            int32_t* flag = cuda::flag().get(driver, &result);
+            int32_t* flag = cuda::flag().get(driver, stream, &result);
             if (!flag) return ffi::Error::Internal("There is no memory for the flag of a kernel.");
-            volatile int32_t& raised = *flag;
-            if (raised) {
-                raised = 0;
+            if (Flag::lower(flag))
                 return ffi::Error::Internal(
                     "Programs of an earlier recurrence have waited for each other in vain: the results "
                     "of that call are wrong; run it with engine='portable'.");
-            }
             pointer = flag;
         } else if (which >= 0 && size_t(which) < args.size()) {
             auto buffer = args.get<ffi::AnyBuffer>(which);

@@ -1,6 +1,7 @@
 // XLA's foreign function interface: operands and results in any order, named by attributes.
 #include "xla.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -71,7 +72,12 @@ struct Places {
 
     ffi::Error fill(int x, ffi::Span<const int64_t> operands, ffi::Span<const int64_t> results,
                     ffi::RemainingArgs& args, ffi::RemainingRets& rets) {
-        if (operands.size() != args.size() || results.size() != rets.size())
+        const auto known = [&](ffi::Span<const int64_t> names) {
+            return std::all_of(names.begin(), names.end(),
+                               [&](int64_t n) { return 0 <= n && n < int64_t(at.size()); });
+        };
+        if (operands.size() != args.size() || results.size() != rets.size() || !known(operands) ||
+            !known(results))
             return ffi::Error::InvalidArgument(unfit);
         for (size_t i = 0; i < args.size(); ++i) {
             auto buffer = args.get<ffi::AnyBuffer>(i);

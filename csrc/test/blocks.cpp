@@ -39,11 +39,14 @@ struct Arrays {
 template <class T>
 int one(unsigned seed) {
     std::mt19937 random(seed);
-    // now and then more rows than one chunk has
-    const bool several = random() % 4 == 0;
-    const int64_t T_ = several ? 60 + random() % 40 : 1 + random() % 6;
-    const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % 4;
-    const int64_t unit = random() % 3 ? 1 + random() % 9 : 32, H = K * unit, P = 1 + random() % 40;
+    // now and then more rows than one chunk has, or more units of a block and a wider projection than
+    // one depth of a product
+    const int kind = random() % 16;
+    const bool several = kind < 4, deep = kind == 4;
+    const int64_t T_ = several ? 60 + random() % 40 : 1 + random() % (deep ? 2 : 6);
+    const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % (deep ? 2 : 4);
+    const int64_t unit = deep ? 288 + random() % 9 : random() % 3 ? 1 + random() % 9 : 32;
+    const int64_t H = K * unit, P = 1 + random() % (deep ? 300 : 40);
     const BlockSizes n{T_, B, H, P, K, int64_t(1 + random() % 3)};
     const int64_t rounding = sizeof(T) == 4 ? random() % 3 : 0;
     const int64_t sizes[] = {T_, B, H, P, K, n.L, int64_t(random() % 2), rounding};

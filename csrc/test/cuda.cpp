@@ -1,97 +1,10 @@
-// A driver that tells a program of each launch, in place of NVIDIA's, and the handler of launches for
-// a host.  The test that builds this loads it under the name of NVIDIA's library.
-#include <cstdlib>
-#include <cstring>
-
+// The handler of launches for a host, and what a kernel that waits in vain does.  The test that builds
+// this gives it the driver of driver.cpp.
 #include "cuda_call.h"
 
-namespace {
-
-using Tell = void (*)(const char* name, const unsigned* grid, unsigned threads, unsigned shared,
-                      int at_once, void** parameters);
-
-Tell tell = nullptr;
-int loads = 0, most_shared = 0, contexts = 0;
-int context;
-
-int launched(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned shared,
-             int at_once, void** parameters) {
-    const unsigned grid[] = {x, y, z};
-    tell(static_cast<const char*>(function), grid, threads, shared, at_once, parameters);
-    return 0;
-}
-
-}  // namespace
-
-#define LNRNN_SHOWN extern "C" __attribute__((visibility("default")))
-
-LNRNN_SHOWN void lnrnn_tell(Tell whom) { tell = whom; }
-LNRNN_SHOWN int lnrnn_loads() { return loads; }
-LNRNN_SHOWN int lnrnn_most_shared() { return most_shared; }
-LNRNN_SHOWN int lnrnn_contexts() { return contexts; }
-LNRNN_SHOWN void lnrnn_raise() {
+extern "C" __attribute__((visibility("default"))) void lnrnn_raise() {
     int result;
-    *lnrnn::cuda::flag().get(lnrnn::cuda::Driver::get(), &result) = 1;
-}
-
-LNRNN_SHOWN int cuInit(unsigned) { return 0; }
-LNRNN_SHOWN int cuDeviceGet(int* device, int ordinal) {
-    *device = ordinal;
-    return 0;
-}
-// an H100
-LNRNN_SHOWN int cuDeviceGetAttribute(int* value, int attribute, int) {
-    *value = attribute == 16 ? 132 : attribute == 75 ? 9 : attribute == 97 ? 232448 : 0;
-    return 0;
-}
-LNRNN_SHOWN int cuDeviceGetName(char* name, int, int) {
-    std::strcpy(name, "none");
-    return 0;
-}
-LNRNN_SHOWN int cuDriverGetVersion(int* version) {
-    *version = 12080;
-    return 0;
-}
-LNRNN_SHOWN int cuStreamGetCtx(void*, void** found) {
-    *found = &context;
-    return 0;
-}
-LNRNN_SHOWN int cuCtxPushCurrent_v2(void* pushed) { return pushed == &context ? ++contexts, 0 : 201; }
-LNRNN_SHOWN int cuCtxPopCurrent_v2(void** popped) {
-    *popped = &context;
-    --contexts;
-    return 0;
-}
-// an image that is the text "broken" is none
-LNRNN_SHOWN int cuModuleLoadData(void** module, const void* image) {
-    ++loads;
-    *module = const_cast<void*>(image);
-    return std::strcmp(static_cast<const char*>(image), "broken") == 0 ? 200 : 0;
-}
-LNRNN_SHOWN int cuModuleGetFunction(void** function, void*, const char* name) {
-    *function = strdup(name);
-    return 0;
-}
-LNRNN_SHOWN int cuFuncSetAttribute(void*, int attribute, int value) {
-    if (attribute == 8 && value > most_shared) most_shared = value;
-    return 0;
-}
-LNRNN_SHOWN int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
-    *memory = std::calloc(1, bytes);
-    return 0;
-}
-LNRNN_SHOWN int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads,
-                               unsigned, unsigned, unsigned shared, void*, void** parameters, void**) {
-    return launched(function, x, y, z, threads, shared, 0, parameters);
-}
-LNRNN_SHOWN int cuLaunchCooperativeKernel(void* function, unsigned x, unsigned y, unsigned z,
-                                          unsigned threads, unsigned, unsigned, unsigned shared,
-                                          void*, void** parameters) {
-    return launched(function, x, y, z, threads, shared, 1, parameters);
-}
-LNRNN_SHOWN int cuGetErrorString(int, const char** text) {
-    *text = "device kernel image is invalid";
-    return 0;
+    *lnrnn::cuda::flag().get(lnrnn::cuda::Driver::get(), nullptr, &result) = 1;
 }
 
 namespace ffi = xla::ffi;

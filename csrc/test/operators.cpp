@@ -368,9 +368,9 @@ void check() {
 
 // The block GRU: what was kept and what is made again, as a direct call; and what does not fit.
 template <class Number>
-void check_blocks() {
+void check_blocks(Rounding rounding = Rounding::none) {
     constexpr int64_t P = 5, K = 2, L = 2, n = 4, H = K * n;
-    const Lengths sizes = {T, B, H, P, K, L, 0, 0};
+    const Lengths sizes = {T, B, H, P, K, L, 0, int64_t(rounding)};
     std::map<int, Lengths> shapes = {
         {block::hidden_kernel, {H, P}}, {block::hidden_bias, {P}}, {block::hidden_gain, {P}},
         {block::state_kernel, {K, n, n}}, {block::projected_kernel, {P, H}},
@@ -400,7 +400,7 @@ void check_blocks() {
     Lengths bits(2);
     std::memcpy(bits.data(), scalars, sizeof scalars);
     const std::map<std::string, Lengths> attributes = {
-        {"spec", {0, 0}}, {"numbers", bits}, {"options", {0, 2, 0}}};
+        {"spec", {0, int64_t(rounding)}}, {"numbers", bits}, {"options", {0, 2, 0}}};
     auto run = [&](const char* name, std::vector<int> given, const std::vector<int>& found,
                    int wrong = -1) {
         std::vector<TF_Tensor> tensors;
@@ -446,7 +446,8 @@ int main() {
     check<double, double>();
     check<float, bfloat16>();
     check<float, float16>();
-    check_blocks<float>();
+    for (Rounding rounding : {Rounding::none, Rounding::bfloat16, Rounding::float16})
+        check_blocks<float>(rounding);
     check_blocks<double>();
     for (auto& [name, kernel] : kernels()) delete kernel;
     std::puts("the operators compute, and refuse, as they should");

@@ -59,7 +59,8 @@ class Emulated:
         command = [
             "g++", "-std=c++20", "-O0", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1",
             f"-I{ROOT / 'csrc/ffi'}", "-isystem", jax.ffi.include_dir(),
-            str(ROOT / "csrc/test/cuda.cpp"), "-ldl", "-o", str(path),
+            str(ROOT / "csrc/test/cuda.cpp"), str(ROOT / "csrc/test/driver.cpp"),
+            "-ldl", "-o", str(path),
         ]  # fmt: skip
         subprocess.run(command, check=True)
         # what the handler asks for by this name is this one

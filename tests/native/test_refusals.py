@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from lnrnn import Variant
 from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.native import core
+from lnrnn.engines.native.call import encode
 from lnrnn.variant import Norm
 
 T, B, INPUTS, H = 3, 2, 5, 4
@@ -65,6 +67,23 @@ def test_an_older_jaxlib_is_not_given_handlers(monkeypatch: pytest.MonkeyPatch) 
     # one that does not tell may fit
     monkeypatch.setattr(core, "xla_version", lambda: None)
     assert core.refusal_on(*cpu) is None
+
+
+@pytest.mark.parametrize(("pass_of", "sizes", "numbers"), [("", 12, 7), ("block_", 8, 2)])
+@pytest.mark.parametrize("unknown", ["operands", "results"])
+def test_a_compiled_program_of_another_version(
+    pass_of: str, sizes: int, numbers: int, unknown: str
+) -> None:
+    """An exported program of JAX names its arrays by their numbers."""
+    import_module("lnrnn.engines.native.jax_op")  # registers the handlers
+    words = () if pass_of else encode(VARIANT)
+    names = {"operands": np.array([0]), "results": np.array([1]), unknown: np.array([1 << 40])}
+    run = jax.ffi.ffi_call(f"lnrnn_{pass_of}forward", jax.ShapeDtypeStruct((3,), np.float32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="do not fit its arrays"):
+        run(
+            jnp.ones(3), spec=np.array(words, np.int64), sizes=np.zeros(sizes, np.int64),
+            numbers=np.zeros(numbers), **names,
+        ).block_until_ready()  # fmt: skip
 
 
 RICH = Variant(
