@@ -222,6 +222,7 @@ RULES = (
         for f in ("tensorflow", "jax", "torch")
     ),
     rule("lnrnn.frontends", *_MATHEMATICS, "lnrnn.dialects"),
+    rule("lnrnn.frontends.block_gru", _RELATIVES, "lnrnn.frontends.arguments"),
     # runs the portable step in NumPy
     rule("lnrnn.frontends.advice", *_MATHEMATICS, "lnrnn.engines.portable", "lnrnn.engines.sites"),
     rule(

@@ -125,3 +125,21 @@ def test_what_the_core_has_no_rule_for_is_the_definition():
             assert_close(
                 name, np.asarray(found[name]), np.asarray(wanted[name]), "float64", gradient=True
             )
+
+
+def test_gradients_of_weights_alone():
+    """The core makes those of the weights from that of x, whether x has one or not."""
+    params, random = drawn(), np.random.default_rng(5)
+    x = jnp.asarray(random.normal(size=(B, T, INPUTS)))
+    names = ("gate_kernel", "block_bias_1", "hidden_kernel")
+
+    def slopes(engine):
+        def loss(some):
+            y, h = lnrnn.jax.dreamer_block_gru({**params, **some}, x, engine=engine)
+            return (y**2).sum() + jnp.sin(h).sum()
+
+        return jax.jit(jax.grad(loss))({n: params[n] for n in names})
+
+    found, wanted = slopes("native"), slopes("portable")
+    for n in names:
+        assert_close(n, np.asarray(found[n]), np.asarray(wanted[n]), "float64", gradient=True)

@@ -29,60 +29,61 @@ from lnrnn.testing import assert_close
 
 _SERVE = """
 import sys
+from pathlib import Path
 import numpy as np, tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-assert "lnrnn" not in sys.modules
-np.save(sys.argv[3], model.serve(tf.constant(np.load(sys.argv[2]))).numpy())
+for folder in Path(sys.argv[1]).iterdir():
+    model = tf.saved_model.load(str(folder / "model"))
+    assert "lnrnn" not in sys.modules
+    np.save(folder / "y.npy", model.serve(tf.constant(np.load(folder / "x.npy"))).numpy())
 """
 
 # keras.Model.export writes this format with these backends
 if BACKEND in ("tensorflow", "jax"):
 
-    def _check(model, x, tmp_path, dtype="float32"):
-        model.export(str(tmp_path / "model"), verbose=False)
-        np.save(tmp_path / "x.npy", x)
-        in_fresh_process(_SERVE, tmp_path / "model", tmp_path / "x.npy", tmp_path / "y.npy")
-        expected = model.predict(x, verbose=0)
-        assert_close("y", np.load(tmp_path / "y.npy"), expected, dtype)
+    def _sequential(*layers):
+        return keras.Sequential([keras.Input((None, INPUTS)), *layers])
 
-    def test_saved_model(tmp_path):
+    def _all_layers():
         """All three layers, both directions and a cell."""
-        model = keras.Sequential(
-            [
-                keras.Input((None, INPUTS)),
-                *(kind.layer(UNITS, return_sequences=True) for kind in KINDS.values()),
-                KINDS["lstm"].layer(UNITS, return_sequences=True, learn_initial_state=True),
-                keras.layers.Bidirectional(KINDS["gru"].layer(4, return_sequences=True, burn_in=1)),
-                keras.layers.RNN(KINDS["lstm"].cell(3)),
-            ]
+        model = _sequential(
+            *(kind.layer(UNITS, return_sequences=True) for kind in KINDS.values()),
+            KINDS["lstm"].layer(UNITS, return_sequences=True, learn_initial_state=True),
+            keras.layers.Bidirectional(KINDS["gru"].layer(4, return_sequences=True, burn_in=1)),
+            keras.layers.RNN(KINDS["lstm"].cell(3)),
         )
         mixed(model.layers[1], inputs=UNITS)
-        _check(model, sequences(2, 9), tmp_path)
+        return model, sequences(2, 9)
 
-    def test_saved_model_with_masks(tmp_path):
-        model = keras.Sequential(
-            [
-                keras.Input((None, INPUTS)),
-                keras.layers.Masking(-7.0),
-                DreamerBlockGRU(4, projection=3, blocks=2, return_sequences=True),
-                KINDS["lstm"].layer(UNITS, return_sequences=True),
-                keras.layers.Bidirectional(KINDS["simple"].layer(UNITS)),
-            ]
+    def _masked():
+        model = _sequential(
+            keras.layers.Masking(-7.0),
+            DreamerBlockGRU(4, projection=3, blocks=2, return_sequences=True),
+            KINDS["lstm"].layer(UNITS, return_sequences=True),
+            keras.layers.Bidirectional(KINDS["simple"].layer(UNITS)),
         )
         x = sequences(2, 9)
         x[0, 3:5] = x[1, :2] = x[1, 7:] = -7.0
-        _check(model, x, tmp_path)
+        return model, x
 
-    def test_saved_model_of_half_precision(tmp_path):
-        model = keras.Sequential(
-            [
-                keras.Input((None, INPUTS)),
-                KINDS["gru"].layer(UNITS, return_sequences=True, dtype="mixed_bfloat16"),
-                KINDS["lstm"].layer(UNITS, dtype="mixed_bfloat16"),
-                keras.layers.Dense(1, dtype="float32"),
-            ]
+    def _half():
+        model = _sequential(
+            KINDS["gru"].layer(UNITS, return_sequences=True, dtype="mixed_bfloat16"),
+            KINDS["lstm"].layer(UNITS, dtype="mixed_bfloat16"),
+            keras.layers.Dense(1, dtype="float32"),
         )
-        _check(model, sequences(2, 9), tmp_path, "bfloat16")
+        return model, sequences(2, 9)
+
+    def test_saved_models(tmp_path):
+        expected = {}
+        for made, dtype in ((_all_layers, "float32"), (_masked, "float32"), (_half, "bfloat16")):
+            model, x = made()
+            folder = tmp_path / made.__name__
+            model.export(str(folder / "model"), verbose=False)
+            np.save(folder / "x.npy", x)
+            expected[folder] = model.predict(x, verbose=0), dtype
+        in_fresh_process(_SERVE, tmp_path)
+        for folder, (y, dtype) in expected.items():
+            assert_close(f"y of {folder.name}", np.load(folder / "y.npy"), y, dtype)
 
 
 if BACKEND == "tensorflow":

@@ -33,7 +33,7 @@ def _finite_rows(dx):
 
 
 @each_kind
-@pytest.mark.parametrize("units", [32, 128, 512])
+@pytest.mark.parametrize("units", [32, 512])
 def test_default_layers_bear_leading_zeros(kind, units):
     found = _gradients(kind.layer(units, return_sequences=True))
     assert {g.dtype for g in found.values()} == {np.dtype("float32")}

@@ -1,12 +1,62 @@
-"""The random masks of a recurrence: which there are, of what shapes."""
+"""The regularisers of a recurrence: their options, and which random masks there are."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
 
+from lnrnn.frontends import arguments
 from lnrnn.variant import Variant
 
+RATES = ("recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
 RECURRENT_DROPOUT_MODES = ("sequence", "step", "candidate")
+
+
+class Options(TypedDict, total=False):
+    """The regularisers of a recurrence; each front end says when they act."""
+
+    zoneout: float
+    zoneout_cell: float
+    weight_dropout: float
+    recurrent_dropout: float
+    recurrent_dropout_mode: str
+    recurrent_gradient_clip: float | None
+
+
+class Regularized:
+    """What has these options as attributes."""
+
+    zoneout: float
+    zoneout_cell: float
+    weight_dropout: float
+    recurrent_dropout: float
+    recurrent_dropout_mode: str
+    recurrent_gradient_clip: float | None
+
+    def regularize(self, variant: Variant, options: Mapping[str, Any]) -> None:
+        """Set them, as of `checked`."""
+        for name, value in checked(variant, options).items():
+            setattr(self, name, value)
+
+
+def checked(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All `Options`, those that were given in range and such as the cell has."""
+    names = Options.__annotations__
+    for name in options:
+        if name not in names:
+            raise arguments.ArgumentTypeError(
+                f"Options are {', '.join(names)} and those that are documented here; got {name!r}: "
+                "use one of them."
+            )
+    found: dict[str, Any] = {n: arguments.rate(n, options.get(n, 0.0)) for n in RATES}
+    if found["zoneout_cell"] and variant.cell != "lstm":
+        raise ValueError(
+            f"zoneout_cell is an option of an lstm; got cell {variant.cell!r}: use zoneout."
+        )
+    mode, clip = "recurrent_dropout_mode", "recurrent_gradient_clip"
+    found[mode] = options.get(mode, "sequence")
+    check_mode(found[mode], variant)
+    return found | {clip: arguments.bound(clip, options.get(clip))}
 
 
 class Draw(NamedTuple):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from lnrnn.engines import select
-from lnrnn.frontends import arguments
+from lnrnn.frontends import block_gru
 from lnrnn.jax import inputs
 from lnrnn.jax.functions import device_of
 from lnrnn.jax.inputs import Layout
 from lnrnn.relatives.relative import DREAMER, Relative
-from lnrnn.relatives.weights import Sizes, shapes, sizes_of, start
+from lnrnn.relatives.weights import shapes, sizes_of, start
 
 Params = Mapping[str, Any]
 
@@ -54,13 +54,13 @@ def dreamer_block_gru_init(
         >>> params["gate_kernel"].shape
         (8, 4, 12)
     """
-    sizes = Sizes(
-        arguments.size("inputs", inputs),
-        arguments.size("units", units),
-        arguments.size("projection", projection),
-        arguments.size("blocks", blocks, example=8),
-        arguments.size("layers", layers, example=1),
-        arguments.size("actions", actions, least=0, example=0),
+    sizes = block_gru.sizes(
+        inputs=inputs,
+        units=units,
+        projection=projection,
+        blocks=blocks,
+        layers=layers,
+        actions=actions,
     )
     wanted = shapes(DREAMER, sizes)
     found = {}
@@ -121,11 +121,7 @@ def dreamer_block_gru(
     x = inputs.check_input(x, sizes.inputs, 2)
     batch = x.shape[1:-1] if time_major else x.shape[:-2]
     layout = Layout(batch, time_major)
-    x = layout.time_first(x)
-    if x.shape[0] == 0:
-        raise inputs.TensorError(
-            "A sequence has one step or more; got an x without steps: leave empty sequences out."
-        )
+    x = inputs.sequence(x, layout)
     begun = [jnp.zeros((x.shape[1], sizes.units), x.dtype)]
     before = inputs.check_state("state", state, relative.states, begun, layout)
     valid = inputs.valid_steps(lengths, mask, layout, x.shape[0])
@@ -143,7 +139,14 @@ def dreamer_block_gru(
     chosen = select.choose(engine, request)
     weights = _weights(params, chosen.weights_dtype(request))
     y, (h,) = chosen.load(request)(
-        relative, weights, x, before, mask=valid, reset=fresh, unroll=unroll
+        relative,
+        weights,
+        x,
+        before,
+        mask=valid,
+        reset=fresh,
+        masked_output="zero",
+        unroll=unroll,
     )
     return layout.restored(y), layout.spread(h)
 

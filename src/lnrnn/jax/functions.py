@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.core
@@ -22,13 +22,11 @@ from lnrnn.variant import Variant
 Params = Mapping[str, Any]
 VariantArgument = str | Variant
 
-_RATES = ("zoneout", "zoneout_cell", "recurrent_dropout", "weight_dropout")
-_OPTIONS = frozenset((*_RATES, "recurrent_dropout_mode", "recurrent_gradient_clip"))
 # each kind of mask has a stream of its own, so that one does not move another
 _STREAMS = ("take_h", "take_c", "recurrent_mask", "candidate_mask", "weight")
 
 
-class Options(TypedDict, total=False):
+class Options(noise.Options, total=False):
     """Regularisers of the recurrence: static keyword arguments of `apply` and `step`.
 
     All rates are in [0, 1).  They act where a `key` is given, from which masks are drawn;
@@ -49,13 +47,6 @@ class Options(TypedDict, total=False):
             return at each step (after Graves 2013), or None.  It has no forward mode and no
             second derivative of its own.
     """
-
-    zoneout: float
-    zoneout_cell: float
-    weight_dropout: float
-    recurrent_dropout: float
-    recurrent_dropout_mode: str
-    recurrent_gradient_clip: float | None
 
 
 def init(
@@ -214,12 +205,8 @@ def apply(
     x = inputs.check_input(x, sizes.inputs, 2)
     batch = x.shape[1:-1] if time_major else x.shape[:-2]
     layout = Layout(batch, time_major)
-    x = layout.time_first(x)
+    x = inputs.sequence(x, layout)
     steps = x.shape[0]
-    if steps == 0:
-        raise inputs.TensorError(
-            "A sequence has one step or more; got an x without steps: leave empty sequences out."
-        )
     beginnings.check_reset_state(reset_state, reset)
     burn_in = beginnings.burn_in(burn_in, steps)
     begun = [layout.flat(s) for s in _initial(found, params, batch, x.dtype)]
@@ -236,7 +223,7 @@ def apply(
             fresh = inputs.reversed_reset(fresh, valid)[::-1]
         valid = None if valid is None else valid[::-1]
         x = x[::-1]
-    checked = _checked(found, dict(options))
+    checked = noise.checked(found, options)
     request = _request(found, x, unroll=unroll, named=engine != "auto", batch_first=not time_major)
     chosen = select.choose(engine, request)
     y, final = beginnings.run(
@@ -311,7 +298,7 @@ def step(
         states = tuple(
             jnp.where(fresh[0][:, None], a, s) for a, s in zip(again, states, strict=True)
         )
-    checked = _checked(found, dict(options))
+    checked = noise.checked(found, options)
     final = select.step(_request(found, x))(
         found,
         beginnings.without_states(_weights(params, x.dtype, checked, key)),
@@ -344,24 +331,6 @@ def _initial(
     learned = [jnp.asarray(s, dtype) for s in learned_states(params)]
     begun = learned or [jnp.zeros((), dtype)] * len(widths)
     return tuple(jnp.broadcast_to(s, (*batch, w)) for s, w in zip(begun, widths, strict=True))
-
-
-def _checked(variant: Variant, options: dict[str, Any]) -> dict[str, Any]:
-    """All options, those that were given in range."""
-    unknown = sorted(set(options) - _OPTIONS)
-    if unknown:
-        raise arguments.ArgumentTypeError(
-            f"Options are {', '.join(sorted(_OPTIONS))}; got {unknown[0]!r}: use one of them."
-        )
-    found = {name: arguments.rate(name, options.get(name, 0.0)) for name in _RATES}
-    found["recurrent_dropout_mode"] = options.get("recurrent_dropout_mode", "sequence")
-    noise.check_mode(found["recurrent_dropout_mode"], variant)
-    if found["zoneout_cell"] and variant.cell != "lstm":
-        raise ValueError(
-            f"zoneout_cell is an option of an lstm; got cell {variant.cell!r}: use zoneout."
-        )
-    name = "recurrent_gradient_clip"
-    return found | {name: arguments.bound(name, options.get(name))}
 
 
 def _request(variant: Variant, x: jax.Array, **asked: Any) -> select.Request:

@@ -57,6 +57,16 @@ def check_input(x: Any, inputs: int, least: int) -> jax.Array:
     return x
 
 
+def sequence(x: jax.Array, layout: Layout) -> jax.Array:
+    """An input of one step or more as (T, B, I)."""
+    x = layout.time_first(x)
+    if x.shape[0] == 0:
+        raise TensorError(
+            "A sequence has one step or more; got an x without steps: leave empty sequences out."
+        )
+    return x
+
+
 def check_state(
     what: str, state: Any, names: tuple[str, ...], begun: Sequence[jax.Array], layout: Layout
 ) -> States:

@@ -66,7 +66,7 @@ _HANDLERS: dict[str, Any] = {
     "constraint": keras.constraints,
 }
 _FLAGS = ("use_bias", "unit_forget_bias", "reset_after")
-_RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
+_RATES = ("dropout", *noise.RATES)
 
 
 def groups_of(weight: str, variant: Variant) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from lnrnn.engines import select
-from lnrnn.frontends import arguments
+from lnrnn.frontends import arguments, block_gru
 from lnrnn.keras.cells import device, tensor_of
-from lnrnn.relatives.relative import Relative, SmoothActivation
-from lnrnn.relatives.weights import Sizes, check, shapes, start
+from lnrnn.relatives.relative import SmoothActivation
+from lnrnn.relatives.weights import check, shapes, start
 
 
 @keras.saving.register_keras_serializable(package="lnrnn")
@@ -54,29 +54,20 @@ class DreamerBlockGRUCell(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.units = self.state_size = self.output_size = arguments.size("units", units)
-        self.projection = arguments.size("projection", projection)
-        self.blocks = arguments.size("blocks", blocks, example=8)
-        self.block_layers = arguments.size("layers", layers, example=1)
-        self.actions = arguments.size("actions", actions, least=0, example=0)
-        self.relative = Relative(
-            cell="block_gru",
-            norm="rms",
-            epsilon=arguments.number("norm_epsilon", norm_epsilon),
-            activation=activation,
-            update_bias=arguments.number("update_bias", update_bias),
+        self.sizes = block_gru.sizes(
+            inputs=1,  # known where the cell is built
+            units=units,
+            projection=projection,
+            blocks=blocks,
+            layers=layers,
+            actions=actions,
         )
+        self.units = self.state_size = self.output_size = self.sizes.units
+        self.relative = block_gru.relative(activation, norm_epsilon, update_bias)
 
     def build(self, input_shape: Any) -> None:
         """Create the weights, by the names of [lnrnn.relatives.weights][]."""
-        self.sizes = Sizes(
-            input_shape[-1],
-            self.units,
-            self.projection,
-            self.blocks,
-            self.block_layers,
-            self.actions,
-        )
+        self.sizes = self.sizes._replace(inputs=input_shape[-1])
         self.weight_names = tuple(shapes(self.relative, self.sizes))
         for name, shape in shapes(self.relative, self.sizes).items():
             mean, deviation = start(name, shape)
@@ -119,10 +110,7 @@ class DreamerBlockGRUCell(keras.layers.Layer):
         return {
             **super().get_config(),
             "units": self.units,
-            "projection": self.projection,
-            "blocks": self.blocks,
-            "layers": self.block_layers,
-            "actions": self.actions,
+            **{n: getattr(self.sizes, n) for n in ("projection", "blocks", "layers", "actions")},
             "activation": self.relative.activation,
             "norm_epsilon": self.relative.epsilon,
             "update_bias": self.relative.update_bias,

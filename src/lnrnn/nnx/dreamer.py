@@ -12,8 +12,8 @@ from flax import nnx
 
 import lnrnn.jax
 from lnrnn.engines import select
-from lnrnn.frontends import arguments
-from lnrnn.relatives.relative import Relative, SmoothActivation
+from lnrnn.frontends import arguments, block_gru
+from lnrnn.relatives.relative import SmoothActivation
 from lnrnn.relatives.weights import check, sizes_of
 
 
@@ -71,13 +71,7 @@ class DreamerBlockGRU(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ) -> None:
-        self.relative = Relative(
-            cell="block_gru",
-            norm="rms",
-            epsilon=arguments.number("norm_epsilon", norm_epsilon),
-            activation=activation,
-            update_bias=arguments.number("update_bias", update_bias),
-        )
+        self.relative = block_gru.relative(activation, norm_epsilon, update_bias)
         self.engine = select.check_name(arguments.word("engine", engine))
         self.param_dtype = param_dtype
         self.time_major = arguments.flag("time_major", time_major)

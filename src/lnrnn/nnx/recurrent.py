@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,8 @@ from lnrnn.frontends.warn import warn
 from lnrnn.jax import advice, initial
 from lnrnn.params import Sizes, check, shapes
 
-_RATES = ("zoneout", "zoneout_cell", "weight_dropout", "recurrent_dropout")
 
-
-class Options(TypedDict, total=False):
+class Options(noise.Options, total=False):
     """Keyword arguments that all modules take.
 
     Attributes:
@@ -52,16 +50,10 @@ class Options(TypedDict, total=False):
     param_dtype: Any
     metadata: Mapping[str, Mapping[str, Any]] | None
     deterministic: bool
-    zoneout: float
-    zoneout_cell: float
-    weight_dropout: float
-    recurrent_dropout: float
-    recurrent_dropout_mode: str
-    recurrent_gradient_clip: float | None
     learn_initial_state: bool
 
 
-class Recurrent(nnx.Module):
+class Recurrent(nnx.Module, noise.Regularized):
     """One cell's weights, each an `nnx.Param` of its canonical name."""
 
     family: ClassVar[Family]
@@ -79,13 +71,8 @@ class Recurrent(nnx.Module):
         param_dtype: Any = jnp.float32,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         deterministic: bool = False,
-        zoneout: float = 0.0,
-        zoneout_cell: float = 0.0,
-        weight_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        recurrent_dropout_mode: str = "sequence",
-        recurrent_gradient_clip: float | None = None,
         learn_initial_state: bool = False,
+        **regularizers: Unpack[noise.Options],
     ) -> None:
         self.in_features = arguments.size("in_features", in_features)
         self.hidden_features = arguments.size("hidden_features", hidden_features)
@@ -106,20 +93,7 @@ class Recurrent(nnx.Module):
         )
         self.dtype, self.param_dtype = dtype, param_dtype
         self.deterministic = arguments.flag("deterministic", deterministic)
-        self.zoneout = arguments.rate("zoneout", zoneout)
-        self.zoneout_cell = arguments.rate("zoneout_cell", zoneout_cell)
-        self.weight_dropout = arguments.rate("weight_dropout", weight_dropout)
-        self.recurrent_dropout = arguments.rate("recurrent_dropout", recurrent_dropout)
-        noise.check_mode(recurrent_dropout_mode, self.variant)
-        self.recurrent_dropout_mode = recurrent_dropout_mode
-        self.recurrent_gradient_clip = arguments.bound(
-            "recurrent_gradient_clip", recurrent_gradient_clip
-        )
-        if self.zoneout_cell and self.family is not families.LSTM:
-            raise ValueError(
-                f"zoneout_cell is an option of the LSTM; got it for {type(self).__name__}: use "
-                "zoneout."
-            )
+        self.regularize(self.variant, regularizers)
         for sentence in (
             *about_inputs(self.variant, self._sizes),
             *about_units(self.variant, self._sizes),
@@ -140,7 +114,7 @@ class Recurrent(nnx.Module):
         for name, value in drawn.items():
             setattr(self, name, nnx.Param(value, **metadata.get(name, {})))
         self._note(drawn)
-        random = any(getattr(self, rate) for rate in _RATES)
+        random = any(getattr(self, rate) for rate in noise.RATES)
         self.rngs = rngs.dropout.fork() if random else nnx.data(None)
 
     def params(self) -> dict[str, np.ndarray]:
@@ -216,9 +190,9 @@ class Recurrent(nnx.Module):
         """Options as `lnrnn.jax` takes them, and a key where masks are drawn."""
         if self._notice is not None and not self.deterministic:
             warn(self._notice)
-        names = (*_RATES, "recurrent_dropout_mode", "recurrent_gradient_clip")
         key = None if self.rngs is None or self.deterministic else self.rngs()
-        return {"variant": self.variant, "key": key, **{n: getattr(self, n) for n in names}}
+        options = {name: getattr(self, name) for name in noise.Options.__annotations__}
+        return {"variant": self.variant, "key": key, **options}
 
 
 def carry_of(state: Any, like: Any = None) -> Any:

@@ -151,8 +151,10 @@ def _in_blocks(run: Run, given: Pass, lengths: Sequence[int], separate: bool = F
         dy = None if given.dy is None else given.dy[time]
         block = given._replace(x=given.x[time], h0=h, c0=c, dy=dy, dh=None, dc=None)
         blocks.append((block, index))
-        result = run(block._replace(dy=None))
-        h, c, start = result.h, result.c, start + length
+        start += length
+        if start < len(given.x) and not separate:
+            result = run(block._replace(dy=None))
+            h, c = result.h, result.c
     last, dh, dc = None, given.dh, given.dc
     total: dict[str, Array] = {}
     outputs, of_x = [], []

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lnrnn.engines import select
-from lnrnn.frontends import arguments
-from lnrnn.frontends.errors import TensorError
-from lnrnn.relatives.relative import Relative, SmoothActivation
-from lnrnn.relatives.weights import Sizes, check, shapes, start
+from lnrnn.frontends import arguments, block_gru
+from lnrnn.relatives.relative import SmoothActivation
+from lnrnn.relatives.weights import check, shapes, start
 from lnrnn.torch import inputs
 from lnrnn.torch.inputs import Layout
 from lnrnn.torch.parameters import array, assign
@@ -87,20 +86,14 @@ class DreamerBlockGRU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.relative = Relative(
-            cell="block_gru",
-            norm="rms",
-            epsilon=arguments.number("norm_epsilon", norm_epsilon),
-            activation=activation,
-            update_bias=arguments.number("update_bias", update_bias),
-        )
-        self.sizes = Sizes(
-            arguments.size("input_size", input_size),
-            arguments.size("hidden_size", hidden_size),
-            arguments.size("projection_size", projection_size),
-            arguments.size("num_blocks", num_blocks, example=8),
-            arguments.size("num_layers", num_layers, example=1),
-            arguments.size("action_size", action_size, least=0, example=0),
+        self.relative = block_gru.relative(activation, norm_epsilon, update_bias)
+        self.sizes = block_gru.sizes(
+            input_size=input_size,
+            hidden_size=hidden_size,
+            projection_size=projection_size,
+            num_blocks=num_blocks,
+            num_layers=num_layers,
+            action_size=action_size,
         )
         self.engine = select.check_name(arguments.word("engine", engine))
         self.batch_first = arguments.flag("batch_first", batch_first)
@@ -145,12 +138,7 @@ class DreamerBlockGRU(nn.Module):
         """
         self._check(input, ("TI", "BTI" if self.batch_first else "TBI"))
         layout = Layout(input.dim() == 3, self.batch_first)
-        x = layout.time_major(input)
-        if x.shape[0] == 0:
-            raise TensorError(
-                f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
-                "leave empty sequences out."
-            )
+        x = inputs.sequence(input, layout)
         valid = inputs.valid_steps(lengths, mask, layout, x)
         fresh = inputs.flags("reset", reset, layout, x)
         if valid is not None:  # a NaN at a skipped step would reach the gradients
@@ -170,6 +158,7 @@ class DreamerBlockGRU(nn.Module):
                 (before,),
                 mask=valid,
                 reset=fresh,
+                masked_output="zero",
             )
         return layout.restored(y), h.unsqueeze(0) if layout.batched else h
 

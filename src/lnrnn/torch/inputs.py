@@ -120,6 +120,17 @@ def check_input(input: Tensor, weight: Tensor, axes: Sequence[str]) -> None:
     check_like("input", input, weight, "the weights")
 
 
+def sequence(input: Tensor, layout: Layout) -> Tensor:
+    """An input of one step or more as (T, B, I)."""
+    x = layout.time_major(input)
+    if x.shape[0] == 0:
+        raise TensorError(
+            f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
+            "leave empty sequences out."
+        )
+    return x
+
+
 def check_states(
     hx: object, shapes: dict[str, tuple[int, ...]], input: Tensor, what: str = "hx"
 ) -> States:

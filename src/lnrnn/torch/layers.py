@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lnrnn.frontends import arguments, beginnings, families
-from lnrnn.frontends.errors import TensorError
 from lnrnn.frontends.warn import warn
 from lnrnn.torch import graph, inputs, stock
 from lnrnn.torch.inputs import Layout, States
@@ -114,12 +113,7 @@ class LayerNormRNNBase(Recurrent, stock.RNNBase):
             input, self._weight_ih("_l0"), ("TI", "BTI" if self.batch_first else "TBI")
         )
         layout = Layout(input.dim() == 3, self.batch_first)
-        x = layout.time_major(input)
-        if x.shape[0] == 0:
-            raise TensorError(
-                f"A sequence has one step or more; got input of the shape {tuple(input.shape)}: "
-                "leave empty sequences out."
-            )
+        x = inputs.sequence(input, layout)
         dtype, scope = inputs.precision(x)
         burn_in = beginnings.burn_in(burn_in, x.shape[0])
         batch = (x.shape[1],) if layout.batched else ()

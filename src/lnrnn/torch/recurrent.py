@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
-from typing import Any, ClassVar, Self, TypedDict
+from typing import Any, ClassVar, Self, Unpack
 
 import numpy as np
 import torch
@@ -25,14 +25,14 @@ from lnrnn.torch.inputs import States
 from lnrnn.torch.parameters import array, assign
 from lnrnn.variant import Variant
 
-_RATES = ("dropout", "recurrent_dropout", "zoneout", "zoneout_cell", "weight_dropout")
+_RATES = ("dropout", *noise.RATES)
 _STATES = tuple(STATES.values())
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # what computes, and the dtype of the weights that it takes
 _Function = tuple[Callable[..., Any], torch.dtype]
 
 
-class Options(TypedDict, total=False):
+class Options(noise.Options, total=False):
     """Keyword arguments that PyTorch's modules do not have and all of ours take.
 
     All rates are in [0, 1) and act in training only, if not said otherwise.
@@ -63,17 +63,11 @@ class Options(TypedDict, total=False):
 
     variant: VariantArgument
     norm_epsilon: float | None
-    zoneout: float
-    zoneout_cell: float
-    weight_dropout: float
-    recurrent_dropout: float
-    recurrent_dropout_mode: str
-    recurrent_gradient_clip: float | None
     learn_initial_state: bool
     engine: str
 
 
-class Recurrent(nn.Module):
+class Recurrent(nn.Module, noise.Regularized):
     """Sets of weights of one variant, each set under a suffix of its names.
 
     The arguments are those of [LayerNormLSTM][lnrnn.torch.LayerNormLSTM] that concern one
@@ -95,14 +89,9 @@ class Recurrent(nn.Module):
         nonlinearity: str | None = None,
         variant: VariantArgument = None,
         norm_epsilon: float | None = None,
-        zoneout: float = 0.0,
-        zoneout_cell: float = 0.0,
-        weight_dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
-        recurrent_dropout_mode: str = "sequence",
-        recurrent_gradient_clip: float | None = None,
         learn_initial_state: bool = False,
         engine: str = "auto",
+        **regularizers: Unpack[noise.Options],
     ) -> None:
         super().__init__()
         self.input_size = arguments.size("input_size", input_size)
@@ -110,18 +99,11 @@ class Recurrent(nn.Module):
         self.bias = arguments.flag("bias", bias)
         self.proj_size = arguments.size("proj_size", proj_size, least=0, example=0)
         self.dropout = arguments.rate("dropout", dropout, with_one=True)  # as nn.LSTM takes it
-        self.zoneout = arguments.rate("zoneout", zoneout)
-        self.zoneout_cell = arguments.rate("zoneout_cell", zoneout_cell)
-        self.weight_dropout = arguments.rate("weight_dropout", weight_dropout)
-        self.recurrent_dropout = arguments.rate("recurrent_dropout", recurrent_dropout)
-        self.recurrent_dropout_mode = recurrent_dropout_mode
-        self.recurrent_gradient_clip = arguments.bound(
-            "recurrent_gradient_clip", recurrent_gradient_clip
-        )
         self.learn_initial_state = arguments.flag("learn_initial_state", learn_initial_state)
         self.engine = select.check_name(arguments.word("engine", engine))
-        self._check_options(nonlinearity)
+        self._check_options(nonlinearity, regularizers.get("zoneout_cell"))
         self.variant, self._dialect = self._resolve(variant, norm_epsilon, nonlinearity)
+        self.regularize(self.variant, regularizers)
         self._given_variant = variant
         # for each suffix the stems of its parameters, and the canonical weights they are part of
         self._stems: dict[str, dict[str, str]] = {}
@@ -439,16 +421,15 @@ class Recurrent(nn.Module):
             raise ValueError(
                 "A variant with a projection needs its size; got proj_size=0: pass proj_size."
             )
-        noise.check_mode(self.recurrent_dropout_mode, variant)
         sizes = Sizes(self.input_size, self.hidden_size, self.output_size)
         for sentence in (*about_inputs(variant, sizes), *about_units(variant, sizes)):
             warn(sentence)
         return variant, dialect
 
-    def _check_options(self, nonlinearity: str | None) -> None:
+    def _check_options(self, nonlinearity: str | None, zoneout_cell: float | None) -> None:
         own = {
             "proj_size": (self.proj_size, families.LSTM),
-            "zoneout_cell": (self.zoneout_cell, families.LSTM),
+            "zoneout_cell": (zoneout_cell, families.LSTM),
             "nonlinearity": (nonlinearity, families.SIMPLE),
         }
         for name, (given, family) in own.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from types import TracebackType
 from typing import Any
 
 import keras
@@ -29,12 +28,7 @@ class TorchWorld(World):
         distributed.init_process_group(rank=self.rank, world_size=self.processes)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         distributed.destroy_process_group()
 
     def gather(self, *numbers: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from lnrnn.engines.fused.call import HALVES, Taken, dtype_name, fits
 from lnrnn.engines.fused.definition import Rounding
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.relatives import BlockGRU, BlockSteps
-from lnrnn.engines.portable.sequence import MaskedOutput, loop, shown
+from lnrnn.engines.portable.sequence import Course, loop
 from lnrnn.relatives.relative import Relative
 from lnrnn.relatives.weights import Sizes
 
@@ -59,12 +59,7 @@ def sequence(
     params: Mapping[str, Array],
     x: Array,
     states: States,
-    *,
-    mask: Array | None = None,
-    reset: Array | None = None,
-    masked_output: MaskedOutput = "zero",
-    unroll: bool = False,
-    return_sequences: bool = True,
+    **options: Any,
 ) -> tuple[Array, States]:
     """Run a block GRU over a sequence; the call of the portable engine's.
 
@@ -76,21 +71,17 @@ def sequence(
         params: its weights, see [lnrnn.relatives.weights][]; float32 beside an x of half precision.
         x: inputs (T, B, I).
         states: h (B, H).
-        mask: (T, B), True at valid steps; a masked step holds h.
-        reset: (T, B), True where h is zeroed before the step.
-        masked_output: what a masked step emits, as of
-            [lnrnn.engines.portable.sequence.sequence][].
-        unroll: has nothing to unroll.
-        return_sequences: whether all outputs are returned or the last only.
+        **options: see [Course][lnrnn.engines.portable.sequence.Course]; there is no noise.
 
     Returns:
         Outputs (T, B, H), or the last (B, H), and the final h.
     """
+    course = Course(**options)
     given_x, rounding = x, dtype_name(x.dtype) if dtype_name(x.dtype) in HALVES else ""
     if rounding:
         single = params["gate_kernel"]
         x, states = ops.cast(x, single), tuple(ops.cast(s, single) for s in states)
-    wide: Any = Rounding(ops, given_x, x) if rounding else ops
+    wide: Any = Rounding(ops, rounding) if rounding else ops
     steps = BlockGRU(wide, relative, params)
     weights, layers = steps.params, steps.sizes.layers
 
@@ -111,22 +102,22 @@ def sequence(
         gate_bias=weights["gate_bias"],
         x=steps.inputs(x),
         h0=states[0],
-        mask=mask,
-        reset=reset,
+        mask=course.mask,
+        reset=course.reset,
     )
     numbers = Numbers(relative.epsilon, relative.update_bias)
     h, last = recurrence(relative, numbers, given, rounding)
     if rounding:
         h, last = ops.cast(h, given_x), ops.cast(last, given_x)
-    return shown(ops, h if return_sequences else last, mask, masked_output), (last,)
+    return course.shown(ops, h if course.return_sequences else last), (last,)
 
 
-def definition(ops: Any, relative: Relative, a: Inputs, like: Any = None) -> tuple[Array, ...]:
+def definition(ops: Any, relative: Relative, a: Inputs, rounding: str = "") -> tuple[Array, ...]:
     """All h (T, B, H) and the last, in a framework's operations.
 
-    Operands of products are rounded to the dtype of `like`, where that is given.
+    Operands of products are rounded to the dtype of the name `rounding`; "": they are not.
     """
-    ops = ops if like is None else Rounding(ops, like, a.x)
+    ops = Rounding(ops, rounding) if rounding else ops
     sizes = sizes_of(a)
     weights = {name: getattr(a, name) for name in (*Inputs._fields[:5], "gate_kernel", "gate_bias")}
 
@@ -139,21 +130,7 @@ def definition(ops: Any, relative: Relative, a: Inputs, like: Any = None) -> tup
     part("block_bias", a.layer_bias, 1)
     part("block_gain", a.gain, 0)
     steps: Any = BlockSteps(ops, relative, weights, sizes)
-    final, h = loop(
-        steps,
-        a.x,
-        (a.h0,),
-        prepare=lambda x: x,
-        mask=a.mask,
-        reset=a.reset,
-        reset_states=None,
-        take_h=None,
-        take_c=None,
-        recurrent_mask=None,
-        candidate_mask=None,
-        unroll=False,
-        emit=True,
-    )
+    final, h = loop(steps, a.x, (a.h0,), Course(a.mask, a.reset))
     return h, *final
 
 

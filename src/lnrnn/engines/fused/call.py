@@ -99,6 +99,30 @@ class Taken(NamedTuple):
 VARIANTS = Taken(Inputs, Numbers, ("kernel", "recurrent", "x", "h0"))
 
 
+class Passes(Protocol):
+    """What the passes of a call give."""
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What a forward pass gives; h first."""
+        ...
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What it keeps for its backward pass."""
+        ...
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        """The inputs that may have a gradient."""
+        ...
+
+    @property
+    def needs_dx(self) -> bool:
+        """Whether the gradients of weights are made from that of x."""
+        ...
+
+
 class Shape(Protocol):
     """What the shapes of arrays depend on, hashable."""
 
@@ -130,6 +154,12 @@ def check(cell: Shape, a: Inputs, flag: Any, single: Any) -> None:
         single: its float32, in which all else is where x is of half precision.
     """
     _check(cell, flag, single, *[None if t is None else (t.shape, t.dtype) for t in a])
+
+
+def inputs_of(kind: Any, names: Sequence[str], arrays: Sequence[Array]) -> Any:
+    """The inputs, a tuple by name of this kind, among arrays of these names."""
+    given = dict(zip(names, arrays, strict=True))
+    return kind(*map(given.get, kind._fields))
 
 
 def dtype_name(dtype: Any) -> str:

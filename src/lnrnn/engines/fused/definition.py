@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lnrnn.engines.fused.call import Inputs, Numbers
+from lnrnn.engines.fused.call import Inputs, Numbers, dtype_name
 from lnrnn.engines.portable.recurrence import Recurrence
-from lnrnn.engines.portable.sequence import loop
+from lnrnn.engines.portable.sequence import Course, loop
 from lnrnn.engines.sites import Affine
 from lnrnn.variant import Site, Variant
 
@@ -25,7 +25,7 @@ def recurrence(
     """
     like, single = a.x, a.kernel
     if like.dtype != single.dtype:  # of half precision: rounded operands, the rest in float32
-        ops = Rounding(ops, like, single)
+        ops = Rounding(ops, dtype_name(like.dtype))
     params = {
         "kernel": a.kernel,
         "recurrent_scale" if variant.cell == "indrnn" else "recurrent_kernel": a.recurrent,
@@ -54,27 +54,14 @@ def recurrence(
         projected = ops.matmul(x, a.kernel)
         return step.x_norm(projected if a.bias_x is None else projected + a.bias_x)
 
-    ahead = ops.projects_ahead
     takes = (
         given if given is not None else None if number == 1.0 else number
         for given, number in ((a.take_h, numbers.take_h), (a.take_c, numbers.take_c))
     )
-    take_h, take_c = takes
-    final, h = loop(
-        step,
-        project(a.x) if ahead else a.x,
-        (a.h0,) if a.c0 is None else (a.h0, a.c0),
-        prepare=(lambda x: x) if ahead else project,
-        mask=a.mask,
-        reset=a.reset,
-        reset_states=_reset_states(a),
-        take_h=take_h,
-        take_c=take_c,
-        recurrent_mask=a.recurrent_mask,
-        candidate_mask=a.candidate_mask,
-        unroll=False,
-        emit=True,
+    course = Course(
+        a.mask, a.reset, _reset_states(a), "hold", *takes, a.recurrent_mask, a.candidate_mask
     )
+    final, h = loop(step, a.x, (a.h0,) if a.c0 is None else (a.h0, a.c0), course, project)
     return (ops.cast(h, like), *final)
 
 
@@ -85,10 +72,10 @@ def _reset_states(a: Inputs) -> tuple[Array, ...] | None:
 
 
 class Rounding:
-    """Operations whose products have their operands rounded to the dtype of `like`."""
+    """Operations whose products have their operands rounded to the dtype of a name."""
 
-    def __init__(self, ops: Any, like: Array, single: Array) -> None:
-        self._ops, self._like, self._single = ops, like, single
+    def __init__(self, ops: Any, dtype: str) -> None:
+        self._ops, self._dtype = ops, dtype
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ops, name)
@@ -100,4 +87,4 @@ class Rounding:
         return self._ops.einsum(equation, self._rounded(a), self._rounded(b))
 
     def _rounded(self, v: Array) -> Array:
-        return self.cast(self.cast(v, self._like), self._single)
+        return self._ops.rounded(v, self._dtype)

@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lnrnn.engines.fused import jax_onnx
-from lnrnn.engines.fused.call import HALVES, VECTORS
+from lnrnn.engines.fused.call import HALVES, VECTORS, Passes
 
 Arrays = Sequence[jax.Array]
 PLATFORMS = ("cpu", "cuda")
@@ -60,7 +60,7 @@ def axes_of(axes: dict[str, str], name: str, rank: int | None, diagonal: bool) -
     return axes[name] if name in axes else axes[name.removeprefix("d")]
 
 
-class Call(Protocol):
+class Call(Passes, Protocol):
     """What is static of a call of an engine, hashable; of its arrays those named are there."""
 
     @property
@@ -71,21 +71,6 @@ class Call(Protocol):
     @property
     def platforms(self) -> tuple[str, ...]:
         """Those of `PLATFORMS` for which there is a fast form."""
-        ...
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """What a forward pass gives."""
-        ...
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """What it keeps for its backward pass."""
-        ...
-
-    @property
-    def differentiable(self) -> tuple[str, ...]:
-        """The arrays that may have a gradient."""
         ...
 
     def axes(self, name: str, rank: int | None = None) -> str:
@@ -161,7 +146,8 @@ def _backward(
     *arrays: jax.Array, how: Call, incoming: tuple[str, ...], of: tuple[str, ...]
 ) -> list[jax.Array]:
     names, wanted = _of_backward(how, incoming, of)
-    outgoing = tuple(f"d{n}" for n in how.differentiable if n != "x" or "x" in of)
+    of_x = how.needs_dx or "x" in of
+    outgoing = tuple(f"d{n}" for n in how.differentiable if of_x or n != "x")
     found = how.call("backward", names, outgoing)(*arrays)
     by_name = dict(zip(outgoing, found, strict=True))
     return [by_name[name] for name in wanted]

@@ -12,7 +12,7 @@ from lnrnn.engines.fused.call import Inputs, Numbers
 from lnrnn.engines.portable import ops_numpy
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.recurrence import inner_bias, units_of
-from lnrnn.engines.portable.sequence import MaskedOutput, shown
+from lnrnn.engines.portable.sequence import Course
 from lnrnn.engines.sites import Affine, site_vectors
 from lnrnn.params import Sizes, gates_of, shapes
 from lnrnn.variant import Site, Variant
@@ -52,21 +52,12 @@ def sequence(
     x: Array,
     states: States,
     *,
-    mask: Array | None = None,
-    reset: Array | None = None,
-    reset_states: States | None = None,
-    masked_output: MaskedOutput = "repeat",
-    take_h: Array | float | None = None,
-    take_c: Array | float | None = None,
-    recurrent_mask: Array | None = None,
-    candidate_mask: Array | None = None,
     recurrent_gradient_clip: float | None = None,
     functions: Mapping[str, Callable[[Array], Array]] | None = None,
     gates: str = "",
-    unroll: bool = False,
-    return_sequences: bool = True,
     any_order: bool = False,
     plan: Plan | None = None,
+    **options: Any,
 ) -> tuple[Array, States]:
     """Run a cell over a sequence, all of it in the engine.
 
@@ -79,23 +70,12 @@ def sequence(
         params: canonical weights, see [lnrnn.params][].
         x: inputs (T, B, I).
         states: initial h (B, R), and c (B, H) of an lstm.
-        mask: (T, B), True at valid steps; a masked step holds the states.
-        reset: (T, B), True where the states are replaced before the step.
-        reset_states: what they are replaced by, as `states`; None is zeros.
-        masked_output: what a masked step emits, as of
-            [the portable engine][lnrnn.engines.portable.sequence.sequence].
-        take_h: zoneout, the share of the new h: (T, B, R) in training, a number in
-            inference.
-        take_c: the same of c, (T, B, H) or a number.
-        recurrent_mask: factor on h in the recurrent projection, (B, R) or (T, B, R).
-        candidate_mask: factor on the activated candidate, (B, H) or (T, B, H).
         recurrent_gradient_clip: bound on the derivatives that return at each step.
         functions: empty, as the engine says no to functions without a name.
         gates: their order in the weights; empty for the canonical one.
-        unroll: has nothing to unroll.
-        return_sequences: whether all outputs are returned or the last only.
         any_order: whether `recurrence` reads the gates in any order, not in the canonical one only.
         plan: spares calls with its variant a look at each weight; of no effect with another.
+        **options: see [Course][lnrnn.engines.portable.sequence.Course].
 
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
@@ -108,9 +88,10 @@ def sequence(
     else:
         width = x.shape[-1] + states[0].shape[-1]
         weights = _weights(ops, variant, params, x, width, gates)
+    course = Course(**options)
     numbers = Numbers(
-        _number(take_h),
-        _number(take_c),
+        _number(course.take_h),
+        _number(course.take_c),
         variant.epsilon,
         recurrent_gradient_clip or 0.0,
         variant.cell_clip or 0.0,
@@ -121,17 +102,16 @@ def sequence(
         x,
         states[0],
         states[1] if variant.cell == "lstm" else None,
-        *_resets(reset, reset_states),
-        mask,
-        reset,
-        _array(take_h),
-        _array(take_c),
-        recurrent_mask,
-        candidate_mask,
+        *_resets(course.reset, course.reset_states),
+        course.mask,
+        course.reset,
+        _array(course.take_h),
+        _array(course.take_c),
+        course.recurrent_mask,
+        course.candidate_mask,
     )
     h, *final = recurrence(variant, numbers, Inputs(*weights, *arrays), gates)
-    output = h if return_sequences else final[0]
-    return shown(ops, output, mask, masked_output), tuple(final)
+    return course.shown(ops, h if course.return_sequences else final[0]), tuple(final)
 
 
 def _weights(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import get_args
+from typing import Any, get_args
 
 from lnrnn.engines.fused import block
 from lnrnn.engines.fused.block import DIFFERENTIABLE, Inputs, Numbers
-from lnrnn.engines.fused.call import HALVES
+from lnrnn.engines.fused.call import HALVES, Array
 from lnrnn.relatives.relative import Relative, SmoothActivation
 
 # in the order of `Smooth` in csrc/core/spec.h
@@ -31,17 +31,40 @@ def encode(relative: Relative, rounding: str) -> tuple[int, ...]:
     return _ACTIVATIONS.index(relative.activation), _ROUNDINGS.index(rounding)
 
 
+class BlockGRU:
+    """A call with a block GRU, as of [lnrnn.engines.native.call.Call][].
+
+    Args:
+        words: as of `encode`.
+    """
+
+    prefix = "block_"
+    arrays = ARRAYS
+    inputs = Inputs
+    results = ("h", "h_last")
+    kept = ("kept",)
+    differentiable = DIFFERENTIABLE
+    needs_dx = True
+
+    def __init__(self, words: tuple[int, ...]) -> None:
+        self.words = words
+
+    def define(self, ops: Any, numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
+        """All h (T, B, H) and the last, in a framework's operations."""
+        activation, rounding = self.words
+        relative = Relative(
+            cell="block_gru",
+            norm="rms",
+            activation=_ACTIVATIONS[activation],
+            **numbers._asdict(),
+        )
+        return block.definition(ops, relative, a, _ROUNDINGS[rounding])
+
+
 @cache
-def decode(words: tuple[int, ...], numbers: Numbers) -> Relative:
-    """The block GRU of these words."""
-    return Relative(
-        cell="block_gru", norm="rms", activation=_ACTIVATIONS[words[0]], **numbers._asdict()
-    )
-
-
-def rounding_of(words: tuple[int, ...]) -> str:
-    """The name of the dtype to which the operands of products are rounded, or ""."""
-    return _ROUNDINGS[words[1]]
+def cell_of(words: tuple[int, ...]) -> BlockGRU:
+    """The cell of these words."""
+    return BlockGRU(words)
 
 
 def refusal(relative: Relative) -> str | None:

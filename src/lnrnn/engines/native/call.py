@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
-from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Array, Inputs, Numbers
+from lnrnn.engines.fused import definition
+from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Array, Inputs, Numbers, Passes
 from lnrnn.variant import Activation, Norm, Site, Variant
 
 # an indrnn is a simple cell whose recurrent product is `diagonal`, a ligru a gru without a reset
@@ -126,14 +127,60 @@ def order_of(words: tuple[int, ...], gates: str) -> str:
     return "".join(sorted(gates, key=lambda g: order >> 2 * gates.index(g) & 3)) if order else gates
 
 
+class Call(Passes, Protocol):
+    """What the front ends of the core ask of the words of a call, hashable."""
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The cell."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its passes begin with."""
+        ...
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of all arrays in the core's order."""
+        ...
+
+    @property
+    def inputs(self) -> Any:
+        """The tuple, by name, of those that a forward pass may be given."""
+        ...
+
+    def define(self, ops: Any, numbers: Any, a: Any) -> tuple[Array, ...]:
+        """The results in a framework's operations."""
+        ...
+
+
 class Cell:
-    """What the front ends of the core ask of a list of words."""
+    """A call with the cell of a variant.
+
+    Args:
+        words: as of `encode`.
+    """
+
+    prefix = ""
+    arrays = ARRAYS
+    inputs = Inputs
+    differentiable = DIFFERENTIABLE
+    needs_dx = False
 
     def __init__(self, words: tuple[int, ...]) -> None:
         self.words = words
         self.lstm = CELLS[words[0]] == "lstm"
         self.gates = words[1]
         self.diagonal = bool(words[_ORDER - 1])
+        self.results = ("h", "h_last", "c_last") if self.lstm else ("h", "h_last")
+        self.kept = KEPT if self.lstm else KEPT[1:]
+
+    def define(self, ops: Any, numbers: Numbers, a: Inputs) -> tuple[Array, ...]:
+        """All h (T, B, R), the last h and, of an lstm, the last c, in a framework's operations."""
+        variant = decode(self.words, numbers)
+        order = order_of(self.words, variant.gates)
+        return definition.recurrence(ops, variant, numbers, a, order)
 
 
 @cache

@@ -1,19 +1,17 @@
-"""The core's block GRU on JAX: what the primitives of `fused.jax_op` have to know of it."""
+"""The core's block GRU on JAX: what differs from the cells of variants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
 from lnrnn.engines.fused import block
 from lnrnn.engines.fused.block import Inputs, Numbers
 from lnrnn.engines.fused.jax_op import Arrays, bind, varying
 from lnrnn.engines.native import block as call
-from lnrnn.engines.native.jax_op import core_call
-from lnrnn.engines.portable import ops_jax as ops
+from lnrnn.engines.native.jax_op import How
 from lnrnn.relatives.relative import Relative
 
 # the axes of every array: time t, batch b, units h, projection p, blocks k, units of a block n and
@@ -40,46 +38,11 @@ _AXES = {
 }
 
 
-class How(NamedTuple):
-    """What is static of a call: the words, the scalars, and which inputs are there."""
-
-    words: tuple[int, ...]
-    numbers: Numbers
-    names: tuple[str, ...]
-
-    @property
-    def platforms(self) -> tuple[str, ...]:
-        return ("cpu",)
-
-    @property
-    def target(self) -> str:
-        return "lnrnn_block"
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        return call.ARRAYS
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        return ("h", "h_last")
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        return ("kept",)
-
-    @property
-    def differentiable(self) -> tuple[str, ...]:
-        return tuple(n for n in self.names if n in block.DIFFERENTIABLE)
+class BlockHow(How):
+    """What is static of a call of the core's block GRU."""
 
     def axes(self, name: str, rank: int | None = None) -> str:
         return _AXES[name] if name in _AXES else _AXES[name.removeprefix("d")]
-
-    def turned(self, name: str) -> bool:
-        return False
-
-    def inputs(self, arrays: Arrays) -> Inputs:
-        given = dict(zip(self.names, arrays, strict=True))
-        return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
 
     def lengths(self, arrays: Arrays) -> dict[str, int]:
         length: dict[str, int] = {}
@@ -87,24 +50,8 @@ class How(NamedTuple):
             length |= dict(zip(self.axes(name), array.shape, strict=True))
         return length | {"w": block.kept_width(self.inputs(arrays))}
 
-    def like(self, arrays: Arrays, name: str) -> jax.Array:
-        return arrays[0]
-
-    def attributes(self, arrays: Arrays) -> dict[str, Any]:
-        sizes = call.words_of(self.words, self.inputs(arrays))
-        return dict(
-            spec=np.zeros(0, np.int64), sizes=np.array(sizes), numbers=np.array(self.numbers)
-        )
-
-    def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
-        relative, rounding = call.decode(self.words, self.numbers), call.rounding_of(self.words)
-        like = jax.numpy.zeros((), rounding) if rounding else None
-        return block.definition(ops, relative, self.inputs(arrays), like)
-
-    def call(
-        self, which: str, names: tuple[str, ...], results: tuple[str, ...]
-    ) -> Callable[..., tuple[jax.Array, ...]]:
-        return core_call(which, self, names, results)
+    def words(self, arrays: Arrays) -> tuple[Sequence[int], Sequence[int]]:
+        return (), call.words_of(self.cell.words, self.inputs(arrays))
 
 
 def recurrence(
@@ -112,6 +59,6 @@ def recurrence(
 ) -> tuple[Any, ...]:
     """All h (T, B, H) and the last."""
     given = varying({n: a for n, a in inputs._asdict().items() if a is not None})
-    how = How(call.encode(relative, rounding), numbers, tuple(given))
+    how = BlockHow(call.cell_of(call.encode(relative, rounding)), numbers, tuple(given))
     block.check(how.inputs(list(given.values())), np.dtype(bool))
     return tuple(bind(how, given))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -13,9 +13,8 @@ import numpy as np
 
 from lnrnn.engines.fused import call as fused
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.fused.jax_op import AXES, Arrays, Call, axes_of, bind, sharded, varying, widened
-from lnrnn.engines.native import call, core, definition
-from lnrnn.engines.native.call import Cell
+from lnrnn.engines.fused.jax_op import AXES, Arrays, axes_of, bind, sharded, varying, widened
+from lnrnn.engines.native import call, core
 from lnrnn.engines.portable import ops_jax as ops
 from lnrnn.variant import Variant
 
@@ -27,76 +26,53 @@ for _name, _handler in core.xla_handlers().items():
     jax.ffi.register_ffi_target(_name, _handler, platform="cpu")
 
 
-class OfCore(Call, Protocol):
-    """What is static of a call of the core."""
-
-    @property
-    def target(self) -> str:
-        """The name of the core's passes."""
-        ...
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The names of all arrays in the core's order."""
-        ...
-
-    def turned(self, name: str) -> bool:
-        """Whether the core has an array of (T, B, ...) in memory as (B, T, ...)."""
-        ...
-
-    def attributes(self, arrays: Arrays) -> dict[str, Any]:
-        """The words and scalars of a call."""
-        ...
-
-
 class How(NamedTuple):
-    """What is static of a call: the cell, its scalars, which inputs are there, whether the
-    operands of products are rounded, and whether x, h and their gradients lie as (B, T, ...)."""
+    """What is static of a call of the core, as of [lnrnn.engines.fused.jax_op.Call][].
 
-    words: tuple[int, ...]
-    numbers: Numbers
+    Args:
+        cell: the words, and what the core knows of them.
+        numbers: the scalars.
+        names: the inputs that are there.
+        rounding: whether the operands of products are rounded.
+        batch_first: whether x, h and their gradients lie as (B, T, ...).
+    """
+
+    cell: Any
+    numbers: tuple[float, ...]
     names: tuple[str, ...]
-    rounding: bool
-    batch_first: bool
+    rounding: bool = False
+    batch_first: bool = False
 
     @property
     def platforms(self) -> tuple[str, ...]:
         return ("cpu",)
 
     @property
-    def target(self) -> str:
-        return "lnrnn"
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        return call.ARRAYS
-
-    @property
-    def cell(self) -> Cell:
-        return call.cell_of(self.words)
-
-    @property
     def results(self) -> tuple[str, ...]:
-        return ("h", "h_last", "c_last") if self.cell.lstm else ("h", "h_last")
+        return self.cell.results
 
     @property
     def kept(self) -> tuple[str, ...]:
-        return call.KEPT if self.cell.lstm else call.KEPT[1:]
+        return self.cell.kept
 
     @property
     def differentiable(self) -> tuple[str, ...]:
-        return tuple(n for n in self.names if n in fused.DIFFERENTIABLE)
+        return tuple(n for n in self.names if n in self.cell.differentiable)
+
+    @property
+    def needs_dx(self) -> bool:
+        return self.cell.needs_dx
 
     def axes(self, name: str, rank: int | None = None) -> str:
         """Of an array of this name, and of this rank where it may have one of two."""
         return axes_of(_AXES, name, rank, self.cell.diagonal)
 
     def turned(self, name: str) -> bool:
+        """Whether the core has an array of (T, B, ...) in memory as (B, T, ...)."""
         return self.batch_first and name in ("x", "h", "dx", "dh")
 
-    def inputs(self, arrays: Arrays) -> Inputs:
-        given = dict(zip(self.names, arrays, strict=True))
-        return Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
+    def inputs(self, arrays: Arrays) -> Any:
+        return fused.inputs_of(self.cell.inputs, self.names, arrays)
 
     def lengths(self, arrays: Arrays) -> dict[str, int]:
         a = self.inputs(arrays)
@@ -104,23 +80,21 @@ class How(NamedTuple):
         return length | dict(p=(self.cell.gates - 1) * length["h"], j=length["i"] + length["r"])
 
     def like(self, arrays: Arrays, name: str) -> jax.Array:
-        a = self.inputs(arrays)
-        return a.x if name in call.LIKE_X else a.kernel
+        return self.inputs(arrays).x if name in call.LIKE_X else arrays[0]
 
-    def attributes(self, arrays: Arrays) -> dict[str, Any]:
+    def words(self, arrays: Arrays) -> tuple[Sequence[int], Sequence[int]]:
+        """Those of the cell and those of the sizes, as the core takes them."""
         first = self.batch_first
         sizes = call.sizes(self.cell, self.inputs(arrays), first, first, rounding=self.rounding)
-        return dict(
-            spec=np.array(self.words), sizes=np.array(sizes), numbers=np.array(self.numbers)
-        )
+        return self.cell.words, sizes
 
     def define(self, arrays: Arrays) -> tuple[jax.Array, ...]:
-        return definition.recurrence(ops, self.words, self.numbers, self.inputs(arrays))
+        return self.cell.define(ops, self.numbers, self.inputs(arrays))
 
     def call(
         self, which: str, names: tuple[str, ...], results: tuple[str, ...]
     ) -> Callable[..., tuple[jax.Array, ...]]:
-        return core_call(which, self, names, results)
+        return _call(which, self, names, results)
 
 
 def recurrence(
@@ -145,7 +119,7 @@ def recurrence(
     given = varying(given)
     # what is executed eagerly has been transposed
     first = batch_first and isinstance(inputs.x, jax.core.Tracer)
-    how = How(call.encode(variant, gates), numbers, tuple(given), rounding, first)
+    how = How(call.cell_of(call.encode(variant, gates)), numbers, tuple(given), rounding, first)
     fused.check(how.cell, how.inputs(list(given.values())), np.dtype(bool), np.dtype(np.float32))
     h, *final = bind(how, given)
     return h, *(s.astype(dtype) if half else s for s in final)
@@ -156,8 +130,8 @@ _ROUNDING = ("bfloat16", "BF16_BF16_F32")
 
 
 @cache
-def core_call(
-    which: str, how: OfCore, names: tuple[str, ...], results: tuple[str, ...]
+def _call(
+    which: str, how: How, names: tuple[str, ...], results: tuple[str, ...]
 ) -> Callable[..., Any]:
     """The call of the core on arrays of these names; a sharded batch stays where it is."""
 
@@ -177,11 +151,15 @@ def core_call(
             jax.ShapeDtypeStruct(tuple(length[i] for i in as_lying(n)), how.like(given, n).dtype)
             for n in results
         ]
-        attributes = how.attributes(given) | dict(
-            operands=np.array([how.arrays.index(n) for n in names]),
-            results=np.array([how.arrays.index(n) for n in results]),
+        spec, sizes = how.words(given)
+        attributes = dict(
+            spec=np.array(spec, np.int64),
+            sizes=np.array(sizes),
+            numbers=np.array(how.numbers),
+            operands=np.array([how.cell.arrays.index(n) for n in names]),
+            results=np.array([how.cell.arrays.index(n) for n in results]),
         )
-        call_of = jax.ffi.ffi_call(f"{how.target}_{which}", shapes)
+        call_of = jax.ffi.ffi_call(f"lnrnn_{how.cell.prefix}{which}", shapes)
         found = call_of(*map(turned, names, arrays), **attributes)
         return tuple(map(turned, results, found))
 

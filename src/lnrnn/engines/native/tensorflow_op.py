@@ -13,7 +13,7 @@ import struct
 import uuid
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -29,8 +29,8 @@ from tensorflow.python.saved_model.save_context import in_save_context
 
 from lnrnn.engines.fused import call as fused
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.native import call, core, definition, tensorflow_library
-from lnrnn.engines.native.call import Cell
+from lnrnn.engines.native import call, core, tensorflow_library
+from lnrnn.engines.native.call import Call, Cell
 from lnrnn.engines.portable import ops_tensorflow as ops
 from lnrnn.variant import Variant
 
@@ -43,128 +43,50 @@ _BATCH_FIRST = [1, 0, 2]
 _HALVES = (tf.bfloat16, tf.float16)
 
 
-class Pass(Protocol):
-    """What is static of a pass of the core, hashable: a named tuple."""
+class Pass(NamedTuple):
+    """What is static of a pass of the core, hashable.
 
-    @property
-    def words(self) -> tuple[int, ...]:
-        """The cell."""
-        ...
+    Args:
+        cell: the words, and what the core knows of them.
+        numbers: the scalars.
+        given: the names of what it is given.
+        found: the names of what it gives; h first, if it is a forward pass.
+        batch_first: whether x, h and their gradients begin with B.
+    """
 
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """Its scalars."""
-        ...
-
-    @property
-    def given(self) -> tuple[str, ...]:
-        """The names of what it is given."""
-        ...
-
-    @property
-    def found(self) -> tuple[str, ...]:
-        """The names of what it gives; h first, if it is a forward pass."""
-        ...
-
-    @property
-    def batch_first(self) -> bool:
-        """Whether x, h and their gradients begin with B."""
-        ...
-
-    @property
-    def operator(self) -> str:
-        """The name of the forward pass among the operators."""
-        ...
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """The names of all arrays in the core's order."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of those that a forward pass may be given."""
-        ...
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        """What a forward pass gives."""
-        ...
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """What it keeps for its backward pass."""
-        ...
-
-    def asked(self, of_x: bool) -> tuple[str, ...]:
-        """The inputs of which a backward pass gives a gradient; that of x may not be needed."""
-        ...
-
-    def single(self, arrays: Arrays) -> Any:
-        """The dtype of what is not of half precision where x is."""
-        ...
-
-    def dtypes(self, arrays: Arrays) -> list[Any]:
-        """Those of what it gives."""
-        ...
-
-    def define(self, arrays: Arrays) -> tuple[Any, ...]:
-        """The results in TensorFlow's operations, as they lie."""
-        ...
-
-    def _replace(self, **fields: Any) -> Self: ...
-
-
-class How(NamedTuple):
-    """A pass of a cell of a variant."""
-
-    words: tuple[int, ...]
-    numbers: Numbers
+    cell: Call
+    numbers: tuple[float, ...]
     given: tuple[str, ...]
     found: tuple[str, ...] = ()
     batch_first: bool = False
 
     @property
-    def operator(self) -> str:
-        return "lnrnn_recurrence"
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        return call.ARRAYS
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return Inputs._fields
-
-    @property
-    def cell(self) -> Cell:
-        return call.cell_of(self.words)
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        return ("h", "h_last", "c_last") if self.cell.lstm else ("h", "h_last")
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        return call.KEPT if self.cell.lstm else call.KEPT[1:]
+    def is_back(self) -> bool:
+        """Whether it is a backward pass."""
+        return self.found[0] != "h"
 
     def asked(self, of_x: bool) -> tuple[str, ...]:
-        return tuple(n for n in self.given if n in fused.DIFFERENTIABLE and (of_x or n != "x"))
+        """The inputs of which a backward pass gives a gradient; that of x may not be needed."""
+        of_x = of_x or self.cell.needs_dx
+        return tuple(n for n in self.given if n in self.cell.differentiable and (of_x or n != "x"))
 
     def single(self, arrays: Arrays) -> Any:
-        return arrays[self.given.index("kernel")].dtype
+        """The dtype of weights, and of all that is not of half precision where x is."""
+        return arrays[0].dtype
 
     def dtypes(self, arrays: Arrays) -> list[Any]:
+        """Those of what it gives."""
         x, single = arrays[self.given.index("x")].dtype, self.single(arrays)
         return [x if n in call.LIKE_X else single for n in self.found]
 
     def define(self, arrays: Arrays) -> tuple[Any, ...]:
-        by_name = dict(zip(self.given, arrays, strict=True))
-        if self.batch_first:
-            by_name["x"] = tf.transpose(by_name["x"], _BATCH_FIRST)
-        a = Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
-        h, *final = definition.recurrence(ops, self.words, self.numbers, a)
-        return (tf.transpose(h, _BATCH_FIRST) if self.batch_first else h), *final
+        """The results in TensorFlow's operations, as they lie."""
+        a = fused.inputs_of(self.cell.inputs, self.given, arrays)
+        if not self.batch_first:
+            return self.cell.define(ops, self.numbers, a)
+        a = a._replace(x=tf.transpose(a.x, _BATCH_FIRST))
+        h, *final = self.cell.define(ops, self.numbers, a)
+        return tf.transpose(h, _BATCH_FIRST), *final
 
 
 def by_definition() -> bool:
@@ -184,33 +106,32 @@ def recurrence(
     The gates of the weights stand in the order `gates`; empty for the canonical one.
     """
     given = {n: tf.convert_to_tensor(a) for n, a in inputs._asdict().items() if a is not None}
-    words, dtype = call.encode(variant, gates), given["x"].dtype
+    cell, dtype = call.cell_of(call.encode(variant, gates)), given["x"].dtype
     if dtype not in _HALVES:
-        return _recur(words, numbers, given)
+        return _recur(cell, numbers, given)
     given = {
         n: tf.cast(a, tf.float32) if a.dtype in _HALVES and n != "x" else a
         for n, a in given.items()
     }
-    h, *final = _recur(words, numbers, given)
+    h, *final = _recur(cell, numbers, given)
     return h, *(tf.cast(s, dtype) for s in final)
 
 
-def _recur(words: tuple[int, ...], numbers: Numbers, given: dict[str, Any]) -> tuple[Any, ...]:
-    a = Inputs(*(given.get(name) for name in Inputs._fields))  # pyright: ignore
-    cell = call.cell_of(words)
+def _recur(cell: Cell, numbers: Numbers, given: dict[str, Any]) -> tuple[Any, ...]:
+    a = fused.inputs_of(Inputs, list(given), list(given.values()))
     fused.check(cell, a, tf.bool, tf.float32)
     if by_definition():
-        return definition.recurrence(ops, words, numbers, a)
-    names = tuple(given)
+        return cell.define(ops, numbers, a)
     given["x"], batch_first = _as_it_lies(a.x)
-    h, *final = bind(How(words, numbers, names, batch_first=batch_first), list(given.values()))
+    how = Pass(cell, numbers, tuple(given), batch_first=batch_first)
+    h, *final = bind(how, list(given.values()))
     # TensorFlow leaves out two transpositions that undo each other
     return (tf.transpose(h, _BATCH_FIRST) if batch_first else h), *final
 
 
 def bind(how: Pass, arrays: Arrays) -> list[Any]:
     """The results of a forward pass of these arrays, of which `how.found` is not known yet."""
-    results, kept = how.results, how.kept if _is_watched(arrays) else ()
+    results, kept = how.cell.results, how.cell.kept if _is_watched(arrays) else ()
     how = how._replace(found=(*results, *kept))
     # a tape that does not watch x now will not ask for its gradient
     of_x = _is_watched([arrays[how.given.index("x")]])
@@ -270,7 +191,7 @@ def _as_it_lies(x: Any) -> tuple[Any, bool]:
 
 def _defined(how: Pass, arrays: Arrays) -> dict[str, Any]:
     """What the definition gives, as it lies."""
-    return dict(zip(how.results, how.define(arrays), strict=True))
+    return dict(zip(how.cell.results, how.define(arrays), strict=True))
 
 
 def _define(how: Pass, arrays: Arrays) -> list[Any]:
@@ -279,13 +200,13 @@ def _define(how: Pass, arrays: Arrays) -> list[Any]:
     nothing = {
         n: tf.raw_ops.PlaceholderWithDefault(input=tf.zeros((0, 0, 0), dtype), shape=[None] * 3)
         for n, dtype in zip(how.found, how.dtypes(arrays), strict=True)
-        if n in how.kept
+        if n in how.cell.kept
     }
     return [found[n] if n in found else nothing[n] for n in how.found]
 
 
 def _define_back(how: Pass, arrays: Arrays) -> list[Any]:
-    forward = how._replace(given=tuple(n for n in how.given if n in how.inputs))
+    forward = how._replace(given=tuple(n for n in how.given if n in how.cell.inputs._fields))
     by_name = dict(zip(how.given, arrays, strict=True))
     coming = {n: d for n, d in by_name.items() if n in fused.INCOMING}
     total = _weighed(forward, arrays[: len(forward.given)], coming)
@@ -358,7 +279,7 @@ def _functions(how: Pass, specs: tuple[Any, ...], threads: int) -> tuple[Any, li
     signature = [tf.TensorSpec(shape, dtype) for shape, dtype in specs]
 
     def meaning(*arrays: Any) -> list[Any]:
-        return _define_back(how, arrays) if _is_back(how) else _define(how, arrays)
+        return _define_back(how, arrays) if how.is_back else _define(how, arrays)
 
     def function(body: Callable[..., Any], device: str) -> Any:
         attributes = dict(api_implements=name, api_preferred_device=device)
@@ -371,12 +292,8 @@ def _functions(how: Pass, specs: tuple[Any, ...], threads: int) -> tuple[Any, li
     return defined, list(defined.graph.as_graph_def().library.function), computed
 
 
-def _is_back(how: Pass) -> bool:
-    return how.found[0] != "h"
-
-
 def _operator(how: Pass, arrays: Arrays) -> list[Any]:
-    name = f"{how.operator}_backward" if _is_back(how) else how.operator
+    name = f"lnrnn_{how.cell.prefix}recurrence{'_backward' if how.is_back else ''}"
     run = getattr(tensorflow_library.operators(), name)
     return run(arrays, made=how.dtypes(arrays), **_attributes(how, _threads()))
 
@@ -384,9 +301,9 @@ def _operator(how: Pass, arrays: Arrays) -> list[Any]:
 @cache
 def _attributes(how: Pass, threads: int) -> dict[str, list[int]]:
     return dict(
-        operands=[how.arrays.index(n) for n in how.given],
-        results=[how.arrays.index(n) for n in how.found],
-        spec=list(how.words),
+        operands=[how.cell.arrays.index(n) for n in how.given],
+        results=[how.cell.arrays.index(n) for n in how.found],
+        spec=list(how.cell.words),
         numbers=_bits(how.numbers),
         options=[int(how.batch_first), threads, _MOST_SAVED],
     )

@@ -13,18 +13,15 @@ from lnrnn.engines.fused.block import Inputs, Numbers
 from lnrnn.engines.fused.torch_op import Operator, asked, places
 from lnrnn.engines.native import block as call
 from lnrnn.engines.native import core
-from lnrnn.engines.native.torch_op import FOLDER, check_devices
+from lnrnn.engines.native.torch_op import FOLDER, Core
 from lnrnn.engines.portable import ops_torch
 from lnrnn.relatives.relative import Relative
 
 
-class _Core:
+class _BlockCore(Core):
     """The passes of the core."""
 
-    device = "cpu"
-    cell_type = "int[]"
-    kept: tuple[str, ...] = ("kept",)
-    h_is_kept = True
+    kept = call.BlockGRU.kept
 
     def encode(self, variant: tuple[Relative, str], gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
@@ -32,18 +29,10 @@ class _Core:
         return encode(*variant)
 
     def define(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
-        rounding = call.rounding_of(cell)
-        like = inputs.x.new_empty(0, dtype=getattr(torch, rounding)) if rounding else None
-        return block.definition(ops_torch, call.decode(cell, numbers), inputs, like)
+        return call.cell_of(cell).define(ops_torch, numbers, inputs)
 
     def keep(self, inputs: Inputs) -> int:
         return 1
-
-    def check(self, inputs: Inputs) -> None:
-        check_devices(inputs)
-
-    def ready(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
-        return True
 
     def empty(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
@@ -78,7 +67,7 @@ class _Core:
         return [found[i] for i in asked(inputs, of_x)]
 
 
-_operator = Operator("lnrnn::block_recurrence", _Core(), block.TAKEN)
+_operator = Operator("lnrnn::block_recurrence", _BlockCore(), block.TAKEN)
 
 
 def recurrence(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lnrnn.engines.fused.call import HALVES, Inputs, Numbers, check
 from lnrnn.engines.fused.torch_op import Operator, asked, by_definition, places
-from lnrnn.engines.native import call, core, definition
+from lnrnn.engines.native import call, core
 from lnrnn.engines.native.call import Cell
 from lnrnn.engines.portable import ops_torch
 from lnrnn.variant import Variant
@@ -28,7 +28,7 @@ FOLDER = str(Path(torch.__file__).parent)
 _NAMES = {getattr(torch, n): n for n in ("float32", "float64", *HALVES)}
 
 
-class _Core:
+class Core:
     """The passes of the core."""
 
     device = "cpu"
@@ -42,7 +42,7 @@ class _Core:
         return encode(variant, gates)
 
     def define(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs) -> tuple[Tensor, ...]:
-        return definition.recurrence(ops_torch, cell, numbers, inputs)
+        return call.cell_of(cell).define(ops_torch, numbers, inputs)
 
     def keep(self, inputs: Inputs) -> int:
         steps, batch, _ = inputs.x.shape
@@ -90,7 +90,7 @@ class _Core:
         return [*found.values()]
 
 
-recurrence = Operator("lnrnn::recurrence", _Core())
+recurrence = Operator("lnrnn::recurrence", Core())
 
 
 def _results(cell: Cell, a: Inputs, keep: int) -> tuple[Any, ...]:

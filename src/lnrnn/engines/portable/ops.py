@@ -90,6 +90,10 @@ class Ops(Protocol):
         """v in the dtype of `like`."""
         ...
 
+    def rounded(self, v: Array, dtype: str) -> Array:
+        """v rounded to the dtype of this name, in float32."""
+        ...
+
     def constants(self, like: Array, values: Any) -> Array:
         """A NumPy array as a tensor of the dtype (and on the device) of `like`."""
         ...

@@ -100,6 +100,10 @@ def cast(v: jax.Array, like: jax.Array) -> jax.Array:
     return v.astype(like.dtype)
 
 
+def rounded(v: jax.Array, dtype: str) -> jax.Array:
+    return v.astype(dtype).astype(jnp.float32)
+
+
 def constants(like: jax.Array, values: Any) -> jax.Array:
     return jnp.asarray(values, like.dtype)
 

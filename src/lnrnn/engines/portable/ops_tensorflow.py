@@ -112,6 +112,10 @@ def cast(v: Any, like: Any) -> Any:
     return tf.cast(v, like.dtype)
 
 
+def rounded(v: Any, dtype: str) -> Any:
+    return tf.cast(tf.cast(v, dtype), tf.float32)
+
+
 def constants(like: Any, values: Any) -> Any:
     return tf.constant(values, like.dtype)
 

@@ -135,6 +135,10 @@ def cast(v: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return v.to(like.dtype)
 
 
+def rounded(v: torch.Tensor, dtype: str) -> torch.Tensor:
+    return v.to(getattr(torch, dtype)).to(torch.float32)
+
+
 def constants(like: torch.Tensor, values: Any) -> torch.Tensor:
     # a traced constant keeps its dtype, and litert-torch converts none of float64
     exact = np.float64 if like.dtype == torch.float64 else np.float32

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from lnrnn.engines.portable.ops import Array, Ops, States
 from lnrnn.engines.portable.recurrence import Noise, Recurrence
-from lnrnn.engines.portable.sequence import loop, shown
+from lnrnn.engines.portable.sequence import Course, run
 from lnrnn.engines.sites import site_vectors
 from lnrnn.relatives.relative import Relative
 from lnrnn.relatives.weights import Sizes, sizes_of
@@ -296,12 +296,7 @@ def sequence(
     params: Mapping[str, Array],
     x: Array,
     states: States,
-    *,
-    mask: Array | None = None,
-    reset: Array | None = None,
-    masked_output: Any = "zero",
-    unroll: bool = False,
-    return_sequences: bool = True,
+    **options: Any,
 ) -> tuple[Array, States]:
     """Run a relative over a sequence.
 
@@ -311,35 +306,13 @@ def sequence(
         params: its weights, see [lnrnn.relatives.weights][].
         x: inputs (T, B, I).
         states: as [Relative.states][lnrnn.relatives.Relative] names them, each (B, its width).
-        mask: (T, B), True at valid steps; a masked step holds the states.
-        reset: (T, B), True where the states are zeroed before the step.
-        masked_output: what a masked step emits, as of
-            [lnrnn.engines.portable.sequence.sequence][].
-        unroll: a Python loop in place of the framework's; needs a static T.
-        return_sequences: whether all outputs are returned or the last only.
+        **options: see [Course][lnrnn.engines.portable.sequence.Course]; relatives have no noise.
 
     Returns:
         Outputs (T, B, R), or the last (B, R), and the final states.
     """
     ops.count()
-    steps: Any = STEPS[relative.cell](ops, relative, params)
-    ahead = ops.projects_ahead
-    final, h = loop(
-        steps,
-        steps.inputs(x) if ahead else x,
-        tuple(states),
-        prepare=(lambda x: x) if ahead else steps.inputs,
-        mask=mask,
-        reset=reset,
-        reset_states=None,
-        take_h=None,
-        take_c=None,
-        recurrent_mask=None,
-        candidate_mask=None,
-        unroll=unroll,
-        emit=return_sequences,
-    )
-    return shown(ops, h if return_sequences else final[0], mask, masked_output), final
+    return run(STEPS[relative.cell](ops, relative, params), x, states, Course(**options))
 
 
 def step(

@@ -124,13 +124,16 @@ class How(NamedTuple):
     def differentiable(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n in fused.DIFFERENTIABLE)
 
+    @property
+    def needs_dx(self) -> bool:
+        return False
+
     def axes(self, name: str, rank: int | None = None) -> str:
         """Of an array of this name, and of this rank where it may have one of two."""
         return axes_of(_AXES, name, rank, self.cell.diagonal)
 
     def inputs(self, given: Arrays) -> Inputs:
-        by_name = dict(zip(self.names, given, strict=True))
-        return Inputs(*(by_name.get(name) for name in Inputs._fields))  # pyright: ignore
+        return fused.inputs_of(Inputs, self.names, given)
 
     def lengths(self, given: Arrays) -> dict[str, int]:
         c = self.cell
