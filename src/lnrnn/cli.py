@@ -33,8 +33,10 @@ def run() -> NoReturn:
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         status = 1
-    if "lnrnn.train.world_torch" in sys.modules:
-        # threads of a process group may outlive it, and abort an interpreter that finalises
+    # threads of a process group of PyTorch may outlive it, and abort an interpreter that finalises;
+    # JAX's end would wait for processes that wait for one which has failed
+    worlds = ("torch", "jax") if 0 < status < 128 else ("torch",)
+    if any(f"lnrnn.train.world_{name}" in sys.modules for name in worlds):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
