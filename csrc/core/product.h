@@ -161,8 +161,12 @@ inline void store_operand(O* p, Vec<float> v, P part) {
 // Bytes of a packed (K, N) matrix.
 template <class R>
 inline int64_t packed_size(int64_t K, int64_t N) {
-    using E = typename Operands<R>::E;
-    return depth_of<R>(K) * panels<E>(N) * panel_width<E> * sizeof(E);
+    if constexpr (is_stored<R>) {
+        return stored_size(R{}, K, N);
+    } else {
+        using E = typename Operands<R>::E;
+        return depth_of<R>(K) * panels<E>(N) * panel_width<E> * sizeof(E);
+    }
 }
 
 // Pairs of the numbers at u and v; v null: zeros.

@@ -87,9 +87,7 @@ inline void each_vector(int64_t columns, F f) {
 
 // bfloat16: word k of a vector holds the numbers of column k and, above it, of k + lanes.
 
-template <class R>
-    requires std::is_same_v<R, Stored<bfloat16>>
-inline int64_t packed_size(int64_t K, int64_t N) {
+inline int64_t stored_size(Stored<bfloat16>, int64_t K, int64_t N) {
     return K * panels<float>(N) * stored_width * sizeof(bfloat16);
 }
 
@@ -170,9 +168,7 @@ struct Columns {
     }
 };
 
-template <class R>
-    requires std::is_same_v<R, Stored<int8_t>>
-inline int64_t packed_size(int64_t K, int64_t N) {
+inline int64_t stored_size(Stored<int8_t>, int64_t K, int64_t N) {
     return up(K, per_word) * per_word * panels<float>(N) * stored_width + Columns::bytes(K, N);
 }
 

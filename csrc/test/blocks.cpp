@@ -44,8 +44,9 @@ int one(unsigned seed) {
     const int kind = random() % 16;
     const bool several = kind < 4, deep = kind == 4;
     const int64_t T_ = several ? 60 + random() % 40 : 1 + random() % (deep ? 2 : 6);
-    const int64_t B = several ? 5 + random() % 9 : 1 + random() % 9, K = 1 + random() % (deep ? 2 : 4);
-    const int64_t unit = deep ? 288 + random() % 9 : random() % 3 ? 1 + random() % 9 : 32;
+    const int64_t B = several ? 5 + random() % 9 : 1 + random() % (deep ? 2 : 9);
+    const int64_t K = 1 + random() % (deep ? 2 : 4);
+    const int64_t unit = random() % 3 ? (deep ? 257 : 1) + random() % 9 : deep ? 288 : 32;
     const int64_t H = K * unit, P = 1 + random() % (deep ? 300 : 40);
     const BlockSizes n{T_, B, H, P, K, int64_t(1 + random() % 3)};
     const int64_t rounding = sizeof(T) == 4 ? random() % 3 : 0;
