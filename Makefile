@@ -164,8 +164,8 @@ test-device:
 	  PYTHONPATH=src $(PYTHON) -m lnrnn bench --device cuda --dtype $$dtype --repeats 5 --out runs/cuda-$$dtype || exit 1; \
 	done
 
-# the source distribution with one instruction set, for time; the wheel with NumPy alone, then what its extras
-# resolve to, then the core on the golden files with nothing but PyTorch beside it
+# a wheel without a compiler, which has no core; the source distribution with one instruction set, for time; the wheel
+# with NumPy alone, then what its extras resolve to, then the core on the golden files with nothing but PyTorch beside it
 wheel:
 	rm -rf build/wheel .venv-wheel
 	$(PYTHON) -m venv .venv-wheel
@@ -173,6 +173,8 @@ wheel:
 	.venv-wheel/bin/python -m build --sdist --outdir build/wheel .
 	.venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir build/wheel/audited build/wheel/*.whl
+	CXX=false .venv-wheel/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel/portable build/wheel/*.tar.gz
+	test -f build/wheel/portable/lnrnn-*-py3-none-any.whl
 	$(PYTHON) -m venv --clear .venv-wheel
 	.venv-wheel/bin/python -m pip install --quiet --config-settings cmake.define.LNRNN_ISAS=baseline \
 	  build/wheel/*.tar.gz
@@ -186,7 +188,7 @@ wheel:
 # of glibc 2.17, and with the headers of this Python, which are those of the other processor's too
 wheel-aarch64: .venv-zig/ready build/aarch64/ready
 	rm -rf build/aarch64/dist build/aarch64/site
-	CXX="$(CURDIR)/.venv-zig/bin/python -m ziglang c++ -target aarch64-linux-gnu.2.17" \
+	CXX="$(CURDIR)/.venv-zig/bin/python -I -m ziglang c++ -target aarch64-linux-gnu.2.17" \
 	  _PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-311-aarch64-linux-gnu.so \
 	  .venv-zig/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/aarch64/dist \
 	  --config-settings cmake.define.CMAKE_SYSTEM_NAME=Linux \
