@@ -58,8 +58,15 @@ def recurrence(
         given if given is not None else None if number == 1.0 else number
         for given, number in ((a.take_h, numbers.take_h), (a.take_c, numbers.take_c))
     )
+    take_h, take_c = takes
     course = Course(
-        a.mask, a.reset, _reset_states(a), "hold", *takes, a.recurrent_mask, a.candidate_mask
+        mask=a.mask,
+        reset=a.reset,
+        reset_states=_reset_states(a),
+        take_h=take_h,
+        take_c=take_c,
+        recurrent_mask=a.recurrent_mask,
+        candidate_mask=a.candidate_mask,
     )
     final, h = loop(step, a.x, (a.h0,) if a.c0 is None else (a.h0, a.c0), course, project)
     return (ops.cast(h, like), *final)

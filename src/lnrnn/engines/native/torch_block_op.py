@@ -13,15 +13,15 @@ from lnrnn.engines.fused.block import Inputs, Numbers
 from lnrnn.engines.fused.torch_op import Operator, asked, places
 from lnrnn.engines.native import block as call
 from lnrnn.engines.native import core
-from lnrnn.engines.native.torch_op import FOLDER, Core
+from lnrnn.engines.native.torch_op import FOLDER, OnCPU
 from lnrnn.engines.portable import ops_torch
 from lnrnn.relatives.relative import Relative
 
 
-class _BlockCore(Core):
+class _Core(OnCPU):
     """The passes of the core."""
 
-    kept = call.BlockGRU.kept
+    kept: tuple[str, ...] = call.BlockGRU.kept
 
     def encode(self, variant: tuple[Relative, str], gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
@@ -67,7 +67,7 @@ class _BlockCore(Core):
         return [found[i] for i in asked(inputs, of_x)]
 
 
-_operator = Operator("lnrnn::block_recurrence", _BlockCore(), block.TAKEN)
+_operator = Operator("lnrnn::block_recurrence", _Core(), block.TAKEN)
 
 
 def recurrence(

@@ -28,13 +28,24 @@ FOLDER = str(Path(torch.__file__).parent)
 _NAMES = {getattr(torch, n): n for n in ("float32", "float64", *HALVES)}
 
 
-class Core:
-    """The passes of the core."""
+class OnCPU:
+    """What holds for all passes of the core."""
 
     device = "cpu"
     cell_type = "int[]"
-    kept: tuple[str, ...] = call.KEPT
     h_is_kept = True
+
+    def check(self, inputs: Any) -> None:
+        check_devices(inputs)
+
+    def ready(self, cell: Any, numbers: Any, inputs: Any, named: bool) -> bool:
+        return True
+
+
+class _Core(OnCPU):
+    """The passes of the core."""
+
+    kept: tuple[str, ...] = call.KEPT
 
     def encode(self, variant: Variant, gates: str) -> tuple[int, ...]:
         # a compiled graph holds what Dynamo traces; it would warn that it passes over a cache
@@ -48,12 +59,6 @@ class Core:
         steps, batch, _ = inputs.x.shape
         size = steps * batch * inputs.kernel.shape[1] * inputs.x.element_size()
         return _ALL if size <= _MOST_SAVED else _CELL
-
-    def check(self, inputs: Inputs) -> None:
-        check_devices(inputs)
-
-    def ready(self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, named: bool) -> bool:
-        return True
 
     def empty(
         self, cell: tuple[int, ...], numbers: Numbers, inputs: Inputs, keep: int
@@ -90,7 +95,7 @@ class Core:
         return [*found.values()]
 
 
-recurrence = Operator("lnrnn::recurrence", Core())
+recurrence = Operator("lnrnn::recurrence", _Core())
 
 
 def _results(cell: Cell, a: Inputs, keep: int) -> tuple[Any, ...]:
