@@ -72,10 +72,8 @@ def test_compiled_and_eager_training_agree(kind, quick_compiler):
         model.compile("sgd", "mse", **options)
         # one batch, as torch.compile begins anew at the second
         losses.append(model.fit(x, y, batch_size=8, epochs=2, verbose=0).history["loss"])
-        weights.append(model.get_weights())
-        if BACKEND != "torch":
-            losses[-1].append(model.evaluate(x, y, batch_size=8, verbose=0))
-            weights[-1].append(model.predict(x, batch_size=8, verbose=0))
+        losses[-1].append(model.evaluate(x, y, batch_size=8, verbose=0))
+        weights.append([*model.get_weights(), model.predict(x, batch_size=8, verbose=0)])
     for other in (1, 2):
         assert_close("loss", losses[other], losses[0], "float32")
         for a, e in zip(weights[other], weights[0], strict=True):
