@@ -75,6 +75,7 @@ def test_a_projection_as_wide_as_the_units_or_wider(hidden: int) -> None:
     rng, sizes = np.random.default_rng(7), Sizes(3, 4, hidden)
     params = random_params(variant, sizes, rng)
     given = random_inputs(variant, sizes, rng)
+    assert given.c0 is not None
     whole = adapters.Pass(
         x=given.x,
         h0=given.h0,
@@ -89,6 +90,7 @@ def test_a_projection_as_wide_as_the_units_or_wider(hidden: int) -> None:
     found = adapters.choose(frontend="torch")(variant, params, whole)
     for label in ("y", "h", "c"):
         assert_close(label, getattr(found, label), getattr(expected, label), "float64")
+    assert expected.gradients is not None and found.gradients is not None
     for label, gradient in expected.gradients.items():
         assert_close(label, found.gradients[label], gradient, "float64", gradient=True)
 
