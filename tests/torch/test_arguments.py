@@ -47,7 +47,7 @@ def check_alike(
 # what constructors refuse: arguments of PyTorch's layers, and of its cells, then ours
 OF_LAYERS: dict[str, list[Any]] = {
     "num_layers": [0, -1, 1.5, 2.0, "2", None, True],
-    "proj_size": [-1, 5, 2.0, "2", None, True],
+    "proj_size": [-1, 2.0, "2", None, True],
     "batch_first": ["False", 0, None, np.True_],
     "bidirectional": ["yes", "1", 2, -1, 1.0, None],
     "dropout": [True, False, 1.5, -0.1, "a", "0.5", None, [0.1], float("nan"), 0.5j],

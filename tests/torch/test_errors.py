@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "hidden_size": ({"hidden_size": 0}, "hidden_size is a positive integer; got 0"),
     "input_size": ({"input_size": 2.0}, "input_size is a positive integer; got 2.0"),
     "num_layers": ({"num_layers": 0}, "num_layers is a positive integer; got 0"),
-    "proj_size": ({"proj_size": 5}, "proj_size is below hidden_size"),
+    "proj_size": ({"proj_size": -1}, "proj_size is an integer, 0 or more; got -1"),
     "dropout": ({"dropout": 1.5}, "dropout is a probability, at least 0 and at most 1; got 1.5"),
     "dropout of words": ({"dropout": "a"}, "dropout is a number; got 'a': pass a float"),
     "weight_dropout": ({"weight_dropout": 1.0}, "weight_dropout is a probability, .* below 1; got"),

@@ -13,7 +13,16 @@ import torch
 from torch_cases import KINDS, flat
 
 from lnrnn import reference
-from lnrnn.testing import VARIANTS, assert_close, random_inputs, random_params, sizes_for
+from lnrnn.dialects import DIALECTS
+from lnrnn.params import Sizes
+from lnrnn.testing import (
+    VARIANTS,
+    adapters,
+    assert_close,
+    random_inputs,
+    random_params,
+    sizes_for,
+)
 from lnrnn.torch import (
     LayerNormGRU,
     LayerNormGRUCell,
@@ -57,6 +66,33 @@ def test_every_variant_is_the_reference(name: str) -> None:
     found = [y, *(s[0] for s in flat(final))]
     for label, one, other in zip(("y", "h", "c"), found, expected, strict=False):
         assert_close(label, one.detach().numpy(), other, "float64")
+
+
+@pytest.mark.parametrize("hidden", [4, 6])
+def test_a_projection_as_wide_as_the_units_or_wider(hidden: int) -> None:
+    """TF1 and lingvo have it, where `nn.LSTM` refuses it."""
+    variant = DIALECTS["tf1_lnlstm_peephole_proj"].variant
+    rng, sizes = np.random.default_rng(7), Sizes(3, 4, hidden)
+    params = random_params(variant, sizes, rng)
+    given = random_inputs(variant, sizes, rng)
+    assert given.c0 is not None
+    whole = adapters.Pass(
+        x=given.x,
+        h0=given.h0,
+        c0=given.c0,
+        options={},
+        dy=rng.standard_normal((*given.x.shape[:2], hidden)),
+        dh=rng.standard_normal(given.h0.shape),
+        dc=rng.standard_normal(given.c0.shape),
+        dtype="float64",
+    )
+    expected = adapters.run_reference(variant, params, whole)
+    found = adapters.choose(frontend="torch")(variant, params, whole)
+    for label in ("y", "h", "c"):
+        assert_close(label, getattr(found, label), getattr(expected, label), "float64")
+    assert expected.gradients is not None and found.gradients is not None
+    for label, gradient in expected.gradients.items():
+        assert_close(label, found.gradients[label], gradient, "float64", gradient=True)
 
 
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if not v.projection])

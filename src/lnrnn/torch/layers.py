@@ -342,7 +342,7 @@ class LayerNormLSTM(LayerNormRNNBase):
         batch_first: input, outputs, masks are (B, T, ...); the states are not affected.
         dropout: rate of dropout on the outputs of each layer but the last.
         bidirectional: a second direction, of which the outputs are concatenated.
-        proj_size: R, the size of a projected h; 0 for no projection.
+        proj_size: R, the size of a projected h, of any width; 0 for no projection.
         device: of the parameters.
         dtype: of the parameters.
         **options: the mathematics and regularisers, see [Options][lnrnn.torch.Options].

@@ -438,11 +438,6 @@ class Recurrent(nn.Module, noise.Regularized):
                     f"{name} is an argument of the {family.name}; got {name}={given!r} for "
                     f"{type(self).__name__}: leave it out."
                 )
-        if self.proj_size >= self.hidden_size:
-            raise ValueError(
-                "proj_size is below hidden_size, and 0 for no projection; got "
-                f"{self.proj_size!r} with hidden_size={self.hidden_size}: use a smaller one."
-            )
 
 
 class _Functions(dict[tuple[str, torch.dtype, str], _Function]):
