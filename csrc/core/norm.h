@@ -115,6 +115,11 @@ struct Statistics {
 // scale = 1 / (deviation) from the sum of squared deviations of n numbers.
 template <class T>
 inline void finish(const Spec& spec, T epsilon, T squares, int64_t n, T& scale, T& ratio) {
+    if (n == 1 && !spec.rms && spec.ddof == 0) {
+        // one number less its mean is zero at any scale, and rounding in its derivative is zero at this one
+        scale = ratio = 0;
+        return;
+    }
     const T variance = squares / T(n - spec.ddof);
     if (spec.epsilon_at_root) {
         const T root = std::sqrt(variance);

@@ -95,6 +95,24 @@ def test_a_projection_as_wide_as_the_units_or_wider(hidden: int) -> None:
         assert_close(label, found.gradients[label], gradient, "float64", gradient=True)
 
 
+@pytest.mark.parametrize("engine", ["native", "portable"])
+@pytest.mark.parametrize("dialect", ["tf1_lnlstm", "armkws_lngru"])
+def test_norms_of_one_number_are_zero_and_so_are_their_gradients(dialect: str, engine: str) -> None:
+    """What rounding leaves of them would be multiplied by 1 / sqrt(epsilon), a million."""
+    torch.manual_seed(3)
+    kind = LayerNormLSTM if DIALECTS[dialect].variant.cell == "lstm" else LayerNormGRU
+    layer = kind(3, 1, variant=dialect, engine=engine)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.uniform_(0.3, 1.7)
+    x = torch.randn(5, 4, 3, requires_grad=True)
+    y = layer(x)[0]
+    (y * torch.randn_like(y)).sum().backward()
+    assert x.grad is not None and (x.grad == 0).all()
+    reached = [p.grad for p in layer.parameters() if p.grad is not None and p.grad.any()]
+    assert reached  # by way of what is added to the norms
+
+
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if not v.projection])
 def test_every_variant_as_a_cell_is_the_reference(name: str) -> None:
     variant = VARIANTS[name]

@@ -104,8 +104,9 @@ def norm(
     v: torch.Tensor, gain: torch.Tensor | None, bias: torch.Tensor | None, variant: Variant
 ) -> torch.Tensor:
     epsilon = number(variant.epsilon)
-    if variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance":
-        size = (int(v.shape[-1]),)  # a number also where ONNX traces shapes
+    size = (int(v.shape[-1]),)  # a number also where ONNX traces shapes
+    fused = variant.norm == "layer" and variant.ddof == 0 and variant.epsilon_at == "variance"
+    if fused and size != (1,):  # of one number it leaves roundings, times 1 / sqrt(epsilon)
         if gain is not None and gain.ndim == 1 and gain.dtype == v.dtype:
             return functional.layer_norm(v, size, gain, bias, epsilon)
         d = functional.layer_norm(v, size, None, None, epsilon)
