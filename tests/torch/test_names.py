@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch_cases import KINDS, assert_same
 import lnrnn.torch
 from lnrnn import Variant
 from lnrnn.testing.cases import VARIANTS
+from lnrnn.torch import names
 
 FILES = Path(__file__).parent / "files"
 # per kind the default, then what has parameters of other kinds
@@ -143,6 +146,24 @@ def test_a_nested_state_dict_of_0_1_0_loads_strictly() -> None:
     state["a.0.norm_weight_of_no_norm"] = torch.ones(1)
     with pytest.raises(RuntimeError, match=r"Unexpected key.*of_no_norm"):
         model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("case", _states())
+def test_parameters_answer_to_their_names_of_0_1_0(case: str) -> None:
+    given = _states()[case]
+    module = getattr(lnrnn.torch, given["made"])(3, 5, **given["options"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # whatever looks at all of a module asks for none of them
+        copy.deepcopy(module).to(torch.float64).load_state_dict(module.state_dict())
+    for old in given["state"]:
+        now = names.renamed(old, module.variant)
+        if old == now or old.startswith("weight_hh"):  # a matrix now, where a cell has one
+            continue
+        with pytest.warns(DeprecationWarning, match=f"{old!r}.*write {now!r}") as warned:
+            assert getattr(module, old) is getattr(module, now)
+        assert warned[0].filename == __file__
+    with pytest.raises(AttributeError, match="norm_weight_of_no_norm"):
+        module.norm_weight_of_no_norm  # noqa: B018
 
 
 class _Halved(nn.Module):

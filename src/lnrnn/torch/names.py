@@ -12,6 +12,7 @@ both sides or on one of them, `bias_ih` and `bias_hh` are two summands of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,6 +83,31 @@ def renamed(name: str, variant: Variant) -> str:
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name
+
+
+def former(name: str) -> str | None:
+    """The name of a parameter in 0.1.0, where it was one that no parameter has now."""
+    found = [(old, new) for old, new in _RENAMED.items() if name.startswith(new)]
+    if not found:
+        return None
+    old, new = max(found, key=lambda names: len(names[1]))
+    return old + name.removeprefix(new)
+
+
+class Former:
+    """A parameter by its name in 0.1.0, as an attribute of the class."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type | None = None) -> Any:
+        if module is None:
+            return self
+        name = renamed(self.name, module.variant)
+        found = getattr(module, name)
+        message = f"The parameter {self.name!r} has another name since 0.2.0: write {name!r}."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return found
 
 
 def to_canonical(names: Mapping[str, str], parameter: Callable[[str], Any]) -> dict[str, Any]:

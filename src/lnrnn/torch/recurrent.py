@@ -196,6 +196,7 @@ class Recurrent(nn.Module, noise.Regularized):
         stems = {suffix: self._renamed(stems) for suffix, stems in self._stems.items()}
         if stems != self._stems:
             self._stems, self._parameters = stems, self._renamed(self._parameters)
+        self._keep_former_names()
         self._load_ahead()
 
     def _load_from_state_dict(
@@ -234,6 +235,13 @@ class Recurrent(nn.Module, noise.Regularized):
             shape = shapes(self.variant, sizes, self.learn_initial_state)[name][::-1]
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(f"{stem}{suffix}", parameter)
+        self._keep_former_names()
+
+    def _keep_former_names(self) -> None:
+        """Let parameters answer to their names of 0.1.0, with a warning."""
+        for before in filter(None, map(names.former, self._parameters)):
+            if not hasattr(type(self), before):
+                setattr(type(self), before, names.Former(before))
 
     def _parameter(self, name: str) -> Tensor:
         # the dict first: attributes of a module that are parameters are looked up last and in
