@@ -192,8 +192,13 @@ def compiled(entry: Entry) -> dict[str, int]:
     )
     usage, listing = _inspected(made.asm["cubin"])
     registers, stack = (int(n) for n in re.findall(r"REG:(\d+)\s+STACK:(\d+)", usage)[0])
+    # a frame that no instruction touches holds nothing
+    spilled = stack if re.search(r"\b(STL|LDL)\b", listing) else 0
     return dict(
-        registers=registers, spilled=stack, shared=made.metadata.shared, loop=_longest_loop(listing)
+        registers=registers,
+        spilled=spilled,
+        shared=made.metadata.shared,
+        loop=_longest_loop(listing),
     )
 
 

@@ -127,15 +127,22 @@ def split(
     if c.units > _WIDEST or c.reset == "before":
         return None
     for rows, own in _SPLIT_SINGLE if kind.single else _SPLIT_HALF:
-        # what fits into registers
-        wide = not kind.single or (kind.precision == "tf32" and own == 8)
-        chunk = 256 if wide and not back else 128
+        chunk, warps = _in_registers(c, kind, own, back)
         programs = -(-c.units // own)
         filled = 4 if c.gates == 3 else c.gates
         of_u = _bytes(c, kind, -(-programs * own // chunk) * chunk, own) * filled // c.gates
         if programs * -(-batch // rows) <= processors and of_u <= shared - _SCRATCH:
-            return Split(rows, own, 8, chunk, 8)
+            return Split(rows, own, warps, chunk, 8)
     return None
+
+
+def _in_registers(c: Cell, kind: Kind, own: int, back: bool) -> tuple[int, int]:
+    """Columns of a product of the split kernel, and warps, for which registers are enough."""
+    if not back and not kind.single:
+        return 256 if c.units <= 768 else 128, 8
+    if not back and kind.precision == "tf32" and own == 8:
+        return 256, 8 if c.units <= 512 else 16
+    return 128, 8
 
 
 class Loop(NamedTuple):

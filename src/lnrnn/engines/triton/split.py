@@ -138,21 +138,25 @@ def product_of_all(
 
 
 @triton.jit
-def send_parts(C: tl.constexpr, DQ, part, first, link, DT: tl.constexpr, PAIRS: tl.constexpr):
+def send_parts(
+    C: tl.constexpr, DQ, part, first: tl.constexpr, link, DT: tl.constexpr, PAIRS: tl.constexpr
+):  # fmt: skip
     """What this program adds to the columns [first, first + N) of the product, (N, M), to their
-    owners."""
+    owners; `first` is one's first column."""
     if PAIRS:
         words = word_of_pair(part, link[2], DT)
     else:
         words = word(part, link[2])
     W: tl.constexpr = words.shape[1]
     tile: tl.constexpr = W * C.block
-    col = first + tl.arange(0, part.shape[0])
+    col = tl.arange(0, part.shape[0])
     owner = col // C.block
     at = DQ + (link[2] % 2) * (C.programs * C.programs * tile)
     at += (owner * C.programs + link[1]) * tile + (col % C.block) * W
-    to = at[:, None] + tl.arange(0, W)[None, :]
-    store(to, words, tl.broadcast_to((owner < C.programs)[:, None], words.shape))
+    # a constant beside pointers that all products share: those of each would fill the registers
+    before: tl.constexpr = first // C.block
+    to = at[:, None] + tl.arange(0, W)[None, :] + before * (C.programs * tile)
+    store(to, words, tl.broadcast_to((before + owner < C.programs)[:, None], words.shape))
 
 
 @triton.jit
