@@ -29,8 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        # a message names the file that was asked for; a write that fails names none
-        if error.filename is None or os.fspath(error.filename) == os.fspath(temporary):
+        # a message names the file that was asked for; a write that fails names none, and an error
+        # without a number is a message already
+        ours = error.filename is None or os.fspath(error.filename) == os.fspath(temporary)
+        if ours and error.errno is not None:
             error.filename, error.filename2 = str(path), None
         raise
     finally:

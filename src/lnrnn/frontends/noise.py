@@ -45,8 +45,8 @@ def checked(variant: Variant, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in names:
             raise arguments.ArgumentTypeError(
-                f"Options are {', '.join(names)} and those that are documented here; got {name!r}: "
-                "use one of them."
+                f"Options are {', '.join(names)} and those that are documented here; got an "
+                f"unexpected keyword argument {name!r}: use one of them."
             )
     found: dict[str, Any] = {n: arguments.rate(n, options.get(n, 0.0)) for n in RATES}
     if found["zoneout_cell"] and variant.cell != "lstm":
