@@ -49,7 +49,9 @@ struct Row {
     Before<T> from;
     const T* held_c; // (H) the old c as zoneout holds it, before it is clipped
     T *dh, *dc;      // gradients of the cell's output and the new c, then of the old states
-    T* ds;           // (G H) gradient of h U
+    const uint16_t *soon_x, *soon_s;  // (G H) rows of numbers of two bytes that a step to come reads or
+                                      // writes as its x W and h U; null: none
+
 
     T* p;       // (G H) pre-activations, then the activated gates
     T* raw;     // (G H) the argument of a sum norm
@@ -137,6 +139,9 @@ inline Vec<T> part_h(const Context<T>& k, const Row<T>& w, int g, int64_t i, P p
 template <Parts parts, class T, class P>
 inline Vec<T> preactivation(const Context<T>& k, const Row<T>& w, int g, int64_t j, P part) {
     const int64_t i = g * k.H + j;
+    // asked for a little at a time: while many lines are on their way, others have to wait
+    if (w.soon_x) __builtin_prefetch(w.soon_x + i);
+    if (w.soon_s) __builtin_prefetch(w.soon_s + i);
     if constexpr (parts == Parts::summed)
         return load(w.p + i, part);
     else

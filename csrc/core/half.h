@@ -26,6 +26,8 @@ constexpr bool is_half = std::is_same_v<S, bfloat16> || std::is_same_v<S, float1
 
 typedef uint32_t Word __attribute__((vector_size(LNRNN_BYTES)));
 typedef uint16_t Short __attribute__((vector_size(LNRNN_BYTES / 2)));
+// in memory, as Lanes::Anywhere
+typedef uint16_t ShortAnywhere __attribute__((vector_size(LNRNN_BYTES / 2), aligned(sizeof(uint16_t))));
 
 inline Word word(Vec<float> v) {
     Word w;
@@ -155,8 +157,7 @@ inline Vec<float> load(const S* p, P part) {
 template <class S>
     requires is_half<S>
 inline void store(S* p, Vec<float> v, All) {
-    const Short s = Conversion<S>::narrow(v);
-    memcpy(p, &s, sizeof s);
+    *reinterpret_cast<ShortAnywhere*>(p) = Conversion<S>::narrow(v);
 }
 
 template <class S>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <vector>
 
 #include "spec.h"
 
@@ -101,6 +102,9 @@ struct Kernel {
     int64_t (*shared)(const Job<T, S>&, int64_t rows, int parts);
     void (*forward)(const Job<T, S>&, const Worker<T>&);
     void (*backward)(const Job<T, S>&, const Worker<T>&);
+    // null where a block sums the gradients of matrices as they are; else makes them of what blocks of as
+    // many parts have summed in their shared memory: the share of one of `size` workers
+    void (*collect)(const Job<T, S>&, const std::vector<char*>& shared, int parts, int rank, int size);
     void (*function)(Activation, bool exponential, int64_t n, const T* in, T* out);
 };
 

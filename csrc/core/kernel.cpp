@@ -34,6 +34,30 @@ int64_t shared(const JobOf<P>& job, int64_t rows, int parts) {
     return asked<P>(job, {0, rows, 0, 1, parts}).shared();
 }
 
+// the gradients of matrices that blocks of rows have summed in tiles
+template <class P>
+void collect(const JobOf<P>& job, const std::vector<char*>& shared, int parts, int rank, int size) {
+    using R = typename P::R;
+    if constexpr (by_tiles<R>) {
+        const int blocks = int(shared.size());
+        std::vector<decltype(asked<P>(job, {}).gradients())> all;
+        for (int i = 0; i < blocks; ++i)
+            all.push_back(asked<P>(job, {job.n.B * i / blocks, job.n.B * (i + 1) / blocks, 0, 1, parts,
+                                         nullptr, nullptr, shared[i], job.grad.kernel,
+                                         job.grad.recurrent, job.grad.projection})
+                              .gradients());
+        std::vector<const float*> tiles(blocks);
+        for (size_t m = 0; m < all[0].size(); ++m) {
+            const auto& it = all[0][m];
+            if (!it.tiles) continue;
+            for (int i = 0; i < blocks; ++i) tiles[i] = all[i][m].tiles;
+            const int64_t n = panels<Pair>(it.N);
+            add_tiles(tiles.data(), blocks, it.M, it.N, it.at, it.row, n * rank / size,
+                      n * (rank + 1) / size);
+        }
+    }
+}
+
 template <class T>
 void function(Activation kind, bool exponential, int64_t n, const T* in, T* out) {
     each<T>(n, [&](int64_t j, auto part) {
@@ -52,6 +76,7 @@ constexpr Kernel<typename P::T, typename P::S> table = {
     shared<P>,
     forward<P>,
     backward<P>,
+    by_tiles<typename P::R> ? collect<P> : nullptr,
     function<typename P::T>,
 };
 

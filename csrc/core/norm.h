@@ -283,14 +283,26 @@ inline Vec<T> affine(const Site<T>& site, const Statistics<T>& st, Vec<T> v, int
     return site.shift ? v + load(site.shift + i, part) : v;
 }
 
+// A row of numbers that takes a gradient as it is.
+template <class T>
+struct RowOf {
+    T* at;
+
+    void put(int64_t i, Vec<T> d, auto part) const {
+        store(at + i, d, part);
+    }
+    // whether what is at d needs not be put
+    bool holds(const T* d, int64_t i) const { return d == at + i; }
+};
+
 // The derivative of a norm for one row: from the gradient of its normed, scaled and shifted form,
 // whose gate g is at dy[g], to that of v, which may take its place.
-template <class T>
+template <class T, class To = RowOf<T>>
 struct NormBack {
     const Statistics<T>* st;
     const T* v;
     const T* dy[max_gates];
-    T* dv;
+    To dv;
 };
 
 // What a derivative is of: the gates [from, to) of rows at a site; `row(i)` is that of row i.
@@ -310,8 +322,9 @@ template <class T, int N>
 struct BackSums {
     Vec<T> plain[max_gates][N], along[max_gates][N];
 
-    [[gnu::always_inline]] BackSums(const Site<T>& site, const NormBack<T>* row, int64_t H, int from,
-                                    int to, int64_t first, int64_t last) {
+    template <class Row>
+    [[gnu::always_inline]] BackSums(const Site<T>& site, const Row* row, int64_t H, int from, int to,
+                                    int64_t first, int64_t last) {
         for (int g = from; g < to; ++g) {
             Vec<T> s[N] = {}, a[N] = {};
             const T *v[N], *dy[N];
@@ -368,19 +381,18 @@ struct Taken {
 };
 
 // The gradients of v of one row, for the units [first, last).
-template <class T>
-[[gnu::always_inline]] inline void apply_back(const Site<T>& site, const NormBack<T>& row,
+template <class T, class Row>
+[[gnu::always_inline]] inline void apply_back(const Site<T>& site, const Row& row,
                                               const Taken<T>& taken, int64_t H, int from, int to,
                                               int64_t first, int64_t last) {
     for (int g = from; g < to; ++g) {
         const T mean = row.st->mean[g], scale = row.st->scale[g];
         const T down = taken.down[g], tilt = taken.tilt[g];
         const T *gain = site.gain + g * H, *v = row.v + g * H, *dy = row.dy[g];
-        T* dv = row.dv + g * H;
         each<T>(first, last, [&](int64_t j, auto part) {
             const Vec<T> u = (load(v + j, part) - mean) * scale;
             const Vec<T> t = load(dy + j, part) * load(gain + j, part);
-            store(dv + j, (t - down - u * tilt) * scale, part);
+            row.dv.put(g * H + j, (t - down - u * tilt) * scale, part);
         });
     }
 }
@@ -394,9 +406,9 @@ inline void in_pairs(int n, F f) {
 }
 
 // The derivatives of N whole rows.
-template <class T, int N>
-inline void back_whole_of(const Spec& spec, const Site<T>& site, const NormBack<T>* row, int64_t H,
-                          int from, int to) {
+template <class T, int N, class Row>
+inline void back_whole_of(const Spec& spec, const Site<T>& site, const Row* row, int64_t H, int from,
+                          int to) {
     const BackSums<T, N> sums(site, row, H, from, to, 0, H);
     Taken<T> taken[N];
     site.each_group(from, to, [&](const Group& group) {
@@ -408,7 +420,7 @@ inline void back_whole_of(const Spec& spec, const Site<T>& site, const NormBack<
 template <class T, class R>
 inline void back_whole(const Spec& spec, int64_t H, int n, const R& it) {
     in_pairs(n, [&]<int N>(int start) {
-        NormBack<T> row[N];
+        decltype(it.row(0)) row[N];
         for (int i = 0; i < N; ++i) row[i] = it.row(start + i);
         back_whole_of<T, N>(spec, it.site, row, H, it.from, it.to);
     });
@@ -422,7 +434,7 @@ inline int64_t write_back(int64_t H, Share<T>& share, int n, const R& it, int64_
     it.each_group([&](const Group&) { ++groups; });
     for (int p = share.from; p < share.to; ++p)
         in_pairs(n, [&]<int N>(int start) {
-            NormBack<T> row[N];
+            decltype(it.row(0)) row[N];
             for (int i = 0; i < N; ++i) row[i] = it.row(start + i);
             const BackSums<T, N> sums(it.site, row, H, it.from, it.to, share.unit(p),
                                       share.unit(p + 1));
@@ -446,7 +458,7 @@ inline int64_t read_back(const Spec& spec, int64_t H, Share<T>& share, int n, co
     int groups = 0;
     it.each_group([&](const Group&) { ++groups; });
     for (int i = 0; i < n; ++i) {
-        const NormBack<T> row = it.row(i);
+        const auto row = it.row(i);
         Taken<T> taken;
         int64_t at = slot + i;
         it.each_group([&](const Group& group) {
@@ -468,14 +480,14 @@ template <class T, class R>
 inline void back_plain(int64_t H, const Share<T>& share, int n, const R& it) {
     const Site<T>& site = it.site;
     for (int i = 0; i < n; ++i) {
-        const NormBack<T> row = it.row(i);
+        const auto row = it.row(i);
         for (int g = it.from; g < it.to; ++g) {
             const T* dy = row.dy[g];
-            T *dv = row.dv + g * H, *dshift = site.dshift ? site.dshift + g * H : nullptr;
-            if (dv == dy && !dshift) continue;
+            T* dshift = site.dshift ? site.dshift + g * H : nullptr;
+            if (row.dv.holds(dy, g * H) && !dshift) continue;
             each<T>(share.first, share.last, [&](int64_t j, auto part) {
                 const Vec<T> d = load(dy + j, part);
-                store(dv + j, d, part);
+                row.dv.put(g * H + j, d, part);
                 if (dshift) store(dshift + j, load(dshift + j, part) + d, part);
             });
         }

@@ -178,6 +178,35 @@ inline void pair_up(int64_t n, const bfloat16* u, const bfloat16* v, Pair* to) {
     });
 }
 
+// A strip of a panel from a matrix that is given as its transpose, column w `across` numbers from the
+// one before it, by squares of vectors: `square(p)` is the vector of elements that starts at p, `per` numbers
+// each.
+template <int per, class E, class T, class F>
+inline void pack_turned(const T* from, int64_t rows, int64_t columns, int64_t across, E* to, F square) {
+    using V = decltype(square(from));
+    constexpr int L = int(sizeof(V) / sizeof(E)), W = panel_width<E>;
+    for (int64_t w = 0; w < columns; w += L)
+        for (int64_t k = 0; k < rows; k += L) {
+            V v[L];
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l) v[l] = square(from + (w + l) * across + k * per);
+            transpose<L>(v);
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l) memcpy(to + (k + l) * W + w, &v[l], sizeof(V));
+        }
+}
+
+// Pairs of as many neighbours as two vectors have.
+template <class T>
+inline Word pairs_at(const T* p) {
+    bfloat16 both[2 * lanes<T>];
+    store(both, load(p, All{}), All{});
+    store(both + lanes<T>, load(p + lanes<T>, All{}), All{});
+    Word pairs;
+    memcpy(&pairs, both, sizeof pairs);
+    return pairs;
+}
+
 // A strip of `rows` by `columns` elements of a panel that is rounded while it is packed, from
 // `given` rows of numbers that are there.
 template <class R, class T>
@@ -185,6 +214,11 @@ inline void pack_strip(const T* from, int64_t given, int64_t rows, int64_t colum
                        int64_t across, typename Operands<R>::E* to) {
     using E = typename Operands<R>::E;
     constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1, most = 16;
+    if constexpr (std::is_same_v<E, Pair>)
+        if (down == 1 && columns == W && given == rows * per && rows % lanes<T> == 0) {
+            pack_turned<per>(from, rows, columns, across, to, [](const T* p) { return pairs_at(p); });
+            return;
+        }
     T numbers[most * per * W];
     if (given < rows * per || columns < W) memset(numbers, 0, sizeof numbers);
     if (across == 1)
@@ -234,6 +268,9 @@ inline void pack(const T* m, int64_t K, int64_t N, int64_t down, int64_t across,
                 } else if (across == 1 && columns == W) {
                     for (int64_t k = s; k < end; ++k)
                         memcpy(to + k * W, from + k * down, W * sizeof(T));
+                } else if (down == 1 && columns == W && (end - s) % lanes<T> == 0) {
+                    pack_turned<1>(from + s, end - s, columns, across, to + s * W,
+                                   [](const T* p) { return load(p, All{}); });
                 } else {
                     for (int64_t w = 0; w < columns; ++w)
                         for (int64_t k = s; k < end; ++k)
@@ -341,24 +378,31 @@ inline void product(int64_t M, int64_t N, int64_t K, Stack<const typename Operan
         typename Operands<R>::Tiles x(M < tile ? int(M) : tile);
         const int64_t apart = c.evenly(M) ? c.row : 0;
         auto row = [&](int64_t m) { return apart ? c.base + m * apart : c.at(m); };
-        // a last block of rows for itself takes two panels at once
+        auto chunk = [&](int64_t k0) { return static_cast<const E*>(packed) + k0 * panels<E>(N) * W; };
+        auto depth = [&](int64_t k0) { return D - k0 < chunk_depth ? D - k0 : chunk_depth; };
+        // a last block of rows by itself has nothing to share a chunk with: it takes two panels at once
         const int64_t odd = M % (2 * tile), paired = odd > tile ? M : M - odd;
-        for (int64_t k0 = 0; k0 < D; k0 += chunk_depth) {
-            const int64_t depth = D - k0 < chunk_depth ? D - k0 : chunk_depth;
-            const E* chunk = static_cast<const E*>(packed) + k0 * panels<E>(N) * W;
-            auto pass = [&]<int P>(int64_t from, int64_t to, int64_t p) {
-                tile_rows<P>(
-                    x, to - from, depth, a.base + 2 * k0 + from * a.row, a.row, chunk + p * depth * W,
-                    N - p * W, apart, k0 > 0 || bias,
-                    [&](int64_t m) { return k0 > 0 ? row(from + m) + p * W : bias + p * W; },
-                    [&](int64_t m) { return row(from + m) + p * W; });
-            };
-            for (int64_t p = first; p < last; ++p) pass.template operator()<1>(0, paired, p);
-            if (paired == M) continue;
-            int64_t p = first;
-            for (; p + 2 <= last; p += 2) pass.template operator()<2>(paired, M, p);
-            if (p < last) pass.template operator()<1>(paired, M, p);
-        }
+        if (paired > 0)
+            for (int64_t k0 = 0; k0 < D; k0 += chunk_depth)
+                for (int64_t p = first; p < last; ++p)
+                    tile_rows(
+                        x, paired, depth(k0), rows_at(a.base + 2 * k0, a.row),
+                        chunk(k0) + p * depth(k0) * W, N - p * W, apart, k0 > 0 || bias,
+                        [&](int64_t m) { return row(m) + p * W; },
+                        [&](int64_t m) { return k0 > 0 ? row(m) + p * W : bias + p * W; });
+        if (paired == M) return;
+        auto alone = [&]<int P>(int64_t p) {
+            tile_block<1, P>(
+                x, M - paired, N - p * W, apart, bias, [&](int64_t m) { return row(paired + m) + p * W; },
+                [&](int64_t) { return bias + p * W; }, [&] {
+                    for (int64_t k0 = 0; k0 < D; k0 += chunk_depth)
+                        tile_dots<1, P>(x, depth(k0), rows_at(a.base + paired * a.row + 2 * k0, a.row),
+                                        chunk(k0) + p * depth(k0) * W);
+                });
+        };
+        int64_t p = first;
+        for (; p + 2 <= last; p += 2) alone.template operator()<2>(p);
+        if (p < last) alone.template operator()<1>(p);
         return;
     }
     // rows that pass over a panel in one go: their part of A stays in the second-level cache
@@ -426,13 +470,14 @@ inline void copy_element(const Stack<const O>& a, int64_t K, int64_t k, int64_t 
 }
 
 // `columns` columns from `first` on of as many pairs of rows as a vector has lanes, from pair k on, of
-// K rows in all: as rows, `pitch` apart.
+// K rows in all: as rows, `pitch` apart, and zeros in those of a vector that are no columns.
 inline void turn_pairs(const Stack<const bfloat16>& a, int64_t K, int64_t k, int64_t first,
                        int64_t columns, Pair* to, int64_t pitch) {
     constexpr int L = lanes<float>;
     Word square[L];
     auto read = [&](auto part) {
-        for (int64_t l = 0; l < L; ++l) {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) {
             const int64_t row = 2 * (k + l);
             square[l] = row < K ? lengthened(bits_at(a.at(row) + first, part)) : Word{};
             if (row + 1 < K) square[l] |= lengthened(bits_at(a.at(row + 1) + first, part)) << 16;
@@ -440,16 +485,27 @@ inline void turn_pairs(const Stack<const bfloat16>& a, int64_t K, int64_t k, int
     };
     if (columns == L) read(All{});
     else read(Part{int(columns)});
-    transpose(square);
-    for (int64_t i = 0; i < columns; ++i) memcpy(to + i * pitch, &square[i], sizeof square[i]);
+    transpose<L>(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) memcpy(to + i * pitch, &square[i], sizeof square[i]);
 }
 
-// `outer` by tiles, whose left operand is the transpose of A.
-template <class R, class T>
+// Numbers of the memory that `outer_of_tiles` sums up an (M, N) matrix in, a panel after the other.
+inline int64_t tiles_of_panel(int64_t M) { return up(M, 2 * tile) * block_of_tiles; }
+template <class R>
+inline int64_t tiles_of(int64_t M, int64_t N) {
+    return by_tiles<R> ? tiles_of_panel(M) * panels<Pair>(N) : 0;
+}
+
+// `outer` by tiles, whose left operand is the transpose of A, in C or in `tiles`, of which add_tiles makes
+// rows: those pay where more is added later.
+template <class R>
 inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16> a,
-                           Stack<const bfloat16> b, bool add, T* c, int64_t ldc, Pair* memory,
-                           int64_t first, int64_t last) {
+                           Stack<const bfloat16> b, bool add, float* c, int64_t ldc, float* tiles,
+                           Pair* memory, int64_t first, int64_t last) {
     constexpr int W = panel_width<Pair>, L = lanes<float>;
+    constexpr int64_t square = tile * tile;
+    if (first == last) return;
     typename Operands<R>::Tiles x(tile);
     const int64_t D = up(K, 2 * tile) * tile;
     for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
@@ -458,26 +514,48 @@ inline void outer_of_tiles(int64_t K, int64_t M, int64_t N, Stack<const bfloat16
             const int64_t given = K - 2 * k0 < 2 * depth ? K - 2 * k0 : 2 * depth;
             const int64_t height = M - i0 < most_columns ? M - i0 : most_columns;
             Pair *panel = memory, *left = memory + depth * W;
-            const bfloat16* turned = reinterpret_cast<const bfloat16*>(left);
-            if (given < 2 * depth) memset(left, 0, height * depth * sizeof(Pair));
+            const Left turned = {reinterpret_cast<const bfloat16*>(left), 2 * tile, 2 * square, 2 * tile * depth};
+            if (given < 2 * depth) memset(left, 0, up(height, tile) * tile * depth * sizeof(Pair));
             for (int64_t k = 0; 2 * k < given; k += L)
                 for (int64_t i = 0; i < height; i += L)
-                    turn_pairs(a, 2 * k0 + given, k0 + k, i0 + i,
-                               height - i < L ? height - i : L, left + i * depth + k, depth);
+                    turn_pairs(a, 2 * k0 + given, k0 + k, i0 + i, height - i < L ? height - i : L,
+                               left + i / tile * tile * depth + k / tile * square + i % tile * tile + k % tile,
+                               tile);
             for (int64_t p = first; p < last; ++p) {
                 const int64_t columns = N - p * W < W ? N - p * W : W;
                 if (columns < W || given < 2 * depth) memset(panel, 0, depth * W * sizeof(Pair));
                 for (int64_t k = 0; 2 * k < given; ++k)
                     copy_element(b, K, k0 + k, p * W, columns, panel + k * W);
-                auto row = [&](int64_t m) { return c + (i0 + m) * ldc + p * W; };
-                tile_rows(x, height, depth, turned, 2 * depth, panel, columns, ldc, add, row, row);
+                if (tiles)
+                    tile_sums(x, height, depth, turned, panel, add,
+                              tiles + p * tiles_of_panel(M) + i0 / (2 * tile) * block_of_tiles);
+                else
+                    tile_rows(x, height, depth, turned, panel, columns, ldc, add,
+                              [&](int64_t m) { return c + (i0 + m) * ldc + p * W; });
             }
+        }
+}
+
+// The panels [first, last) of C (M, N), the total of `count` such sums.
+inline void add_tiles(const float* const* sums, int count, int64_t M, int64_t N, float* c, int64_t ldc,
+                      int64_t first, int64_t last) {
+    for (int64_t m0 = 0; m0 < M; m0 += tile)
+        for (int64_t n0 = first * 2 * tile; n0 < N && n0 < last * 2 * tile; n0 += tile) {
+            const int64_t at = n0 / (2 * tile) * tiles_of_panel(M) + m0 / (2 * tile) * block_of_tiles +
+                               (m0 / tile % 2 * 2 + n0 / tile % 2) * tile * tile;
+            for (int64_t m = 0; m < tile && m0 + m < M; ++m)
+                each<float>(N - n0 < tile ? N - n0 : tile, [&](int64_t j, auto part) {
+                    Vec<float> total = load(sums[0] + at + m * tile + j, part);
+                    for (int i = 1; i < count; ++i) total += load(sums[i] + at + m * tile + j, part);
+                    store(c + (m0 + m) * ldc + n0 + j, total, part);
+                });
         }
 }
 
 // The panels [first, last) of C = A' B, or with `add` C += A' B: the sum over k of the products of
 // row k of A, M columns, with row k of B, N columns.
 template <class R, class T>
+    requires(!by_tiles<R>)
 inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands<R>::O> a,
                   Stack<const typename Operands<R>::O> b, bool add, T* c, int64_t ldc,
                   typename Operands<R>::E* memory, int64_t first, int64_t last) {
@@ -485,10 +563,6 @@ inline void outer(int64_t K, int64_t M, int64_t N, Stack<const typename Operands
     constexpr int W = panel_width<E>, per = std::is_same_v<E, Pair> ? 2 : 1;
     constexpr int64_t whole_vectors = whole_block<E>;
     if (first == last) return;
-    if constexpr (by_tiles<R>) {
-        outer_of_tiles<R>(K, M, N, a, b, add, c, ldc, memory, first, last);
-        return;
-    }
     const int64_t D = up(K, per);
     for (int64_t k0 = 0; k0 < D; k0 += chunk_depth, add = true)
         for (int64_t i0 = 0; i0 < M; i0 += most_columns) {

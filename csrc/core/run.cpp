@@ -221,21 +221,25 @@ struct Workplace {
         own_size = kernel.memory(job, rows, plan.parts);
         shared_size = kernel.shared(job, rows, plan.parts);
         const int64_t projection = job.spec.projection ? job.n.H * job.n.R : 0;
-        matrices_size = back ? (job.n.I + job.n.R) * job.wide() + projection : 0;
+        const bool in_results = back && !kernel.collect;
+        matrices_size = in_results ? (job.n.I + job.n.R) * job.wide() + projection : 0;
         own = allocate<char>(own_size * plan.workers());
         shared = allocate<char>(shared_size * plan.blocks);
         matrices = allocate<T>(matrices_size * (plan.blocks - 1));
     }
 
-    // what a block sums dW, dU and dP in, one behind the other: the first in the results themselves
+    // what a block sums dW, dU and dP in, one behind the other: the first in the results themselves, or
+    // all in their shared memory
     T* dkernel(const Job<T, S>& job, int block) const {
-        return block ? matrices.get() + (block - 1) * matrices_size : job.grad.kernel;
+        return block && matrices_size ? matrices.get() + (block - 1) * matrices_size : job.grad.kernel;
     }
     T* drecurrent(const Job<T, S>& job, int block) const {
-        return block ? dkernel(job, block) + job.n.I * job.wide() : job.grad.recurrent;
+        return block && matrices_size ? dkernel(job, block) + job.n.I * job.wide()
+                                      : job.grad.recurrent;
     }
     T* dprojection(const Job<T, S>& job, int block) const {
-        return block ? drecurrent(job, block) + job.n.R * job.wide() : job.grad.projection;
+        return block && matrices_size ? drecurrent(job, block) + job.n.R * job.wide()
+                                      : job.grad.projection;
     }
 
     // the sums over rows of a block, which its first worker has, or all have together
@@ -261,7 +265,7 @@ struct Workplace {
 
 // The sums of all blocks, in their order, so that the result does not depend on the threads' pace.
 template <class T, class S>
-void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
+void add_up(const Kernel<T, S>& kernel, const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
     const SumsLayout at(job.wide(), job.n);
     const int blocks = place.plan.blocks;
     auto total = [&](T* to, int64_t from, int64_t n) {
@@ -285,6 +289,14 @@ void add_up(const Job<T, S>& job, const Workplace<T, S>& place, Pool& pool) {
     total(g.gain_hidden, at.gain_hidden, R), total(g.shift_hidden, at.shift_hidden, R);
     total(g.projection_bias, at.projection_bias, R);
     if (!full) total(g.recurrent, at.recurrent, H);
+    if (kernel.collect) {
+        std::vector<char*> shared;
+        for (int i = 0; i < blocks; ++i) shared.push_back(place.shared.get() + i * place.shared_size);
+        pool.run(place.plan.workers(), [&](int rank, int size) {
+            kernel.collect(job, shared, place.plan.parts, rank, size);
+        });
+        return;
+    }
     if (blocks == 1) return;
     pool.run(blocks, [&](int rank, int size) {
         auto add = [&](T* to, int64_t from, int64_t n) {
@@ -345,7 +357,7 @@ void backward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     const Packing<T, S> packing(kernel, job, plan, pool, true);
     const Workplace<T, S> place(kernel, job, plan, true);
     place.run(job, pool, kernel.backward);
-    add_up(job, place, pool);
+    add_up(kernel, job, place, pool);
     reordered.give_back();
 }
 

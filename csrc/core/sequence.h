@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 
 #include "cells.h"
 #include "job.h"
@@ -46,7 +47,14 @@ inline void zone_out_back(const T* mask, T value, int64_t first, int64_t last, T
 }
 
 // The rows of a few steps are projected, and their gradients summed, in one product.
-constexpr int64_t chunk_rows = 256;
+// Products by tiles are over so soon that what they read and write has to be near: forward x W of a chunk
+// stays in the second-level cache, and backward, where it does not, the sums of dW and dU come from beyond
+// it as seldom as may be.
+template <class R>
+constexpr int64_t chunk_rows(bool back) {
+    if (!by_tiles<R>) return 256;
+    return back ? 2 * chunk_depth : 128;
+}
 // Rows that workers who divide the units take through the stages of a step in one go.
 constexpr int64_t most_rows_between_meetings = 16;
 
@@ -69,7 +77,8 @@ public:
           R_(job.n.R),
           wide_(job.wide()),
           rows_(me.rows()),
-          chunk_(std::clamp<int64_t>(chunk_rows / std::max<int64_t>(rows_, 1), 1, job.n.T)),
+          most_(chunk_rows<R>(job.grad.kernel)),
+          chunk_(std::clamp<int64_t>(most_ / std::max<int64_t>(rows_, 1), 1, job.n.T)),
           gates_(int(job.spec.gates)),
           early_(int(job.early_gates())),
           two_(job.spec.two_products()),
@@ -106,7 +115,7 @@ public:
         row_pointers_ = own.take<Row<T>*>(kept_rows());
         row_memory_ = common.take<T>(Row<T>::size(gates_, H_, R_) * kept_rows());
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
-        const int64_t most = std::min(job.n.T * rows_, std::max(chunk_rows, rows_));
+        const int64_t most = std::min(job.n.T * rows_, std::max(most_, rows_));
         constexpr int64_t spare = spare_rows<R>;
         const int64_t entering = std::max(most, by_units_ ? 2 * rows_ : 0);
         entering_ = common.take<O>((entering + spare) * pitch_h_);
@@ -123,9 +132,10 @@ public:
         doutputs_ = common.take<O>(projects_ ? (most + spare) * pitch_h_ : 0);
         through_gate_ = common.take<T>(two_ ? rows_ * H_ : 0);
         scaled_ = common.take<T>(job.spec.diagonal ? rows_ * H_ : 0);
-        const int64_t gradients = rounds ? rows_ : most;
+        // as they are: u h is no product, but the gradient of its u needs them
+        const int64_t gradients = !rounds ? most : job.spec.diagonal ? rows_ : 0;
         dhu_ = common.take<T>(gradients * wide_);
-        dxw_ = apart_ ? common.take<T>(gradients * wide_) : dhu_;
+        dxw_ = apart_ && !rounds ? common.take<T>(gradients * wide_) : dhu_;
         if constexpr (rounds) {
             dhu_operands_ = common.take<O>((most + spare) * pitch_d_);
             dxw_operands_ = apart_ ? common.take<O>((most + spare) * pitch_d_) : dhu_operands_;
@@ -133,6 +143,23 @@ public:
         dx_ = common.take<T>(narrow ? most * I_ : 0);
         wide_x_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
         wide_hu_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
+        const Gradients<T, S>& back = job.grad;
+        // all rows in one chunk are summed where the result is to be
+        const bool sums_apart = by_tiles<R> && (rows_ < job.n.B || chunk_ < job.n.T);
+        auto matrix = [&](const T* wanted, int64_t M, int64_t first, int64_t columns, int64_t row,
+                          bool turned, T* c) -> Matrix {
+            Matrix it = turned ? Matrix{columns, M, M, turned, c, nullptr}
+                               : Matrix{M, columns, row, turned, c, nullptr};
+            if (c) it.at += turned ? first * M : first;
+            if (wanted && sums_apart) it.tiles = shared.take<T>(tiles_of<R>(it.M, it.N));
+            return it;
+        };
+        dkernel_ = matrix(back.kernel, I_, 0, wide_, wide_, job.kernel_turned, me.dkernel);
+        const T* full = job.spec.diagonal ? nullptr : back.recurrent;
+        dfirst_ = matrix(full, R_, 0, early_ * H_, wide_, job.recurrent_turned, me.drecurrent);
+        dsecond_ = matrix(two_ ? full : nullptr, R_, early_ * H_, two_ ? H_ : 0, wide_,
+                          job.recurrent_turned, me.drecurrent);
+        dprojection_ = matrix(back.projection, H_, 0, R_, R_, false, me.dprojection);
         outer_memory_ = own.take<E>(outer_memory<E>(most));
         memory_ = own.used;
         share_.team = me.team, share_.size = me.size;
@@ -266,14 +293,12 @@ public:
         clear_reset_states(job_.grad.dreset_c, H_, last_);
         for (int64_t t = job_.n.T - 1; t >= 0; --t) {
             const int64_t in_chunk = t % chunk_ * rows_;
-            const int64_t gradients = rounds ? 0 : in_chunk;
             if (!job_.out.xw && !pre_ && (t + 1 == job_.n.T || (t + 1) % chunk_ == 0))
                 project_chunk(t - t % chunk_);
             const T* h = kept_h(t);
             const T* c = C::has_c ? before(job_.in.c0, job_.out.c, nullptr, t, H_) : nullptr;
             O* entered = entering_ + in_chunk * pitch_h_;
             O* gated = gated_ + in_chunk * pitch_h_;
-            T* dhu = dhu_ + gradients * wide_;
             if (pre_) {
                 O* x = normed_x_ + in_chunk * pitch_x_;
                 norm_joint(h, t, x, entered);
@@ -288,30 +313,21 @@ public:
                 if (job_.spec.diagonal) scale_hidden(h, t);
                 else project(entered, t, gated);
             }
-            begin_back(t, dhu);
+            begin_back(t);
             if (projects_) back_projection(t, h, c);
             each_rows(t, [&](Rows<T>& rows) {
                 if (!projects_) place(rows, t, h, c);
-                for (Row<T>* w : rows) w->ds = dhu + w->index * wide_;
                 back_rows(t, rows);
             });
             T* dq = job_.spec.diagonal ? scaled_ : dq_ring_ + (t & 1) * 2 * rows_ * R_;
             if constexpr (C::may_gate)
-                if (two_) back_gated(t, entered, dhu, dq + rows_ * R_);
-            if constexpr (rounds) {
-                for (int64_t r = 0; r < rows_; ++r) {
-                    to_operands(0, early_, dhu + r * wide_, operands_of_dhu(t) + r * pitch_d_);
-                    if (apart_)
-                        to_operands(0, gates_, dxw_row(t, r),
-                                    dxw_operands_ + (in_chunk + r) * pitch_d_);
-                }
-            }
+                if (two_) back_gated(t, entered, dq + rows_ * R_);
             if (pre_)
-                back_joint(t, dhu);
+                back_joint(t);
             else if (job_.spec.diagonal)
-                scale_hidden_back(h, t, dhu, dq);
+                scale_hidden_back(h, t, dq);
             else
-                multiply(1, R_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
+                multiply(1, R_, early_ * H_, gradients_of(t, 0), job_.packed.first_back, nullptr,
                          rows_of(dq, R_));
             for (int64_t r = 0; r < rows_; ++r)
                 if (!masked(t, r))
@@ -323,7 +339,37 @@ public:
         if (C::has_c) copy_rows(dc_, job_.grad.dc0 + me_.first * H_);
     }
 
+    // The gradient of a matrix, or of its transpose: (M, N), a row `row` numbers from the next, and the
+    // tiles in which it is summed, where it is.
+    struct Matrix {
+        int64_t M, N, row;
+        bool turned;
+        T *at, *tiles;
+    };
+
+    std::array<Matrix, 4> gradients() const { return {dkernel_, dfirst_, dsecond_, dprojection_}; }
+
 private:
+    // Where the gradients of a row's x W or h U go: to the sums of a bias, then within a bound to a row of
+    // numbers, or of operands, or both.
+    struct Return {
+        T* bias;
+        T bound;
+        T* row;
+        O* operands;
+
+        void put(int64_t i, Vec<T> d, auto part) const {
+            if (bias) store(bias + i, load(bias + i, part) + d, part);
+            if (bound > 0) d = clamped<T>(d, bound);
+            if constexpr (rounds)
+                if (operands) store_operand<R>(operands + i, d, part);
+            if (row) store(row + i, d, part);
+        }
+        bool holds(const T* d, int64_t i) const {
+            return !bias && !(bound > 0) && !operands && (!row || row + i == d);
+        }
+    };
+
     // rows that go through the stages of a step at the same time, and those that are remembered
     int64_t rows_together() const {
         return by_units_ ? std::min(rows_, most_rows_between_meetings) : int64_t(together);
@@ -387,13 +433,6 @@ private:
     template <class F>
     void each_hidden(F f) const { each<T>(first_, last_h_, f); }
 
-    // own columns of the gates [from, to) as operands of a product
-    void to_operands(int from, int to, const T* row, O* operands) const {
-        each_column(from, to, [&](int64_t i, auto part) {
-            put_operand(operands + i - from * H_, load(row + i, part), part);
-        });
-    }
-
     // an array to compute in, or none where it is narrow
     static T* computed(S* array) {
         if constexpr (narrow) return nullptr;
@@ -437,10 +476,11 @@ private:
             const int64_t r = w->index;
             w->x = xw + r * wide_;
             w->s = hu + r * wide_;
+            w->soon_x = w->soon_s = nullptr;
             if constexpr (narrow) {
-                if (reads_kept_ && t > 0)
-                    for (const S* kept : {job_.out.xw, job_.out.hu})
-                        if (kept) fetch(kept + at(t - 1, r) * wide_);
+                const int64_t steps = pre_ ? 1 : chunk_;  // that are projected at a time
+                w->soon_x = kept_row(job_.out.xw, reads_kept_ ? t - 1 : t + steps, r);
+                w->soon_s = kept_row(job_.out.hu, reads_kept_ ? t - 1 : t + 1, r);
                 const int64_t slot = w - row_list_;
                 if (reads_kept_ && job_.out.xw)
                     w->x = widened(job_.out.xw + at(t, r) * wide_, job_.weights.bias_x,
@@ -462,10 +502,11 @@ private:
         }
     }
 
-    // ask for what a row of kept numbers is in, which is beyond the cache
-    void fetch(const S* row) const {
-        constexpr int64_t line = 64 / sizeof(S);
-        for (int64_t i = 0; i < wide_; i += line) __builtin_prefetch(row + i, 0, 2);
+    // what is kept of row r at step t, if that is a step
+    const uint16_t* kept_row(const S* kept, int64_t t, int64_t r) const {
+        static_assert(sizeof(S) == sizeof(uint16_t) || !narrow);
+        if (!kept || t < 0 || t >= job_.n.T) return nullptr;
+        return reinterpret_cast<const uint16_t*>(kept + at(t, r) * wide_);
     }
 
     // what was kept is without its bias, which rounding would take from
@@ -680,11 +721,11 @@ private:
 
     // the gradient of h U of step t from a gate on, as operands: of the gates before `early_`, or of
     // those from it on
-    Stack<const O> gradients_of(const T* dhu, int64_t t, int from) const {
+    Stack<const O> gradients_of(int64_t t, int from) const {
         if constexpr (rounds)
             return dense<const O>(operands_of_dhu(t) + (from ? late_ : 0), rows_, pitch_d_);
         else
-            return dense<const T>(dhu + from * H_, rows_, wide_);
+            return dense<const T>(dhu_row(t, 0) + from * H_, rows_, wide_);
     }
 
     O* operands_of_dhu(int64_t t) const { return dhu_operands_ + t % chunk_ * rows_ * pitch_d_; }
@@ -750,36 +791,27 @@ private:
         }
         // the first chunk to come is the last one in time
         const bool add = t + chunk_ < job_.n.T;
-        sum_outer(rows, I_, x, 0, gates_, dxw, job_.kernel_turned, add, me_.dkernel);
-        const bool turned = job_.recurrent_turned;
+        sum_outer(rows, x, dxw, add, dkernel_);
         if (!job_.spec.diagonal)
-            sum_outer(rows, R_, dense<const O>(entering_, rows, pitch_h_), 0, early_, dhu, turned, add,
-                      me_.drecurrent);
-        if (two_)
-            sum_outer(rows, R_, dense<const O>(gated_, rows, pitch_h_), early_, gates_, late, turned,
-                      add, me_.drecurrent);
-        if (projects_) {
-            int64_t first, last;
-            my_panels(R_, first, last);
-            outer<R>(rows, H_, R_, dense<const O>(outputs_, rows, pitch_m_),
-                     dense<const O>(doutputs_, rows, pitch_h_), add, me_.dprojection, R_,
-                     outer_memory_, first, last);
-        }
+            sum_outer(rows, dense<const O>(entering_, rows, pitch_h_), dhu, add, dfirst_);
+        if (two_) sum_outer(rows, dense<const O>(gated_, rows, pitch_h_), late, add, dsecond_);
+        if (projects_)
+            sum_outer(rows, dense<const O>(outputs_, rows, pitch_m_),
+                      dense<const O>(doutputs_, rows, pitch_h_), add, dprojection_);
         // the operands of the next chunk take the place of these
         if (by_units_) me_.team->meet(me_.size);
     }
 
-    // the columns of the gates [from, to) of the gradient (M, G H) of a matrix: of `a` (rows, M) and
-    // the gradient `d` of those gates of their product; or of its transpose
-    void sum_outer(int64_t rows, int64_t M, Stack<const O> a, int from, int to, Stack<const O> d,
-                   bool turned, bool add, T* c) const {
-        const int64_t at = from * H_, columns = (to - from) * H_;
+    // the gradient of a matrix: of what it multiplies, and of the gradient of their product
+    void sum_outer(int64_t rows, Stack<const O> a, Stack<const O> d, bool add, const Matrix& to) const {
+        if (to.turned) std::swap(a, d);
         int64_t first, last;
-        my_panels(turned ? M : columns, first, last);
-        if (turned)
-            outer<R>(rows, columns, M, d, a, add, c + at * M, M, outer_memory_, first, last);
+        my_panels(to.N, first, last);
+        if constexpr (by_tiles<R>)
+            outer_of_tiles<R>(rows, to.M, to.N, a, d, add, to.at, to.row, to.tiles, outer_memory_, first,
+                              last);
         else
-            outer<R>(rows, M, columns, a, d, add, c + at, wide_, outer_memory_, first, last);
+            outer<R>(rows, to.M, to.N, a, d, add, to.at, to.row, outer_memory_, first, last);
     }
 
     // h U + bias_h of step t; of two products also r, z, r h and the second
@@ -839,14 +871,14 @@ private:
     }
 
     // its gradient, to that of h and to the sums of that of u
-    void scale_hidden_back(const T* h, int64_t t, const T* dhu, T* dq) const {
+    void scale_hidden_back(const T* h, int64_t t, T* dq) const {
         const T* u = job_.weights.recurrent;
         // the gradients of x W, which a product of all units reads, are there
         if (by_units_) me_.team->meet(me_.size);
         for (int64_t r = 0; r < rows_; ++r) {
             if (masked(t, r)) continue;
             each_entering(h, t, r, [&](int64_t j, auto part, Vec<T> v) {
-                const Vec<T> d = load(dhu + r * H_ + j, part);
+                const Vec<T> d = load(dhu_row(t, r) + j, part);
                 store(dq + r * H_ + j, d * load(u + j, part), part);
                 store(recurrent_sums_ + j, load(recurrent_sums_ + j, part) + d * v, part);
             });
@@ -879,17 +911,18 @@ private:
             });
     }
 
-    void clear_columns(T* row) const {
-        each_column(0, gates_, [&](int64_t i, auto part) { store(row + i, Vec<T>{}, part); });
-    }
-
     // the gradient of this step's outputs, and zeros where a mask leaves a row out
-    void begin_back(int64_t t, T* ds) const {
+    void begin_back(int64_t t) const {
         for (int64_t r = 0; r < rows_; ++r) {
             if (job_.grad.dh) add_hidden(dh_ + r * R_, h_row(job_.grad.dh, t, r));
             if (!masked(t, r)) continue;
-            clear_columns(ds + r * wide_);
-            if (apart_) clear_columns(dxw_row(t, r));
+            auto clear_columns = [&](int from, int to, Return d) {
+                d.bias = nullptr;
+                each_column(from, to, [&](int64_t i, auto part) { d.put(i, Vec<T>{}, part); });
+            };
+            clear_columns(0, gates_, return_x(t, r));
+            clear_columns(0, early_, return_h(t, r, 0));
+            clear_columns(early_, gates_, return_h(t, r, early_));
         }
     }
 
@@ -899,7 +932,7 @@ private:
         for (Row<T>* w : rows) {
             const int64_t b = me_.first + w->index;
             // h U's gradient takes the place of the pre-activations' once that was used
-            if (!two_) w->d = w->ds;
+            if (!two_ && !rounds) w->d = dhu_row(t, w->index);
             if (zone_h && !projects_) zone_out_hidden(t, *w);
             if (zone_c)
                 zone_out_back(noise_at(job_.in.take_c, t, b, H_), job_.in.take_c.value, first_, last_,
@@ -1051,7 +1084,7 @@ private:
 
     // the gradients of x W and h U of step t, through the norm of [x, h], to those of x and of h: the
     // latter take the place of the rows
-    void back_joint(int64_t t, const T* dhu) const {
+    void back_joint(int64_t t) const {
         const int64_t wide = I_ + R_;
         T* d = ring_at(djoint_ring_, t, wide);
         Stack<const O> dxw;
@@ -1063,7 +1096,7 @@ private:
         my_panels(I_, first, last);
         product<R>(rows_, I_, wide_, dxw, job_.packed.kernel_back, static_cast<const T*>(nullptr),
                    rows_of(d, wide), first, last);
-        multiply_rows(R_, early_ * H_, gradients_of(dhu, t, 0), job_.packed.first_back, nullptr,
+        multiply_rows(R_, early_ * H_, gradients_of(t, 0), job_.packed.first_back, nullptr,
                       rows_of(d + I_, wide));
         auto of_row = [&](int64_t i) {
             const int64_t r = seen_rows_[i];
@@ -1080,12 +1113,8 @@ private:
     }
 
     // of two products: from the gradient of r h to those of r, z and all that is before them
-    void back_gated(int64_t t, const O* entered, T* ds, T* dq) {
-        if constexpr (rounds)
-            for (int64_t r = 0; r < rows_; ++r)
-                to_operands(early_, gates_, ds + r * wide_,
-                            operands_of_dhu(t) + r * pitch_d_ + late_);
-        multiply(1, R_, H_, gradients_of(ds, t, early_), job_.packed.second_back, nullptr,
+    void back_gated(int64_t t, const O* entered, T* dq) {
+        multiply(1, R_, H_, gradients_of(t, early_), job_.packed.second_back, nullptr,
                  rows_of(dq, R_));
         each_rows(t, [&](Rows<T>& rows) {
             C::back_early(k_, rows, entered, pitch_h_, dq, through_gate_);
@@ -1129,8 +1158,31 @@ private:
     }
 
     // the gradient of a row's x W; where no norm tells them apart it is that of h U
-    T* dxw_row(int64_t t, int64_t r) const {
-        return dxw_ + ((rounds ? 0 : t % chunk_ * rows_) + r) * wide_;
+    T* dxw_row(int64_t t, int64_t r) const { return dxw_ + (t % chunk_ * rows_ + r) * wide_; }
+    // of h U; where operands are copies, of one step
+    T* dhu_row(int64_t t, int64_t r) const {
+        return dhu_ + ((rounds ? 0 : t % chunk_ * rows_) + r) * wide_;
+    }
+
+    Return return_x(int64_t t, int64_t r) const {
+        // with one norm of both x W + h U is one product
+        const T bound = pre_ ? k_.clip : T(0);
+        if constexpr (rounds) {
+            O* operands = apart_ ? dxw_operands_ + (t % chunk_ * rows_ + r) * pitch_d_ : nullptr;
+            return {bias_x_sums_, bound, nullptr, operands};
+        } else {
+            return {bias_x_sums_, bound, dxw_row(t, r), nullptr};
+        }
+    }
+
+    // the same of h U, in the gates from one on: see gradients_of
+    Return return_h(int64_t t, int64_t r, int from) const {
+        if constexpr (rounds) {
+            O* operands = operands_of_dhu(t) + r * pitch_d_ + (from < early_ ? 0 : late_ - early_ * H_);
+            return {bias_h_sums_, k_.clip, job_.spec.diagonal ? dhu_row(t, r) : nullptr, operands};
+        } else {
+            return {bias_h_sums_, k_.clip, dhu_row(t, r), nullptr};
+        }
     }
 
     // the gradients of x W in the gates [from_x, to_x), and of h U in [from, to): through their norms,
@@ -1138,30 +1190,19 @@ private:
     void norms_back(int64_t t, Rows<T>& rows, int from_x, int to_x, int from, int to) const {
         auto of_x = [&](int i) {
             Row<T>& w = *rows.at[i];
-            NormBack<T> back{&w.at_x, w.x, {}, dxw_row(t, w.index)};
+            NormBack<T, Return> back{&w.at_x, w.x, {}, return_x(t, w.index)};
             for (int g = from_x; g < to_x; ++g) back.dy[g] = w.d + g * H_;
             return back;
         };
         auto of_h = [&](int i) {
             Row<T>& w = *rows.at[i];
-            NormBack<T> back{&w.at_h, w.s, {}, w.ds};
+            NormBack<T, Return> back{&w.at_h, w.s, {}, return_h(t, w.index, from)};
             for (int g = from; g < to; ++g)
                 back.dy[g] = job_.spec.apart(g) ? w.dhn : w.d + g * H_;
             return back;
         };
         norm_back<T>(job_.spec, H_, share_, rows.n, returned(k_.x, from_x, to_x, of_x),
                      returned(k_.h, from, to, of_h));
-        for (const Row<T>* w : rows) {
-            if (bias_x_sums_) add_columns(from_x, to_x, bias_x_sums_, dxw_row(t, w->index));
-            if (bias_h_sums_) add_columns(from, to, bias_h_sums_, w->ds);
-            if (k_.clip > 0)
-                for (int g = from; g < to; ++g)
-                    bound(w->ds, g * H_ + first_, g * H_ + last_, k_.clip);
-            // x W + h U is one product there
-            if (k_.clip > 0 && pre_)
-                for (int g = from_x; g < to_x; ++g)
-                    bound(dxw_row(t, w->index), g * H_ + first_, g * H_ + last_, k_.clip);
-        }
     }
 
     static bool acts(const Noise<T>& take) { return take.at || take.value != T(1); }
@@ -1180,15 +1221,9 @@ private:
         });
     }
 
-    void add_columns(int from, int to, T* sums, const T* row) const {
-        each_column(from, to, [&](int64_t i, auto part) {
-            store(sums + i, load(sums + i, part) + load(row + i, part), part);
-        });
-    }
-
     const Job<T, S>& job_;
     const Worker<T>& me_;
-    const int64_t I_, H_, R_, wide_, rows_, chunk_;  // chunk: steps
+    const int64_t I_, H_, R_, wide_, rows_, most_, chunk_;  // most_: rows of a chunk; chunk_: steps
     const int gates_, early_;
     const bool two_, pre_, projects_, apart_;
     const int64_t pitch_x_;
@@ -1218,6 +1253,7 @@ private:
     O *x_operands_, *dhu_operands_ = nullptr, *dxw_operands_ = nullptr;
     T *dx_, *wide_x_, *wide_hu_;  // of what is narrow in memory
     E* outer_memory_;
+    Matrix dkernel_, dfirst_, dsecond_, dprojection_;  // of second: the last gate of two products
 };
 
 }  // namespace lnrnn::LNRNN_ISA

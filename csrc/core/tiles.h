@@ -117,15 +117,52 @@ struct Beside {
     alignas(64) float at[4][tile][tile];
 };
 
-// B row blocks times P panels of 32 columns, `depth` pairs deep: four sums under way, so that none
-// waits for its last dot.  `a` has rows `pitch` numbers apart, a panel begins where the one before it
-// ends.  c(m) is row m of the sums, `apart` numbers from the next (0: anyhow), init(m) what it starts
-// from where `starts`; rows and columns are those within C.
-template <int B, int P, class X, class I, class C>
-inline void tile_block(X& x, int64_t depth, const bfloat16* a, int64_t pitch, const Pair* panel,
-                       int64_t rows, int64_t columns, int64_t apart, bool starts, I init, C c) {
+// How operands on the left lie: numbers from a row to the next, from a tile to the one beside it, and to
+// the one below it.
+struct Left {
+    const bfloat16* at;
+    int64_t row, beside, below;
+};
+
+// Add B row blocks times P panels of 32 columns, `depth` pairs deep, to sums in registers: four are under
+// way, so that none waits for its last dot.  A panel begins where the one before it ends.
+template <int B, int P, class X>
+[[gnu::always_inline]] inline void tile_dots(X& x, int64_t depth, Left a, const Pair* panel) {
     static_assert(B == 1 || P == 1);
     constexpr int side_by_side = 2 * P;
+    constexpr int64_t right_stride = 2 * tile * sizeof(Pair);
+    constexpr int right_at = left_at + B, rights = registers - right_at;
+    const int64_t left_stride = a.row * int64_t(sizeof(bfloat16)), next = depth * 2 * tile;
+    for (int64_t k = 0; k < depth; k += tile, a.at += a.beside, panel += tile * 2 * tile) {
+        x.template load<left_at>(a.at, left_stride);
+        if constexpr (B == 2) x.template load<left_at + 1>(a.at + a.below, left_stride);
+        [&]<size_t... j>(std::index_sequence<j...>) {
+            auto column = [&]<int n>() {
+                constexpr int right = right_at + n % rights;
+                x.template load<right>(panel + n / 2 * next + n % 2 * tile, right_stride);
+                x.template dot<sums_at + n, left_at, right>();
+                if constexpr (B == 2) x.template dot<sums_at + side_by_side + n, left_at + 1, right>();
+            };
+            (column.template operator()<int(j)>(), ...);
+        }(std::make_index_sequence<side_by_side>{});
+    }
+}
+
+// Call f<i>() for the first n sums.
+template <int n, class F>
+[[gnu::always_inline]] inline void each_sum(F f) {
+    [&]<size_t... i>(std::index_sequence<i...>) {
+        (f.template operator()<int(i)>(), ...);
+    }(std::make_index_sequence<n>{});
+}
+
+// C = init + A P of B row blocks and P panels: `add()` adds the dots of all depth to the sums, which start
+// from zeros or, where `starts`, from init.  c(m) is row m of the sums, `apart` numbers from the next (0:
+// anyhow), init(m) what it starts from; rows and columns are those within C.
+template <int B, int P, class X, class C, class I, class D>
+inline void tile_block(X& x, int64_t rows, int64_t columns, int64_t apart, bool starts, C c, I init,
+                       D add) {
+    constexpr int side_by_side = 2 * P, sums = B * side_by_side;
     constexpr int64_t width = side_by_side * tile;
     const bool whole = apart && columns >= width && (rows == B * tile || rows == x.rows());
     const bool here = whole && (!starts || init(0) == c(0));
@@ -141,74 +178,65 @@ inline void tile_block(X& x, int64_t depth, const bfloat16* a, int64_t pitch, co
         each_beside([&](int64_t m, int64_t j, float* to, int64_t n) {
             memcpy(to, init(m) + j, n * sizeof(float));
         });
-    auto each_tile = [&](auto f) {
-        [&]<size_t... i>(std::index_sequence<i...>) {
-            (f.template operator()<int(i)>(), ...);
-        }(std::make_index_sequence<B * side_by_side>{});
-    };
     auto at = [&](bool in_c, int i) {
         return in_c ? c(i / side_by_side * tile) + i % side_by_side * tile : &beside.at[i][0][0];
     };
     auto stride = [&](bool in_c) { return in_c ? apart * int64_t(sizeof(float)) : tile_bytes; };
-    each_tile([&]<int i>() {
+    each_sum<sums>([&]<int i>() {
         if (starts) x.template load<sums_at + i>(at(here, i), stride(here));
         else x.template zero<sums_at + i>();
     });
-    constexpr int64_t right_stride = 2 * tile * sizeof(Pair);
-    constexpr int right_at = left_at + B, rights = registers - right_at;
-    const int64_t left_stride = pitch * int64_t(sizeof(bfloat16)), next = depth * 2 * tile;
-    for (int64_t k = 0; k < depth; k += tile, a += 2 * tile, panel += tile * 2 * tile) {
-        x.template load<left_at>(a, left_stride);
-        if constexpr (B == 2) x.template load<left_at + 1>(a + tile * pitch, left_stride);
-        [&]<size_t... j>(std::index_sequence<j...>) {
-            auto column = [&]<int n>() {
-                constexpr int right = right_at + n % rights;
-                x.template load<right>(panel + n / 2 * next + n % 2 * tile, right_stride);
-                x.template dot<sums_at + n, left_at, right>();
-                if constexpr (B == 2) x.template dot<sums_at + side_by_side + n, left_at + 1, right>();
-            };
-            (column.template operator()<int(j)>(), ...);
-        }(std::make_index_sequence<side_by_side>{});
-    }
-    each_tile([&]<int i>() { x.template store<sums_at + i>(at(whole, i), stride(whole)); });
+    add();
+    each_sum<sums>([&]<int i>() { x.template store<sums_at + i>(at(whole, i), stride(whole)); });
     if (!whole)
         each_beside([&](int64_t m, int64_t j, const float* from, int64_t n) {
             memcpy(c(m) + j, from, n * sizeof(float));
         });
 }
 
-// Exchange rows and columns of a square of 32-bit numbers, a vector to a row: blocks of half the size
-// off the diagonal, then of a quarter, to single numbers.
-template <int half, size_t... lane>
-inline void exchange(Word* v, std::index_sequence<lane...>) {
-    constexpr int L = int(sizeof...(lane));
-    for (int i = 0; i < L; ++i) {
-        if (i & half) continue;
-        const Word a = v[i], b = v[i + half];
-        v[i] = __builtin_shufflevector(a, b, (lane & half ? lane - half + L : lane)...);
-        v[i + half] = __builtin_shufflevector(a, b, (lane & half ? lane + L : lane + half)...);
+// Rows of a matrix, `pitch` numbers apart, as operands on the left.
+inline Left rows_at(const bfloat16* a, int64_t pitch) { return {a, pitch, 2 * tile, tile * pitch}; }
+
+// All row blocks of M rows with one panel; where `starts`, from init or from C itself.
+template <class X, class C, class I>
+inline void tile_rows(X& x, int64_t M, int64_t depth, Left a, const Pair* panel, int64_t columns,
+                      int64_t apart, bool starts, C c, I init) {
+    for (int64_t m = 0; m < M; m += 2 * tile, a.at += 2 * a.below) {
+        const int64_t rows = M - m < 2 * tile ? M - m : 2 * tile;
+        auto block = [&]<int B>() {
+            tile_block<B, 1>(
+                x, rows, columns, apart, starts, [&](int64_t i) { return c(m + i); },
+                [&](int64_t i) { return init(m + i); },
+                [&] { tile_dots<B, 1>(x, depth, a, panel); });
+        };
+        if (rows > tile) block.template operator()<2>();
+        else block.template operator()<1>();
     }
 }
 
-template <int half = lanes<float> / 2>
-inline void transpose(Word* v) {
-    exchange<half>(v, std::make_index_sequence<lanes<float>>{});
-    if constexpr (half > 1) transpose<half / 2>(v);
+template <class X, class C>
+inline void tile_rows(X& x, int64_t M, int64_t depth, Left a, const Pair* panel, int64_t columns,
+                      int64_t apart, bool starts, C c) {
+    tile_rows(x, M, depth, a, panel, columns, apart, starts, c, c);
 }
 
-// All row blocks of M rows with one panel; a single block also with P.
-template <int P = 1, class X, class I, class C>
-inline void tile_rows(X& x, int64_t M, int64_t depth, const bfloat16* a, int64_t pitch,
-                      const Pair* panel, int64_t columns, int64_t apart, bool starts, I init, C c) {
-    for (int64_t m = 0; m < M; m += 2 * tile) {
-        const int64_t rows = M - m < 2 * tile ? M - m : 2 * tile;
-        auto block = [&]<int B, int Q>() {
-            tile_block<B, Q>(
-                x, depth, a + m * pitch, pitch, panel, rows, columns, apart, starts,
-                [&](int64_t i) { return init(m + i); }, [&](int64_t i) { return c(m + i); });
-        };
-        if (P == 1 && rows > tile) block.template operator()<2, 1>();
-        else block.template operator()<1, P>();
+// Numbers of a pair of row blocks by a panel, of which each tile lies by itself: as rows of a wide
+// matrix, those of a tile would be in as many pages, and in one set of the first-level cache.
+constexpr int64_t block_of_tiles = 2 * tile * 2 * tile;
+
+// C += A P of M rows, or where not `add` C = A P, of such blocks one behind the other.  Of A whole
+// pairs of row blocks are read.
+template <class X>
+inline void tile_sums(X& x, int64_t M, int64_t depth, Left a, const Pair* panel, bool add, float* c) {
+    for (int64_t m = 0; m < M; m += 2 * tile, a.at += 2 * a.below, c += block_of_tiles) {
+        each_sum<4>([&]<int i>() {
+            if (add) x.template load<sums_at + i>(c + i * tile * tile, tile_bytes);
+            else x.template zero<sums_at + i>();
+        });
+        tile_dots<2, 1>(x, depth, a, panel);
+        each_sum<4>([&]<int i>() {
+            x.template store<sums_at + i>(c + i * tile * tile, tile_bytes);
+        });
     }
 }
 

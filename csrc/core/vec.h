@@ -96,6 +96,26 @@ inline T sum(Vec<T> v) {
         return sum<T, by / 2>(v + rotated<T, by>(v, std::make_index_sequence<lanes<T>>{}));
 }
 
+// Exchange rows and columns of a square, a vector to a row: blocks of half the size off the diagonal,
+// then of a quarter, to single numbers.
+template <int half, class V, size_t... lane>
+[[gnu::always_inline]] inline void exchange(V* v, std::index_sequence<lane...>) {
+    constexpr int L = int(sizeof...(lane));
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+        if (i & half) continue;
+        const V a = v[i], b = v[i + half];
+        v[i] = __builtin_shufflevector(a, b, (lane & half ? lane - half + L : lane)...);
+        v[i + half] = __builtin_shufflevector(a, b, (lane & half ? lane + L : lane + half)...);
+    }
+}
+
+template <int L, int half = L / 2, class V>
+[[gnu::always_inline]] inline void transpose(V* v) {
+    exchange<half>(v, std::make_index_sequence<L>{});
+    if constexpr (half > 1) transpose<L, half / 2>(v);
+}
+
 // Call f(j, part) for the vectors that start at j = first, first + L, first + 2 L ... below last.
 template <class T, class F>
 [[gnu::always_inline]] inline void each(int64_t first, int64_t last, F f) {

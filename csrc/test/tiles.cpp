@@ -22,15 +22,17 @@ std::vector<float> sums(const std::vector<bfloat16>& a, const std::vector<Pair>&
                         const std::vector<float>& start, int64_t rows, int64_t columns, bool even) {
     std::vector<float> c = start;
     X x(rows < tile ? int(rows) : tile);
-    auto sum_up = [&]<int P>(int64_t first) {
-        auto row = [&](int64_t m) { return c.data() + m * width + first; };
-        tile_rows<P>(x, rows, depth, a.data(), 2 * depth, b.data() + depth * first, columns - first,
-                     even ? width : 0, true, row, row);
-    };
-    if (rows <= tile) sum_up.template operator()<2>(0);
-    else
-        for (int64_t first = 0; first < columns; first += panel)
-            sum_up.template operator()<1>(first);
+    const int64_t apart = even ? width : 0;
+    if (rows <= tile) {
+        auto row = [&](int64_t m) { return c.data() + m * width; };
+        tile_block<1, 2>(x, rows, columns, apart, true, row, row, [&] {
+            tile_dots<1, 2>(x, depth, rows_at(a.data(), 2 * depth), b.data());
+        });
+        return c;
+    }
+    for (int64_t first = 0; first < columns; first += panel)
+        tile_rows(x, rows, depth, rows_at(a.data(), 2 * depth), b.data() + depth * first,
+                  columns - first, apart, true, [&](int64_t m) { return c.data() + m * width + first; });
     return c;
 }
 
