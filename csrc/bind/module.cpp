@@ -13,6 +13,7 @@
 
 #include "block_run.h"
 #include "call.h"
+#include "memory.h"
 #include "model.h"
 #include "runs.h"
 #include "tensorflow.h"
@@ -340,6 +341,7 @@ NB_MODULE(_core, m) {
     }, "back"_a, "How often `run` and the handlers ran, for each `Framework`.");
     m.def("use_openmp", use_openmp, "parallel"_a, "rank"_a, "size"_a,
           "Run on the OpenMP runtime with these addresses when a call says `host`.");
+    m.def("forget", [] { kept_memory().clear(); }, "Give back the memory that is kept for calls to come.");
     m.def("isa", [] { return std::string(isa().name); }, "The instruction set in use.");
     m.def("isas", [] {
         std::vector<std::pair<std::string, std::string>> found;

@@ -316,6 +316,7 @@ void add_up(const Kernel<T, S>& kernel, const Job<T, S>& job, const Workplace<T,
 template <class T, class S>
 void forward(const Kernel<T, S>& kernel, Job<T, S> job, Pool& pool) {
     if (job.n.B == 0) return;
+    job.grad = {};  // memory for a backward pass is asked for by these
     const size_t all = size_t(job.n.T) * job.n.B * job.n.H;
     large_pages(job.out.h, size_t(job.n.T) * job.n.B * job.n.R * sizeof(S));
     large_pages(job.out.c, all * sizeof(T));

@@ -47,13 +47,11 @@ inline void zone_out_back(const T* mask, T value, int64_t first, int64_t last, T
 }
 
 // The rows of a few steps are projected, and their gradients summed, in one product.
-// Products by tiles are over so soon that what they read and write has to be near: forward x W of a chunk
-// stays in the second-level cache, and backward, where it does not, the sums of dW and dU come from beyond
-// it as seldom as may be.
+// Tiles multiply so fast that x W of a chunk has to stay in the second-level cache; a backward pass, which
+// does not write it, sums up the more in one go the better.
 template <class R>
 constexpr int64_t chunk_rows(bool back) {
-    if (!by_tiles<R>) return 256;
-    return back ? 2 * chunk_depth : 128;
+    return by_tiles<R> && !back ? 128 : 256;
 }
 // Rows that workers who divide the units take through the stages of a step in one go.
 constexpr int64_t most_rows_between_meetings = 16;
@@ -117,33 +115,37 @@ public:
         // of all rows of a chunk; a worker with fewer rows may have longer chunks
         const int64_t most = std::min(job.n.T * rows_, std::max(most_, rows_));
         constexpr int64_t spare = spare_rows<R>;
-        const int64_t entering = std::max(most, by_units_ ? 2 * rows_ : 0);
+        // what products of a chunk take in a backward pass, and those of a step in a forward one; what is
+        // there for the former alone
+        const bool back = job.grad.kernel;
+        const int64_t many = back ? most : rows_, entering = std::max(many, by_units_ ? 2 * rows_ : 0);
+        auto later = [&](int64_t n) { return back ? n : 0; };
         entering_ = common.take<O>((entering + spare) * pitch_h_);
-        gated_ = common.take<O>(two_ ? (most + spare) * pitch_h_ : 0);
+        gated_ = common.take<O>(two_ ? (many + spare) * pitch_h_ : 0);
         h_ring_ = common.take<T>(2 * rows_ * R_);
         c_ring_ = common.take<T>(2 * rows_ * H_);
-        dh_ = common.take<T>(rows_ * R_);
-        dc_ = common.take<T>(rows_ * H_);
+        dh_ = common.take<T>(later(rows_ * R_));
+        dc_ = common.take<T>(later(rows_ * H_));
         joint_ = common.take<T>(pre_ ? rows_ * (I_ + R_) : 0);
         at_joint_ = common.take<Statistics<T>>(pre_ ? rows_ : 0);
         seen_rows_ = common.take<int64_t>(pre_ ? rows_ : 0);
-        normed_x_ = common.take<O>(pre_ ? (most + spare) * pitch_x_ : 0);
-        outputs_ = common.take<O>(projects_ ? (most + spare) * pitch_m_ : 0);
-        doutputs_ = common.take<O>(projects_ ? (most + spare) * pitch_h_ : 0);
-        through_gate_ = common.take<T>(two_ ? rows_ * H_ : 0);
-        scaled_ = common.take<T>(job.spec.diagonal ? rows_ * H_ : 0);
+        normed_x_ = common.take<O>(pre_ ? (many + spare) * pitch_x_ : 0);
+        outputs_ = common.take<O>(projects_ ? (many + spare) * pitch_m_ : 0);
+        doutputs_ = common.take<O>(projects_ ? later((most + spare) * pitch_h_) : 0);
+        through_gate_ = common.take<T>(two_ ? later(rows_ * H_) : 0);
+        scaled_ = common.take<T>(job.spec.diagonal ? later(rows_ * H_) : 0);
         // as they are: u h is no product, but the gradient of its u needs them
         const int64_t gradients = !rounds ? most : job.spec.diagonal ? rows_ : 0;
-        dhu_ = common.take<T>(gradients * wide_);
-        dxw_ = apart_ && !rounds ? common.take<T>(gradients * wide_) : dhu_;
+        dhu_ = common.take<T>(later(gradients * wide_));
+        dxw_ = apart_ && !rounds ? common.take<T>(later(gradients * wide_)) : dhu_;
         if constexpr (rounds) {
-            dhu_operands_ = common.take<O>((most + spare) * pitch_d_);
-            dxw_operands_ = apart_ ? common.take<O>((most + spare) * pitch_d_) : dhu_operands_;
+            const int64_t operands = later((most + spare) * pitch_d_);
+            dhu_operands_ = common.take<O>(operands);
+            dxw_operands_ = apart_ ? common.take<O>(operands) : dhu_operands_;
         }
-        dx_ = common.take<T>(narrow ? most * I_ : 0);
-        wide_x_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
-        wide_hu_ = common.take<T>(narrow ? kept_rows() * wide_ : 0);
-        const Gradients<T, S>& back = job.grad;
+        dx_ = common.take<T>(narrow ? later(most * I_) : 0);
+        wide_x_ = common.take<T>(narrow ? later(kept_rows() * wide_) : 0);
+        wide_hu_ = common.take<T>(narrow ? later(kept_rows() * wide_) : 0);
         // all rows in one chunk are summed where the result is to be
         const bool sums_apart = by_tiles<R> && (rows_ < job.n.B || chunk_ < job.n.T);
         auto matrix = [&](const T* wanted, int64_t M, int64_t first, int64_t columns, int64_t row,
@@ -154,24 +156,25 @@ public:
             if (wanted && sums_apart) it.tiles = shared.take<T>(tiles_of<R>(it.M, it.N));
             return it;
         };
-        dkernel_ = matrix(back.kernel, I_, 0, wide_, wide_, job.kernel_turned, me.dkernel);
-        const T* full = job.spec.diagonal ? nullptr : back.recurrent;
+        const Gradients<T, S>& g = job.grad;
+        dkernel_ = matrix(g.kernel, I_, 0, wide_, wide_, job.kernel_turned, me.dkernel);
+        const T* full = job.spec.diagonal ? nullptr : g.recurrent;
         dfirst_ = matrix(full, R_, 0, early_ * H_, wide_, job.recurrent_turned, me.drecurrent);
         dsecond_ = matrix(two_ ? full : nullptr, R_, early_ * H_, two_ ? H_ : 0, wide_,
                           job.recurrent_turned, me.drecurrent);
-        dprojection_ = matrix(back.projection, H_, 0, R_, R_, false, me.dprojection);
-        outer_memory_ = own.take<E>(outer_memory<E>(most));
+        dprojection_ = matrix(g.projection, H_, 0, R_, R_, false, me.dprojection);
+        outer_memory_ = own.take<E>(later(outer_memory<E>(most)));
         memory_ = own.used;
         share_.team = me.team, share_.size = me.size;
         // statistics at two sites in each gate, one line of the cache for each part and more
         share_.slots = up(2 * max_gates * kept_rows(), 8) * 8;
         share_.board = shared.take<Partial<T>>(by_units_ ? 2 * share_.parts * share_.slots : 0);
-        xw_ = shared.take<T>(job.out.xw && !narrow ? 0 : most * wide_);
+        xw_ = shared.take<T>(job.out.xw && (back || !narrow) ? 0 : most * wide_);
         hu_ring_ = shared.take<T>(2 * rows_ * wide_);
-        dq_ring_ = shared.take<T>(4 * rows_ * R_);
-        djoint_ring_ = shared.take<T>(pre_ ? 2 * rows_ * (I_ + R_) : 0);
+        dq_ring_ = shared.take<T>(later(4 * rows_ * R_));
+        djoint_ring_ = shared.take<T>(pre_ ? later(2 * rows_ * (I_ + R_)) : 0);
         raw_ring_ = shared.take<T>(projects_ ? 2 * rows_ * R_ : 0);
-        dout_ring_ = shared.take<T>(projects_ ? 2 * rows_ * H_ : 0);
+        dout_ring_ = shared.take<T>(projects_ ? later(2 * rows_ * H_) : 0);
         x_operands_ = shared.take<O>(rounds && !pre_ ? (most + spare) * pitch_x_ : 0);
         shared_ = shared.used;
         if (!me.memory) return;  // asked for the sizes only
@@ -182,13 +185,13 @@ public:
             // what rows are padded with, and the r h of masked rows
             auto padded = [](int64_t n) { return Operands<R>::padding(n) > n; };
             if (padded(R_) || pre_) memset(entering_, 0, entering * pitch_h_ * sizeof(O));
-            if (pre_) memset(normed_x_, 0, most * pitch_x_ * sizeof(O));
+            if (pre_) memset(normed_x_, 0, many * pitch_x_ * sizeof(O));
             if (projects_) {
-                memset(outputs_, 0, most * pitch_m_ * sizeof(O));
-                memset(doutputs_, 0, most * pitch_h_ * sizeof(O));
+                memset(outputs_, 0, many * pitch_m_ * sizeof(O));
+                memset(doutputs_, 0, later(most * pitch_h_ * sizeof(O)));
             }
-            if (two_) memset(gated_, 0, most * pitch_h_ * sizeof(O));
-            if (padded(wide_) || padded(early_ * H_)) {
+            if (two_) memset(gated_, 0, many * pitch_h_ * sizeof(O));
+            if (back && (padded(wide_) || padded(early_ * H_))) {
                 memset(dhu_operands_, 0, most * pitch_d_ * sizeof(O));
                 if (apart_) memset(dxw_operands_, 0, most * pitch_d_ * sizeof(O));
             }

@@ -225,6 +225,30 @@ def test_several_callers_at_once():
             assert_close(name, one[name], value, "float64", gradient="gradient" in name)
 
 
+def test_memory_that_is_kept_is_given_back_when_asked():
+    """In a process of its own, as others may have been here."""
+    program = """
+import ctypes, os, torch
+from lnrnn.engines.native import core
+from lnrnn.torch import LayerNormLSTM
+def resident():
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+torch.set_num_threads(1)
+lstm, x = LayerNormLSTM(512, 512), torch.ones(40, 8, 512)
+with torch.no_grad():
+    lstm(x), lstm(x)
+    before = resident()
+    core.forget()
+    print(before - resident() >> 20)
+"""
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("the resident size is read as Linux tells it")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # packed W and U, 4 MiB each, alone
+    assert int(run.stdout) >= 8, run.stderr
+
+
 def test_a_forked_process_computes():
     """As the workers of a data loader do; the parent has used its threads before."""
     program = """

@@ -592,6 +592,18 @@ def test_single_precision_with_rounded_products():
 USABLE = [n for n, reason in core.instruction_sets().items() if not reason]
 
 
+def check_sums_of_several_chunks() -> None:
+    """Gradients of matrices are sums of several, of one block of rows or two."""
+    before = torch.get_num_threads()
+    try:
+        for threads, name, steps, batch in ((1, "lstm_x_h", 70, 9), (2, "gru_before", 60, 18)):
+            torch.set_num_threads(threads)
+            drawn = draw(VARIANTS[name], 4, steps, batch, 35, 33, OPTIONS)
+            check(VARIANTS[name], "bfloat16", drawn)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("isa", [*USABLE, "amx_emulated"])
 def test_every_instruction_set(isa):
     """Emulated tiles are there on every machine, for this test."""
@@ -600,6 +612,7 @@ def test_every_instruction_set(isa):
         "from lnrnn.engines.native import core; print(core.instruction_set()); "
         "[t.check(v, d, t.draw(v, 1, 5, 9, 40, 33, t.OPTIONS)) "
         "for d in t.DTYPES for v in list(t.VARIANTS.values())[::6]]; "
+        "t.check_sums_of_several_chunks(); "
         "t.test_a_product_of_small_integers_is_exact((33, 31)); "
         "t.test_what_is_not_finite_travels(); "
         "t.test_single_precision_with_rounded_products()"
@@ -612,6 +625,20 @@ def test_every_instruction_set(isa):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == isa
+
+
+@pytest.mark.parametrize("name", ["lstm_x_h", "gru_before", "lstm_pre_cell_output"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_call_leaves_in_memory_is_not_read(name, dtype):
+    """A call works in the memory of those before it, here full of what is no number."""
+    drawn = prepared(draw(VARIANTS[name], 5, 30, 9, 40, 70, OPTIONS), "bfloat16")
+    params, x, *rest = drawn
+    core.forget()
+    expected = by_core(VARIANTS[name], drawn, dtype)
+    spoilt = by_core(VARIANTS[name], (params, np.full_like(x, np.nan), *rest), dtype)
+    assert np.isnan(spoilt["gradient of kernel"]).all()
+    for n, found in by_core(VARIANTS[name], drawn, dtype).items():
+        assert np.array_equal(found, expected[n]), n
 
 
 def divided() -> int:

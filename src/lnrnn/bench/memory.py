@@ -2,7 +2,8 @@
 
 The kernel keeps the largest resident size of a process and forgets it when asked (Linux).  So each
 pass runs once, for what is compiled and kept from call to call; freed memory is given
-back; then it runs again, and its peak is the largest resident size less that before it.
+back, and the core's own; then it runs again, and its peak is the largest resident size less
+that before it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lnrnn.bench.settings import TASKS, Point, Settings
+from lnrnn.engines.native import core
 
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # glibc gives large blocks back when they are freed, so that the next pass does not find them
@@ -59,6 +61,7 @@ def peak(run: Callable[[], Any]) -> int:
     """The largest resident size during a call, less that before it, in bytes."""
     run()
     gc.collect()
+    core.forget()
     ctypes.CDLL(None).malloc_trim(0)
     _FORGET.write_text("5")
     before = _resident("VmRSS")

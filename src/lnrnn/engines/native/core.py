@@ -194,6 +194,12 @@ def runs(back: bool) -> dict[str, int]:
     return dict(zip(FRAMEWORKS, counts, strict=True))
 
 
+def forget() -> None:
+    """Give the memory back that calls which are over have left for those to come."""
+    if not missing():
+        _core.forget()
+
+
 def function(name: str, double: bool, n: int, x: int, y: int) -> None:
     """`"exp"` or an activation of n numbers at the address x, written to y."""
     _core.function(name, double, n, x, y)
