@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lnrnn import cli
-from lnrnn.bench import competitors, machine, measure, memory, problem, report
+from lnrnn.bench import competitors, machine, measure, memory, problem, program, report
 from lnrnn.bench.problem import NORMALISED, PLAIN, Competitor, DisagreementError, Problem, Runs
 from lnrnn.bench.settings import FULL, GRIDS, OVERHEAD, TASKS, Point, Settings, parse_points
 from lnrnn.engines.native import core
@@ -203,6 +203,17 @@ def test_no_figure_is_given_after_a_disagreement(
     out, err = capsys.readouterr()
     assert err.startswith(f"lnrnn: {OURS} disagrees with lnrnn portable: y[")
     assert "median" not in out and not list(tmp_path.iterdir())
+
+
+def test_a_run_on_the_cpu_does_not_see_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(program, "_one", lambda _: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr(report, "write", lambda *_: None)
+    assert cli.main(["bench", "--framework", BACKEND, "--out", str(tmp_path)]) == 0
+    assert seen == [""]
 
 
 def test_a_run_over_all_frameworks_writes_its_files(

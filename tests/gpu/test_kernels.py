@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import device
@@ -18,7 +19,8 @@ from lnrnn.bench import on_cuda, problem
 from lnrnn.bench.settings import Point, Settings
 from lnrnn.engines import select
 from lnrnn.engines.fused.call import Inputs, Numbers
-from lnrnn.engines.triton import answers, choose, describe, torch_op
+from lnrnn.engines.triton import answers, check, choose, describe, torch_op
+from lnrnn.engines.triton.device import Device
 from lnrnn.testing import adapters, golden
 from lnrnn.testing.cases import VARIANTS, Extra, random_inputs, random_params, sizes_for
 from lnrnn.testing.tolerances import assert_close
@@ -454,6 +456,15 @@ def test_the_script_for_a_device_says_what_is_refused(checked, wrong):
 def test_the_script_for_a_device_passes(checked):
     assert device.refused(("lstm_peephole_cell_output", "bfloat16", 20), "cpu") is None
     assert list(torch_op.recurrence.passes._refusals.values()) == [None]
+
+
+def test_answers_are_of_a_device_and_its_driver(monkeypatch):
+    """PyTorch tells the one, and need not tell the other."""
+    card = SimpleNamespace(name="H100", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(check.device, "first", lambda: Device(9, 0, 132, 1 << 17, "H100", 13000))
+    like: Any = SimpleNamespace(is_cuda=True, device="cuda:0")
+    assert check._device(like) == ("H100", 9, 0, torch.version.cuda, 13000)
 
 
 def test_answers_are_kept_in_a_file(checked):

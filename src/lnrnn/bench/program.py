@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -75,8 +76,10 @@ def bench(
         )
     if task == "blocks" and options["dtype"] != "float32":
         raise UserError(f"--task blocks is in float32; got {options['dtype']!r} as --dtype.")
-    if device == "cpu" and core.missing():
-        raise UserError(f"The native engine cannot be measured: {core.missing()}.")
+    if device == "cpu":
+        if core.missing():
+            raise UserError(f"The native engine cannot be measured: {core.missing()}.")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where there is one, Keras computes there
     folder = out or Path("runs", time.strftime("bench-%Y%m%d-%H%M%S"))
     folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said at once
     if framework is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lnrnn.engines.fused import definition
 from lnrnn.engines.fused.call import DIFFERENTIABLE, INCOMING, Inputs, Numbers
 from lnrnn.engines.portable import ops_torch
-from lnrnn.engines.triton import answers, buffers, divide, loops
+from lnrnn.engines.triton import answers, buffers, device, divide, loops
 from lnrnn.engines.triton.cell import INTERPRETED
 from lnrnn.variant import Variant
 
@@ -90,5 +90,5 @@ def _device(x: Tensor) -> tuple[Any, ...]:
     if not x.is_cuda:
         return ("cpu",)
     properties = torch.cuda.get_device_properties(x.device)
-    driver = torch._C._cuda_getDriverVersion()  # pyright: ignore[reportAttributeAccessIssue]
+    driver = getattr(device.first(), "driver", None)
     return properties.name, properties.major, properties.minor, torch.version.cuda, driver
