@@ -47,11 +47,12 @@ inline void zone_out_back(const T* mask, T value, int64_t first, int64_t last, T
 }
 
 // The rows of a few steps are projected, and their gradients summed, in one product.
-// Tiles multiply so fast that x W of a chunk has to stay in the second-level cache; a backward pass, which
-// does not write it, sums up the more in one go the better.
+// Tiles multiply so fast that x W of a chunk has to stay in the second-level cache; a backward pass reads
+// and writes the sums of dW and dU in every chunk, which is large where its share of the `all` rows is small.
 template <class R>
-constexpr int64_t chunk_rows(bool back) {
-    return by_tiles<R> && !back ? 128 : 256;
+constexpr int64_t chunk_rows(bool back, int64_t all) {
+    if (!by_tiles<R>) return 256;
+    return back ? std::clamp<int64_t>(all / 8, 256, 2 * chunk_depth) : 128;
 }
 // Rows that workers who divide the units take through the stages of a step in one go.
 constexpr int64_t most_rows_between_meetings = 16;
@@ -75,7 +76,7 @@ public:
           R_(job.n.R),
           wide_(job.wide()),
           rows_(me.rows()),
-          most_(chunk_rows<R>(job.grad.kernel)),
+          most_(chunk_rows<R>(job.grad.kernel, job.n.T * rows_)),
           chunk_(std::clamp<int64_t>(most_ / std::max<int64_t>(rows_, 1), 1, job.n.T)),
           gates_(int(job.spec.gates)),
           early_(int(job.early_gates())),

@@ -72,9 +72,14 @@ def main(options: list[str]) -> int:
     os.environ["LNRNN_GPU_CHECK"] = "force"
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        found = [r for r in pool.map(partial(refused, device="cuda"), wanted) if r]
-    print(*found, sep="\n")
-    print(f"{len(wanted)} kinds of calls, {len(found)} refused")
+        found = 0
+        for done, reason in enumerate(pool.map(partial(refused, device="cuda"), wanted), 1):
+            if reason:
+                found += 1
+                print(reason, flush=True)
+            elif done % 50 == 0:
+                print(f"{done} of {len(wanted)}", flush=True)
+    print(f"{len(wanted)} kinds of calls, {found} refused")
     return bool(found)
 
 
