@@ -199,12 +199,15 @@ inline void pack_turned(const T* from, int64_t rows, int64_t columns, int64_t ac
 // Pairs of as many neighbours as two vectors have.
 template <class T>
 inline Word pairs_at(const T* p) {
-    bfloat16 both[2 * lanes<T>];
-    store(both, load(p, All{}), All{});
-    store(both + lanes<T>, load(p + lanes<T>, All{}), All{});
+    const Vec<T> low = load(p, All{}), high = load(p + lanes<T>, All{});
+#ifdef __AVX512BF16__
+    return (Word)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+#else
+    const Short both[2] = {Conversion<bfloat16>::narrow(low), Conversion<bfloat16>::narrow(high)};
     Word pairs;
     memcpy(&pairs, both, sizeof pairs);
     return pairs;
+#endif
 }
 
 // A strip of `rows` by `columns` elements of a panel that is rounded while it is packed, from
